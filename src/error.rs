@@ -1,0 +1,247 @@
+//! One opaque error for the whole crate: what happened, where, and what to do about it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::types::{Offset, TopicPartition};
+
+/// A `Result` of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation failed. Kafka's numeric codes exist only in its wire protocol; these are their
+/// meanings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The caller passed something that can never work.
+    InvalidArgument,
+    /// A configuration name or value is not acceptable.
+    InvalidConfig,
+    /// A topic name breaks Kafka's rules.
+    InvalidTopicName,
+    /// No topic of that name, or no partition of that number.
+    UnknownTopicOrPartition,
+    /// A topic of that name exists already.
+    TopicExists,
+    /// The topic behind this handle was deleted, even if one of its name exists again.
+    TopicDeleted,
+    /// The offset lies below the log start or beyond the log end.
+    OffsetOutOfRange,
+    /// The log start advanced past the reader's position: records that it had not read are gone.
+    Overtaken,
+    /// No position is known and the start policy is `Start::None`.
+    NoOffset,
+    /// Bytes on disk or in a batch are damaged.
+    Corrupt,
+    /// A format or version that this release does not read.
+    Unsupported,
+    /// The batch or record is larger than the topic or log allows.
+    TooLarge,
+    /// A record or batch breaks a rule of the format or of its topic.
+    InvalidRecord,
+    /// A timestamp lies outside what the topic accepts.
+    InvalidTimestamp,
+    /// An idempotent producer skipped or repeated sequence numbers.
+    OutOfOrderSequence,
+    /// A newer producer with the same id has taken over.
+    ProducerFenced,
+    /// The batch does not fit the state of its transaction.
+    InvalidTxnState,
+    /// The leader epoch is older than the partition's.
+    FencedLeaderEpoch,
+    /// The leader epoch is newer than the partition's.
+    UnknownLeaderEpoch,
+    /// Another node leads this partition.
+    NotLeader,
+    /// Another node coordinates this group or transaction.
+    NotCoordinator,
+    /// The member's generation is over: it must take its new assignment before it commits.
+    IllegalGeneration,
+    /// The group does not know this member, or has removed it.
+    UnknownMember,
+    /// The group is rebalancing.
+    RebalanceInProgress,
+    /// The group still has members.
+    GroupNotEmpty,
+    /// No group of that id.
+    UnknownGroup,
+    /// Nothing happened within the time allowed.
+    TimedOut,
+    /// A waker interrupted the call.
+    Interrupted,
+    /// The handle, topic or broker is closed.
+    Closed,
+    /// Another process, or another handle in this one, holds the directory.
+    Locked,
+    /// The directory can be read but not written by this release.
+    ReadOnly,
+    /// No space is left, or a byte budget is used up.
+    StorageFull,
+    /// The outcome is unknown: a sync failed, so the data may or may not survive.
+    Indeterminate,
+    /// An earlier failure stopped appends to this partition until it is reopened.
+    Poisoned,
+    /// The operating system refused or failed.
+    Io,
+}
+
+/// What went wrong, where, and how to mend it. Cheap to clone.
+///
+/// ```
+/// use thalweg::{Broker, ErrorKind};
+/// let broker = Broker::in_memory()?;
+/// let error = broker.topic("no such topic").open().unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidTopicName);
+/// # Ok::<(), thalweg::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: ErrorKind,
+    message: Cow<'static, str>,
+    path: Option<PathBuf>,
+    partition: Option<TopicPartition>,
+    offset: Option<Offset>,
+    remedy: Option<Cow<'static, str>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error that says `message`; add the place and the remedy with the methods below.
+    #[must_use]
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            path: None,
+            partition: None,
+            offset: None,
+            remedy: None,
+            source: None,
+        }))
+    }
+
+    /// An operating-system failure while doing `what` to `path`.
+    #[must_use]
+    pub(crate) fn io(what: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, what).path(path.as_ref()).source(source)
+    }
+
+    fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// Names the file or directory concerned.
+    #[must_use]
+    pub fn path(self, path: impl Into<PathBuf>) -> Self {
+        self.edit(|e| e.path = Some(path.into()))
+    }
+
+    /// Names the partition concerned.
+    #[must_use]
+    pub fn partition(self, partition: TopicPartition) -> Self {
+        self.edit(|e| e.partition = Some(partition))
+    }
+
+    /// Names the offset concerned.
+    #[must_use]
+    pub fn offset(self, offset: impl Into<Offset>) -> Self {
+        self.edit(|e| e.offset = Some(offset.into()))
+    }
+
+    /// Says what to do about it.
+    #[must_use]
+    pub fn remedy(self, remedy: impl Into<Cow<'static, str>>) -> Self {
+        self.edit(|e| e.remedy = Some(remedy.into()))
+    }
+
+    /// Keeps the cause.
+    #[must_use]
+    pub fn source(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.edit(|e| e.source = Some(Arc::new(source)))
+    }
+
+    /// What kind of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The partition concerned, where there is one.
+    #[must_use]
+    pub fn topic_partition(&self) -> Option<&TopicPartition> {
+        self.0.partition.as_ref()
+    }
+
+    /// The offset concerned, where there is one. For [`ErrorKind::Overtaken`] it is the first
+    /// offset that can still be read.
+    #[must_use]
+    pub fn at_offset(&self) -> Option<Offset> {
+        self.0.offset
+    }
+
+    /// The file or directory concerned, where there is one.
+    #[must_use]
+    pub fn at_path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    /// Whether the same call may succeed later without any other change by the caller.
+    #[must_use]
+    pub fn is_retriable(&self) -> bool {
+        matches!(
+            self.0.kind,
+            ErrorKind::TimedOut
+                | ErrorKind::StorageFull
+                | ErrorKind::RebalanceInProgress
+                | ErrorKind::NotLeader
+                | ErrorKind::NotCoordinator
+                | ErrorKind::Interrupted
+        )
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let e = &*self.0;
+        f.write_str(&e.message)?;
+        if let Some(partition) = &e.partition {
+            write!(f, ", partition {partition}")?;
+        }
+        if let Some(offset) = e.offset {
+            write!(f, ", offset {offset}")?;
+        }
+        if let Some(path) = &e.path {
+            write!(f, ", path {}", path.display())?;
+        }
+        if let Some(source) = &e.source {
+            write!(f, ": {source}")?;
+        }
+        if let Some(remedy) = &e.remedy {
+            write!(f, " ({remedy})")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.kind)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|s| s.as_ref() as _)
+    }
+}

@@ -1,0 +1,2 @@
+pub(crate) fn replace_file() {}
+pub(crate) fn read_file() {}

@@ -1,0 +1,195 @@
+//! The only door to the disk. Everything above reads and writes through [`Storage`] and [`File`],
+//! so that a simulated disk can stand behind the same code.
+//!
+//! Invariants: positioned I/O only, no file cursor; a name is durable only after `sync_dir` of its
+//! directory; nothing here decides what the bytes mean.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+mod atomic_file;
+mod disk;
+mod memory;
+mod pool;
+
+pub(crate) use atomic_file::{read_file, replace_file};
+pub use disk::DiskStorage;
+pub use memory::MemoryStorage;
+pub(crate) use pool::PooledStorage;
+
+/// How to open a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OpenMode {
+    /// Read an existing file.
+    Read,
+    /// Read and write an existing file.
+    Write,
+    /// Read and write; made empty when absent, kept as it is when present.
+    CreateIfAbsent,
+    /// Read and write a file that must not exist yet.
+    CreateNew,
+}
+
+/// What a directory entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EntryKind {
+    /// A plain file.
+    File,
+    /// A directory.
+    Directory,
+    /// A link, socket or device: never followed.
+    Other,
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The name alone, without its directory. Names that are not UTF-8 are given lossily; no name of
+    /// ours or Kafka's is one.
+    pub name: String,
+    /// What it names.
+    pub kind: EntryKind,
+}
+
+/// What is known of a path without opening it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// What it is.
+    pub kind: EntryKind,
+    /// Length in bytes; 0 for a directory.
+    pub len: u64,
+    /// When its content last changed.
+    pub modified: SystemTime,
+}
+
+/// A lock on a directory; released when dropped.
+pub trait Lock: Send + Sync + fmt::Debug {}
+
+/// A disk, real or simulated. Errors are plain [`io::Error`]s; the caller adds path and meaning.
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// Opens a file.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
+
+    /// Makes one directory; its parent must exist. An existing directory is an error of kind
+    /// `AlreadyExists`. Durable after `sync_dir` of the parent.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Renames a file or directory, replacing a file of the new name. Not durable before
+    /// `sync_dir`, and it orders no data: sync the file first.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file's name. Open handles keep the bytes. Not durable before `sync_dir`.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a directory with all that is in it.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// The names in a directory, in no particular order.
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
+
+    /// Looks at a path; links are not followed. `NotFound` when there is nothing.
+    fn metadata(&self, path: &Path) -> io::Result<Metadata>;
+
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes everything on the file system that holds `path` durable (`syncfs`); where the system
+    /// lacks the call, an error of kind `Unsupported`.
+    fn sync_fs(&self, path: &Path) -> io::Result<()>;
+
+    /// Takes the exclusive lock file at `path`, creating it when absent, and writes `holder` into it
+    /// for others to read. Fails with `WouldBlock` when another process, or another handle in this
+    /// process, holds it; the error's text then carries what the holder wrote. Excludes a stock
+    /// Kafka broker, which takes a POSIX lock on the same file. The file is never removed.
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>>;
+}
+
+/// An open file with positioned I/O. Dropping it closes it; data that was not synced is then in the
+/// hands of the operating system.
+pub trait File: Send + Sync + fmt::Debug {
+    /// Reads up to `buf.len()` bytes at `position`; 0 means end of file. May read less than asked.
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+
+    /// Writes some bytes at `position`, extending the file as needed, and says how many. A gap before
+    /// `position` reads as zeros.
+    fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize>;
+
+    /// Writes some bytes of several buffers at `position`, in order, and says how many.
+    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize>;
+
+    /// Makes the bytes and the length durable (`fdatasync`; `F_FULLFSYNC` on Apple systems). After a
+    /// failure the file's unsynced bytes are in doubt for good: never call it again to mend that.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Reserves space for `len` bytes from `position` without changing the file's length; `Unsupported`
+    /// where the system cannot.
+    fn allocate(&self, position: u64, len: u64) -> io::Result<()>;
+
+    /// Cuts or extends (with zeros) the file.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// The file's length in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Maps the file's first `len` bytes for reading. A file cut short under a map of a real disk kills
+    /// the process with SIGBUS: map only files that nobody cuts.
+    fn map(&self, len: u64) -> io::Result<Box<dyn Map>>;
+
+    /// Reads exactly `buf.len()` bytes; `UnexpectedEof` when the file ends before.
+    fn read_exact_at(&self, mut buf: &mut [u8], mut position: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read_at(buf, position) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    buf = &mut buf[n..];
+                    position += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of `buf`.
+    fn write_all_at(&self, mut buf: &[u8], mut position: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.write_at(buf, position) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    buf = &buf[n..];
+                    position += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of several buffers, in order.
+    fn write_all_vectored_at(&self, mut bufs: &mut [IoSlice<'_>], mut position: u64) -> io::Result<()> {
+        /// POSIX guarantees at least this many slices per call (`IOV_MAX` on Linux).
+        const SLICES_MAX: usize = 1024;
+        IoSlice::advance_slices(&mut bufs, 0);
+        while !bufs.is_empty() {
+            let group = bufs.len().min(SLICES_MAX);
+            match self.write_vectored_at(&bufs[..group], position) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    IoSlice::advance_slices(&mut bufs, n);
+                    position += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A read-only view of a file's bytes.
+pub trait Map: AsRef<[u8]> + Send + Sync + fmt::Debug {}
