@@ -1,0 +1,104 @@
+//! What a log needs to know about itself: sizes, times, limits. Plain values; where they come from
+//! (topic, broker, default) is not this module's business.
+
+use std::time::Duration;
+
+use crate::record::TimestampType;
+use crate::types::Durability;
+
+/// Settings of one [`Log`](crate::Log), with Kafka's defaults where nothing else is said.
+///
+/// ```
+/// use thalweg::{Durability, LogConfig};
+/// let config = LogConfig::default().segment_bytes(16 << 20).durability(Durability::ProcessCrash);
+/// # let _ = config;
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogConfig {
+    pub(crate) segment_bytes: u32,
+    pub(crate) segment_age: Duration,
+    pub(crate) segment_jitter: Duration,
+    pub(crate) index_interval_bytes: u32,
+    pub(crate) segment_index_bytes: u32,
+    pub(crate) max_message_bytes: u32,
+    pub(crate) timestamp_type: TimestampType,
+    pub(crate) timestamp_before_max: Option<Duration>,
+    pub(crate) timestamp_after_max: Option<Duration>,
+    pub(crate) durability: Durability,
+    pub(crate) keys_required: bool,
+    pub(crate) producer_id_expiration: Duration,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 1 << 30,
+            segment_age: Duration::from_secs(7 * 24 * 3600),
+            segment_jitter: Duration::ZERO,
+            index_interval_bytes: 4096,
+            segment_index_bytes: 10 << 20,
+            max_message_bytes: 1_048_588,
+            timestamp_type: TimestampType::CreateTime,
+            timestamp_before_max: None,
+            timestamp_after_max: None,
+            durability: Durability::PowerLoss,
+            keys_required: false,
+            producer_id_expiration: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+impl LogConfig {
+    /// Largest size of one segment file in bytes (`segment.bytes`, default 1 GiB); a new segment
+    /// starts rather than pass it.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u32) -> Self {
+        self.segment_bytes = bytes.min(i32::MAX as u32);
+        self
+    }
+
+    /// Largest span of record time in one segment (`segment.ms`, default 7 days).
+    #[must_use]
+    pub fn segment_age(mut self, age: Duration) -> Self {
+        self.segment_age = age;
+        self
+    }
+
+    /// Bytes of log between two index entries (`index.interval.bytes`, default 4096).
+    #[must_use]
+    pub fn index_interval_bytes(mut self, bytes: u32) -> Self {
+        self.index_interval_bytes = bytes;
+        self
+    }
+
+    /// Largest size of each index file in bytes (`segment.index.bytes`, default 10 MiB); a full index
+    /// starts a new segment.
+    #[must_use]
+    pub fn segment_index_bytes(mut self, bytes: u32) -> Self {
+        self.segment_index_bytes = bytes;
+        self
+    }
+
+    /// Largest batch accepted, in bytes as stored (`max.message.bytes`, default 1 MiB + 12).
+    #[must_use]
+    pub fn max_message_bytes(mut self, bytes: u32) -> Self {
+        self.max_message_bytes = bytes;
+        self
+    }
+
+    /// Whether records keep their producer's timestamps or get the time of the append
+    /// (`message.timestamp.type`).
+    #[must_use]
+    pub fn timestamp_type(mut self, kind: TimestampType) -> Self {
+        self.timestamp_type = kind;
+        self
+    }
+
+    /// The level at which records become visible to readers, and at which appends are acknowledged
+    /// unless they ask for another.
+    #[must_use]
+    pub fn durability(mut self, level: Durability) -> Self {
+        self.durability = level;
+        self
+    }
+}
