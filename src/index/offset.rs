@@ -27,7 +27,7 @@ impl OffsetIndex {
     /// Reads an index back. `log_size` is the length of the segment's log in bytes; the zeros with which
     /// a stock broker pads the index of an active segment are refused like any other nonsense.
     pub(crate) fn decode(base: Offset, max_bytes: u32, mut bytes: &[u8], log_size: u64) -> Result<Self> {
-        if bytes.len() % ENTRY_LEN != 0 {
+        if !bytes.len().is_multiple_of(ENTRY_LEN) {
             return Err(length_error("offset", bytes.len(), ENTRY_LEN));
         }
         let mut index = Self::new(base, max_bytes);

@@ -26,7 +26,7 @@ impl TimeIndex {
 
     /// Reads an index back; padding and nonsense are refused.
     pub(crate) fn decode(base: Offset, max_bytes: u32, mut bytes: &[u8]) -> Result<Self> {
-        if bytes.len() % ENTRY_LEN != 0 {
+        if !bytes.len().is_multiple_of(ENTRY_LEN) {
             return Err(length_error("time", bytes.len(), ENTRY_LEN));
         }
         let mut index = Self::new(base, max_bytes);

@@ -34,7 +34,7 @@ pub(crate) struct TransactionIndex {
 impl TransactionIndex {
     /// Reads the index of the segment that begins at `base`.
     pub(crate) fn decode(base: Offset, mut bytes: &[u8]) -> Result<Self> {
-        if bytes.len() % ENTRY_LEN != 0 {
+        if !bytes.len().is_multiple_of(ENTRY_LEN) {
             return Err(length_error("transaction", bytes.len(), ENTRY_LEN));
         }
         let mut index = Self { entries: Vec::with_capacity(bytes.len() / ENTRY_LEN) };
