@@ -1,2 +1,4 @@
 mod checkpoint;
 mod epochs;
+mod producers;
+mod transactions;
