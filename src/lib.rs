@@ -2,6 +2,10 @@
 
 mod clock;
 mod error;
+#[allow(dead_code, unused_imports)]
+mod index;
+#[allow(dead_code)]
+mod log;
 mod record;
 mod storage;
 mod types;
