@@ -239,9 +239,10 @@ fn handles_outlive_names(storage: &dyn Storage, directory: &Path) -> io::Result<
     let path = |i: usize| directory.join(format!("{i:020}.log"));
     let handles: Vec<_> =
         (0..24).map(|i| create(storage, &path(i), format!("file {i}").as_bytes())).collect::<io::Result<_>>()?;
-    for i in (0..24).step_by(3) {
+    for i in (0..24).step_by(4) {
         storage.remove_file(&path(i))?;
         storage.rename(&path(i + 1), &directory.join(format!("{i}.deleted")))?;
+        storage.rename(&path(i + 2), &path(i + 3))?;
     }
     for (i, handle) in handles.iter().enumerate() {
         assert_eq!(content(&**handle)?, format!("file {i}").as_bytes());
