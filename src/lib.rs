@@ -13,6 +13,8 @@ mod wire;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "testing")]
+pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
 pub use types::{
     Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, Start, Timestamp, TopicPartition, Uuid,
