@@ -8,6 +8,9 @@ mod index;
 mod log;
 mod record;
 mod storage;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod testing;
 mod types;
 mod wire;
 
