@@ -2,11 +2,10 @@
 
 mod clock;
 mod error;
-#[allow(dead_code, unused_imports)]
 mod index;
-#[allow(dead_code)]
 mod log;
 mod record;
+mod segment;
 mod storage;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
@@ -16,6 +15,13 @@ mod wire;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
+pub use log::{
+    Appended, Committed, Log, LogConfig, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime, RecoveryRow,
+};
+pub use record::{
+    BatchBuilder, BatchHeader, Codec, Compression, ControlType, DecodedBatch, EndMarker, Header, Headers, IntoPayload,
+    Record, RecordBatch, RecordIter, RecordRef, TimestampType, TxnOutcome,
+};
 #[cfg(feature = "testing")]
 pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
