@@ -25,3 +25,6 @@ pub use producing::{Header, IntoPayload, Record};
 
 pub(crate) use batch::validate_crc;
 pub(crate) use validate::{BatchFacts, validate_produced};
+
+#[cfg(test)]
+mod tests;
