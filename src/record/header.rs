@@ -242,6 +242,18 @@ impl BatchHeader {
         batch[CRC..ATTRIBUTES].copy_from_slice(&self.crc.to_be_bytes());
     }
 
+    /// `data` as a batch whose magic, length and CRC are right, where it is long enough to have them.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn repaired(data: &[u8]) -> Option<bytes::Bytes> {
+        let mut bytes = data.get(..Self::LEN).map(|_| data.to_vec())?;
+        let length = i32::try_from(data.len() - Self::PREFIX_LEN).ok()?;
+        bytes[LENGTH..LEADER_EPOCH].copy_from_slice(&length.to_be_bytes());
+        bytes[MAGIC..CRC].copy_from_slice(&CURRENT_MAGIC.to_be_bytes());
+        let crc = wire::crc32c(&bytes[CRC_COVERS_FROM..]);
+        bytes[CRC..ATTRIBUTES].copy_from_slice(&crc.to_be_bytes());
+        Some(bytes.into())
+    }
+
     /// The bytes before the magic byte, with another base offset and leader epoch.
     pub(super) fn stamp(&self, base_offset: Offset, leader_epoch: LeaderEpoch) -> [u8; STAMP_LEN] {
         let mut out = [0; STAMP_LEN];
