@@ -1,13 +1,11 @@
 //! The 61 bytes at the front of every record batch v2.
 //!
 //! ```text
-//!  0        8        12       16 17       21   23       27        35        43        51  53       57       61
-//!  +--------+--------+--------+--+--------+----+--------+---------+---------+---------+---+--------+--------+----
-//!  | base   | length | leader |2 | crc    |attr| last   | base    | max     |producer |pro| base   | record | records,
-//!  | offset |        | epoch  |  |        |    | offset | time-   | time-   |id       |duc| sequ-  | count  | plain or
-//!  |        |        |        |  |        |    | delta  | stamp   | stamp   |         |er | ence   |        | compressed
-//!  +--------+--------+--------+--+--------+----+--------+---------+---------+---------+---+--------+--------+----
-//!  |<- not under the CRC: the log assigns ->|  |<---------------- under the CRC, to the end of the batch -------
+//!  0        8        12      16 17     21   23       27       35       43       51    53       57      61
+//!  | base   | length | leader| m| crc  |attr| last   | base   | max    | produ- |produ|  base  | record|
+//!  | offset |        | epoch | a|      |    | offset | time-  | time-  | cer    | cer | sequ-  | count | records
+//!  |        |        |       | g|      |    | delta  | stamp  | stamp  | id     |epoch| ence   |       |
+//!  |<---- given by the log, no CRC --->|<------------- under the CRC, to the end of the batch -------------
 //! ```
 
 use std::fmt;

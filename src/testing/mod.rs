@@ -71,8 +71,11 @@ fn assert_same_records(a: &DecodedBatch, b: &DecodedBatch) {
 }
 
 /// Inflates `data`, and takes it for records: what inflates stays within the limit and survives the way there
-/// and back.
+/// and back. Nothing is done for a codec that is not built in.
 fn fuzz_codec(codec: Codec, data: &[u8]) {
+    if compress(codec.into(), b"", &mut Vec::new()).is_err() {
+        return;
+    }
     let there_and_back = |records: &[u8]| {
         let mut section = Vec::new();
         compress(codec.into(), records, &mut section).expect("any bytes can be compressed");

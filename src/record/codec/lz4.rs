@@ -1,7 +1,7 @@
 //! LZ4 frames, as far as Kafka's readers and writers go: one frame, of blocks that do not refer to each other.
 //!
 //! ```text
-//!  04 22 4d 18 | FLG | BD | [content size, 8] | HC | blocks: { size, 4 | bytes | [xxh32, 4] } | 00 00 00 00 | [xxh32, 4]
+//!  04 22 4d 18 | FLG | BD | [content size: 8] | HC | { size: 4 | bytes | [xxh32: 4] } .. | 00 00 00 00 | [xxh32: 4]
 //!
 //!  FLG  bits 7-6 version 01, 5 independent blocks, 4 block checksums, 3 content size, 2 content checksum, 0 dictionary
 //!  BD   bits 6-4 largest block: 4 = 64 KiB, 5 = 256 KiB, 6 = 1 MiB, 7 = 4 MiB
