@@ -1,1 +1,27 @@
+//! Records and record batches v2, to and from bytes: what a producer sends, what a file holds, what a
+//! consumer reads. Compression and control batches included.
+//!
+//! Not here: files, offsets' assignment, what a transaction means. Invariants: a [`RecordBatch`] has
+//! passed its structure and CRC checks; iterating over records allocates nothing; decompression stops
+//! at its output limit.
 
+mod batch;
+mod builder;
+mod codec;
+mod control;
+mod decoded;
+mod header;
+mod layout;
+mod producing;
+mod validate;
+
+pub use batch::RecordBatch;
+pub use builder::BatchBuilder;
+pub use codec::{Codec, Compression};
+pub use control::{ControlType, EndMarker, TxnOutcome};
+pub use decoded::{DecodedBatch, Headers, RecordIter, RecordRef};
+pub use header::{BatchHeader, TimestampType};
+pub use producing::{Header, IntoPayload, Record};
+
+pub(crate) use batch::validate_crc;
+pub(crate) use validate::{BatchFacts, validate_produced};
