@@ -2,6 +2,10 @@
 
 mod clock;
 mod error;
+#[allow(dead_code, unused_imports)]
+mod index;
+#[allow(dead_code)]
+mod log;
 mod record;
 mod storage;
 #[cfg(any(test, feature = "testing"))]
@@ -12,10 +16,8 @@ mod wire;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
-pub use record::{
-    BatchBuilder, BatchHeader, Codec, Compression, ControlType, DecodedBatch, EndMarker, Header, Headers, IntoPayload,
-    Record, RecordBatch, RecordIter, RecordRef, TimestampType, TxnOutcome,
-};
+#[cfg(feature = "testing")]
+pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
 pub use types::{
     Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, Start, Timestamp, TopicPartition, Uuid,

@@ -2,52 +2,138 @@
 //!
 //! Owns offset assignment, visibility (which offsets readers may see), recovery, producer state and
 //! leader epochs. Starts no thread: whoever waits does the work, or `sync` and `run_maintenance` do.
+//! Lock order: writer, then appender; readers take neither.
 
-mod config;
+mod append;
 mod checkpoint;
+mod commit;
+mod config;
 mod epochs;
+mod marks;
 mod producers;
+mod read;
+mod recover;
+mod signal;
 mod state;
 mod transactions;
+mod trim;
 
+use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
-use crate::clock::Clock;
-use crate::error::Result;
-use crate::record::{Record, RecordBatch};
-use crate::storage::Storage;
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::{BatchBuilder, Record, RecordBatch};
+use crate::segment::{BufferPool, FileKind, IndexSizes, Segment, SegmentHome};
+use crate::storage::{DiskStorage, Lock, Storage, replace_file};
 use crate::types::{Durability, Isolation, LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
 
+use append::{Appender, Staged};
+use commit::Writer;
+use marks::Marks;
+use state::SlotState;
+
+pub(crate) use checkpoint::{decode_offsets, encode_offsets};
 pub use config::LogConfig;
+pub use read::LogRead;
+pub use recover::{LogRecovery, RecoveryRow};
+pub(crate) use signal::Signal;
+pub(crate) use state::{StateFile, StateSlot};
+
+/// Staged bytes that nobody waits for are written by the append that passes this many.
+const STAGED_BYTES_MAX: usize = 4 << 20;
 
 /// What a log is handed when it is part of something larger than itself.
+#[derive(Debug)]
 pub(crate) struct LogContext {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) buffers: BufferPool,
     pub(crate) partition: TopicPartition,
     /// Written to `partition.metadata` before the first append; `None` for the metadata log.
     pub(crate) topic_id: Option<Uuid>,
     /// The log's place in the state file; `None` keeps no private state (the metadata log).
-    pub(crate) slot: Option<Arc<state::StateSlot>>,
+    pub(crate) slot: Option<Arc<StateSlot>>,
     /// Changes with every boot of the machine.
     pub(crate) boot_id: [u8; 16],
+    /// Another program wrote here since we did: our own notes prove nothing.
+    pub(crate) foreign: bool,
+    /// Where Kafka's own checkpoints put the log start and the recovery point; zero when they do not say.
+    pub(crate) log_start: Offset,
+    pub(crate) recovery_point: Offset,
+    /// Notified when something was appended that becomes visible or durable only by a sync which nobody waits
+    /// for: whoever owns a thread for it calls [`Log::sync`].
+    pub(crate) sync_wanted: Option<Arc<Signal>>,
 }
 
-/// One partition's log.
-pub struct Log {}
+/// One partition's log, alone in its directory or as part of a [`Broker`](crate::Broker).
+///
+/// An append has two steps: [`append`](Self::append) validates a batch, assigns its offsets and returns at once;
+/// [`wait`](Self::wait) blocks until it is as durable as asked. Many waiting threads share one write and one sync.
+///
+/// ```
+/// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+/// use thalweg::{Durability, Log, LogConfig};
+/// let log = Log::open(dir.path().join("events-0"), LogConfig::default())?;
+/// let appended = log.append_records([("user-1", "signed up"), ("user-2", "signed up")])?;
+/// log.wait(appended.position, Durability::PowerLoss)?;
+/// assert_eq!(appended.last_offset, 1);
+/// assert_eq!(log.offsets().high_watermark, 2);
+/// log.close()?;
+/// # Ok::<(), thalweg::Error>(())
+/// ```
+pub struct Log {
+    inner: Arc<Inner>,
+    /// Held by a log that stands alone.
+    lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+struct Inner {
+    context: LogContext,
+    home: SegmentHome,
+    config: ArcSwap<LogConfig>,
+    marks: Marks,
+    appender: Mutex<Appender>,
+    writer: Mutex<Writer>,
+    segments: ArcSwap<Vec<Arc<Segment>>>,
+    /// Dropped segments whose files wait for their last reader.
+    graveyard: Mutex<Vec<Arc<Segment>>>,
+    reserved: Mutex<Reserved>,
+    /// Counts truncations: a position from before one is void.
+    era: AtomicU64,
+    /// The log holds or held batches of producers: the last stable offset needs a look.
+    transactional: AtomicBool,
+    signal: Signal,
+    watchers: Mutex<Vec<Weak<Signal>>>,
+    watched: AtomicUsize,
+    closed: AtomicBool,
+    failure: Mutex<Option<Error>>,
+    failed: AtomicBool,
+    report: LogRecovery,
+}
+
+/// Offsets below `end` may be known outside although a crash can take their bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reserved {
+    end: Offset,
+    /// Even the death of the process can.
+    volatile: bool,
+}
 
 /// Where an append ended in the log: what [`Log::wait`] waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogPosition {
-    pub(crate) end: Offset,
-    pub(crate) era: u64,
+    end: Offset,
+    era: u64,
 }
 
 /// The answer to an append.
@@ -58,15 +144,15 @@ pub struct Appended {
     pub base_offset: Offset,
     /// Offset of the batch's last record.
     pub last_offset: Offset,
-    /// The time of the append, where the log stamps records with it (`LogAppendTime`), or the
-    /// time stored with the first copy of a duplicate.
+    /// The time of the append, where the log stamps records with it (`message.timestamp.type=LogAppendTime`), or
+    /// the time stored with the first copy of a duplicate.
     pub append_time: Option<Timestamp>,
     /// What to wait for.
     pub position: LogPosition,
 }
 
-/// The offsets that bound a log, always in this order: `log_start <= last_stable <= high_watermark
-/// <= end`, and `frontier <= end`.
+/// The offsets that bound a log. Always `log_start <= last_stable <= high_watermark <= end` and `frontier <= end`;
+/// the high watermark never passes the frontier on a log whose level is [`Durability::PowerLoss`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogOffsets {
@@ -94,188 +180,575 @@ pub struct OffsetAtTime {
     pub leader_epoch: LeaderEpoch,
 }
 
-/// Whole batches read from a log.
-#[derive(Clone, Debug)]
-pub struct LogRead {}
-
-impl LogRead {
-    /// All batches, control batches and those of aborted transactions included, as stored. The first
-    /// may begin before the offset that was asked for.
-    pub fn batches(&self) -> impl Iterator<Item = RecordBatch> + '_ {
-        std::iter::empty()
+impl Log {
+    /// Opens the log in `dir`, or creates it there, standing alone: `dir` also gets a `.lock` and the log's private
+    /// state, `log.state`, both ignored by Kafka. The parent of `dir` must exist.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Locked`] when another handle or process has it open; [`ErrorKind::Io`] with the path when the
+    /// disk refuses; [`ErrorKind::Unsupported`] when a newer release wrote its state.
+    pub fn open(dir: impl AsRef<Path>, config: LogConfig) -> Result<Log> {
+        Self::open_on(Arc::new(DiskStorage::new()), Arc::new(SystemClock::new()), dir, config)
     }
 
-    /// The batches that an application should see: no control batches and, under
-    /// `Isolation::ReadCommitted`, none of aborted transactions.
-    pub fn data_batches(&self) -> impl Iterator<Item = RecordBatch> + '_ {
-        std::iter::empty()
+    /// As [`Log::open`], on a storage and with a clock of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_on(
+        storage: Arc<dyn Storage>,
+        clock: Arc<dyn Clock>,
+        dir: impl AsRef<Path>,
+        config: LogConfig,
+    ) -> Result<Log> {
+        let dir = dir.as_ref();
+        match storage.create_dir(dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(|e| Error::io("cannot make a log's directory", dir, e))?,
+        }
+        let lock = crate::storage::lock_directory(&*storage, dir)?;
+        let partition = partition_of(dir);
+        let state = StateFile::open(Arc::clone(&storage), &dir.join("log.state"))?;
+        let slot = state.slot(Uuid::ZERO, partition.partition())?;
+        let context = LogContext {
+            boot_id: crate::storage::boot_id(&*storage),
+            storage,
+            clock,
+            buffers: BufferPool::default(),
+            partition,
+            topic_id: None,
+            slot: Some(slot),
+            foreign: false,
+            log_start: Offset::ZERO,
+            recovery_point: Offset::ZERO,
+            sync_wanted: None,
+        };
+        let log = Self::open_in(context, dir, config)?;
+        *log.lock.lock() = Some(lock);
+        Ok(log)
     }
 
-    /// The raw bytes of all batches.
-    pub fn bytes(&self) -> &Bytes {
-        todo!()
+    /// Opens a log as part of something larger. The directory is made at the first append.
+    pub(crate) fn open_in(context: LogContext, dir: &Path, config: LogConfig) -> Result<Log> {
+        recover::check_topic_id(&context, dir)?;
+        let home =
+            SegmentHome { dir: dir.into(), storage: Arc::clone(&context.storage), buffers: context.buffers.clone() };
+        let found = recover::recover(&context, &home, &config)?;
+        let marks = Marks::default();
+        marks.reset(found.log_start, found.end);
+        let transactional = !found.producers.is_empty();
+        let now = context.clock.now();
+        let active = match found.segments.last() {
+            Some(active) => Arc::clone(active),
+            None => return Err(Error::new(ErrorKind::Corrupt, "recovery left no segment").path(dir)),
+        };
+        let appender = Appender {
+            end: found.end,
+            size: active.written(),
+            first_timestamp: None,
+            started: now,
+            jitter: Duration::ZERO,
+            active,
+            epochs: found.epochs,
+            producers: found.producers,
+            staged: Staged { epochs_changed: !found.clean, ..Staged::default() },
+        };
+        let writer =
+            Writer { has_dir: found.has_dir, recovery_point: found.recovery_point, changed: !found.clean, ..Writer::default() };
+        let stable = appender.producers.transactions().last_stable_offset(found.end).max(found.log_start);
+        marks.set_last_stable(stable);
+        let inner = Inner {
+            context,
+            home,
+            config: ArcSwap::from_pointee(config),
+            marks,
+            appender: Mutex::new(appender),
+            writer: Mutex::new(writer),
+            segments: ArcSwap::from_pointee(found.segments),
+            graveyard: Mutex::new(Vec::new()),
+            reserved: Mutex::new(Reserved::default()),
+            era: AtomicU64::new(0),
+            transactional: AtomicBool::new(transactional),
+            signal: Signal::default(),
+            watchers: Mutex::new(Vec::new()),
+            watched: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            failed: AtomicBool::new(false),
+            report: found.report,
+        };
+        inner.appender.lock().jitter = inner.jitter();
+        Ok(Log { inner: Arc::new(inner), lock: Mutex::new(None) })
     }
 
-    /// Where the next read continues.
-    pub fn next_offset(&self) -> Offset {
-        todo!()
+    /// Appends one batch as its leader in leader epoch `epoch`: validates it, assigns the next offsets, stages it
+    /// and returns at once. An idempotent producer's duplicate gets the first copy's offsets and is not appended.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`] (`max.message.bytes`, `segment.bytes`), [`ErrorKind::InvalidRecord`],
+    /// [`ErrorKind::InvalidTimestamp`], [`ErrorKind::OutOfOrderSequence`], [`ErrorKind::ProducerFenced`],
+    /// [`ErrorKind::InvalidTxnState`], [`ErrorKind::FencedLeaderEpoch`] when the log has seen a newer epoch,
+    /// [`ErrorKind::Poisoned`] after a failed write or sync, [`ErrorKind::Closed`]. Nothing was appended then.
+    pub fn append(&self, batch: &RecordBatch, epoch: LeaderEpoch) -> Result<Appended> {
+        self.inner.append(batch, epoch)
     }
 
-    /// The log's offsets at the time of the read.
+    /// Appends records as one batch in the log's newest epoch; records without a timestamp get the clock's.
+    ///
+    /// # Errors
+    /// As [`Log::append`]; [`ErrorKind::InvalidRecord`] when there is no record.
+    pub fn append_records<R: Into<Record>>(&self, records: impl IntoIterator<Item = R>) -> Result<Appended> {
+        let now = self.inner.context.clock.now();
+        let mut batch = BatchBuilder::new();
+        for record in records {
+            let record = record.into();
+            batch.push(record.explicit_timestamp().unwrap_or(now), &record)?;
+        }
+        self.append(&batch.finish()?, self.leader_epoch().max(LeaderEpoch::new(0)))
+    }
+
+    /// Appends a batch as its leader wrote it, offsets and epoch untouched (a follower's append); its base offset
+    /// must not lie below the log end.
+    ///
+    /// # Errors
+    /// As [`Log::append`], without the checks that are the leader's.
+    pub fn append_replica(&self, batch: &RecordBatch) -> Result<Appended> {
+        self.inner.append_replica(batch)
+    }
+
+    /// Blocks until an append has reached `level`; the calling thread may do the writing and syncing for all who
+    /// wait. Where `level` is below the log's own, the records are acknowledged but not visible before a sync.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Indeterminate`] when a sync failed: the append may or may not survive. [`ErrorKind::StorageFull`]
+    /// or [`ErrorKind::Io`] when it could not be written. [`ErrorKind::Closed`] when the log closed first.
+    pub fn wait(&self, position: LogPosition, level: Durability) -> Result<()> {
+        self.inner.wait(position, level)
+    }
+
+    /// The same as a future. It never writes or syncs on the thread that polls it: somebody must [`wait`](Self::wait),
+    /// [`sync`](Self::sync) or run maintenance. Dropping it takes nothing back.
+    pub fn committed(&self, position: LogPosition, level: Durability) -> Committed {
+        self.inner.ask_for_sync();
+        Committed { inner: Arc::clone(&self.inner), position, level }
+    }
+
+    /// Whether an append has reached `level`, without waiting.
+    ///
+    /// # Errors
+    /// As [`Log::wait`].
+    pub fn is_committed(&self, position: LogPosition, level: Durability) -> Result<bool> {
+        self.inner.has_reached(position, level)
+    }
+
+    /// Reads whole batches from the one that holds `offset` on: about `max_bytes` of them, at least one. Empty at the
+    /// end of what `isolation` may see. Checksums are verified on every read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OffsetOutOfRange`] below the log start or beyond the end, naming the nearest good offset;
+    /// [`ErrorKind::Corrupt`] with the offset when the bytes are damaged.
+    pub fn read(&self, offset: impl Into<Offset>, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
+        self.inner.read(offset.into(), max_bytes, isolation)
+    }
+
+    /// The first record in offset order whose timestamp is at least `time`, among those that `isolation` may see
+    /// (ListOffsets).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::Corrupt`].
+    pub fn offset_at(&self, time: impl Into<Timestamp>, isolation: Isolation) -> Result<Option<OffsetAtTime>> {
+        self.inner.offset_at(time.into(), isolation)
+    }
+
+    /// The log's offsets now.
+    #[must_use]
     pub fn offsets(&self) -> LogOffsets {
-        todo!()
+        self.inner.marks.load()
+    }
+
+    /// The newest leader epoch in the log, -1 when it knows none.
+    #[must_use]
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.inner.appender.lock().epochs.latest().unwrap_or(LeaderEpoch::new(-1))
+    }
+
+    /// Where `epoch`, or the newest one below it, ended: the answer to OffsetForLeaderEpoch (KIP-101). `None` when
+    /// nothing is known of it.
+    #[must_use]
+    pub fn end_offset_for_epoch(&self, epoch: impl Into<LeaderEpoch>) -> Option<(LeaderEpoch, Offset)> {
+        let appender = self.inner.appender.lock();
+        appender.epochs.end_offset_for(epoch.into(), appender.end)
+    }
+
+    /// Waits until something can be read at `offset`; `false` when the time ran out first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`], also when the log closes meanwhile.
+    pub fn wait_readable(&self, offset: impl Into<Offset>, isolation: Isolation, timeout: Duration) -> Result<bool> {
+        let (inner, offset) = (&*self.inner, offset.into());
+        let clock = &inner.context.clock;
+        let deadline = clock.monotonic().saturating_add(timeout);
+        loop {
+            let seen = inner.signal.count();
+            inner.check_open()?;
+            if read::visible(inner.marks.load(), isolation) > offset {
+                return Ok(true);
+            }
+            let left = deadline.saturating_sub(clock.monotonic());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            inner.signal.wait_past(seen, Some(left));
+        }
+    }
+
+    /// Has `signal` notified whenever more becomes readable, the log start moves, or the log closes; for as long as
+    /// the signal lives.
+    pub(crate) fn watch(&self, signal: &Arc<Signal>) {
+        let mut watchers = self.inner.watchers.lock();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(Arc::downgrade(signal));
+        self.inner.watched.store(watchers.len(), Ordering::Release);
+    }
+
+    /// Cuts the log back so that it ends at `to`; a batch that holds `to` goes whole, and the log then ends where
+    /// that batch began.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OffsetOutOfRange`] for a negative offset; [`ErrorKind::Io`]. Above the end there is nothing to do.
+    pub fn truncate(&self, to: impl Into<Offset>) -> Result<()> {
+        self.inner.truncate(to.into())
+    }
+
+    /// Makes everything below `to` unreadable, durably, and removes segments that lie wholly below once their last
+    /// reader is done (DeleteRecords).
+    ///
+    /// # Errors
+    /// [`ErrorKind::OffsetOutOfRange`] above the high watermark; [`ErrorKind::Io`].
+    pub fn advance_log_start(&self, to: impl Into<Offset>) -> Result<()> {
+        self.inner.advance_log_start(to.into())
+    }
+
+    /// Deletes the oldest segments as `retention.bytes` and `retention.ms` say: while the log stays at least `bytes`
+    /// long without them, and while their newest record is older than `age`. `None` is "unlimited".
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::Corrupt`].
+    pub fn apply_retention(&self, age: Option<Duration>, bytes: Option<u64>) -> Result<()> {
+        self.inner.retain(age, bytes)
+    }
+
+    /// Starts a new segment at the log end, unless the active one is empty.
+    ///
+    /// # Errors
+    /// As [`Log::sync`].
+    pub fn roll(&self) -> Result<()> {
+        self.inner.roll()
+    }
+
+    /// Writes and syncs all that was appended before the call.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Indeterminate`] when a sync fails, [`ErrorKind::StorageFull`] or [`ErrorKind::Io`] when a write
+    /// does; the log is poisoned then. [`ErrorKind::Poisoned`], [`ErrorKind::Closed`].
+    pub fn sync(&self) -> Result<()> {
+        self.inner.sync_now()
+    }
+
+    /// Whether a sync would make anything durable.
+    #[must_use]
+    pub fn has_unsynced(&self) -> bool {
+        self.inner.marks.frontier() < self.inner.marks.end()
+    }
+
+    /// The work that waits for nobody: syncs what was appended, completes sealed segments, raises the recovery
+    /// point, removes the files of deleted segments. Cheap when there is nothing to do.
+    ///
+    /// # Errors
+    /// As [`Log::sync`].
+    pub fn run_maintenance(&self) -> Result<()> {
+        if self.has_unsynced() {
+            self.sync()?;
+        }
+        self.inner.raise_recovery_point()?;
+        self.inner.bury()
+    }
+
+    /// Applies a changed configuration to appends from now on.
+    pub fn configure(&self, config: LogConfig) {
+        self.inner.config.store(Arc::new(config));
+    }
+
+    /// What opening the log found and did.
+    #[must_use]
+    pub fn recovery(&self) -> &LogRecovery {
+        &self.inner.report
+    }
+
+    /// Whether offsets were left out because they may be known outside: the next append needs a higher leader
+    /// epoch than any before, so that clients learn of the cut.
+    pub(crate) fn needs_new_epoch(&self) -> bool {
+        self.inner.report.rows.contains(&RecoveryRow::Reserved)
+    }
+
+    /// Up to where the log is known to be sound and synced (`recovery-point-offset-checkpoint`).
+    pub(crate) fn recovery_point(&self) -> Offset {
+        self.inner.writer.lock().recovery_point
+    }
+
+    /// Base offset of the first segment: Kafka checkpoints a log start only when it lies above.
+    pub(crate) fn first_segment(&self) -> Offset {
+        self.inner.segments.load().first().map_or(Offset::ZERO, |segment| segment.base())
+    }
+
+    /// Bytes in all segments, as written.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.inner.segments.load().iter().map(|segment| segment.written()).sum()
+    }
+
+    /// Syncs everything, completes the files as Kafka expects them after a clean stop, and closes; later calls
+    /// answer [`ErrorKind::Closed`], a second close does nothing. Readers that were already handed bytes keep them.
+    ///
+    /// # Errors
+    /// As [`Log::sync`]; the log is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        let closed = self.inner.close();
+        if let Some(lock) = self.lock.lock().take() {
+            let synced = self.inner.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync());
+            drop(lock);
+            return closed.and(synced);
+        }
+        closed
     }
 }
 
-/// Resolves when an append has reached its level.
-pub struct Committed {}
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("dir", &self.inner.home.dir).field("offsets", &self.offsets()).finish()
+    }
+}
+
+/// Resolves when an append has reached its level; see [`Log::committed`].
+#[must_use = "a future does nothing unless it is polled"]
+pub struct Committed {
+    inner: Arc<Inner>,
+    position: LogPosition,
+    level: Durability,
+}
 
 impl Future for Committed {
     type Output = Result<()>;
 
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Result<()>> {
-        todo!()
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        loop {
+            let seen = self.inner.signal.count();
+            match self.inner.has_reached(self.position, self.level) {
+                Ok(false) => {}
+                Ok(true) => return Poll::Ready(Ok(())),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            if !self.inner.signal.poll_past(seen, cx.waker()) {
+                return Poll::Pending;
+            }
+        }
     }
 }
 
-/// Counts events and wakes those who wait for the next one; one can watch any number of logs.
-#[derive(Debug, Default)]
-pub(crate) struct Signal {}
-
-impl Signal {
-    /// The number of events so far. Read it before looking at what the events announce.
-    pub(crate) fn count(&self) -> u64 {
-        todo!()
-    }
-
-    /// Waits until there were more than `seen` events; `false` when the time ran out first.
-    pub(crate) fn wait_past(&self, _seen: u64, _timeout: Option<Duration>) -> bool {
-        todo!()
-    }
-
-    /// Announces an event.
-    pub(crate) fn notify(&self) {
-        todo!()
+impl fmt::Debug for Committed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Committed").field("position", &self.position).field("level", &self.level).finish()
     }
 }
 
-impl Log {
-    /// Opens or creates a log that stands alone in its own directory.
-    pub fn open(_dir: impl AsRef<Path>, _config: LogConfig) -> Result<Log> {
-        todo!()
+impl Inner {
+    fn error(&self, kind: ErrorKind, message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+        Error::new(kind, message).partition(self.context.partition.clone())
     }
 
-    pub(crate) fn open_in(_context: LogContext, _dir: &Path, _config: LogConfig) -> Result<Log> {
-        todo!()
+    /// Adds the partition to an error from below.
+    fn place(&self, error: Error) -> Error {
+        error.partition(self.context.partition.clone())
     }
 
-    /// Appends one batch as its leader: validates it, assigns its offsets, stages it and returns at once.
-    pub fn append(&self, _batch: &RecordBatch, _epoch: LeaderEpoch) -> Result<Appended> {
-        todo!()
+    fn era(&self) -> u64 {
+        self.era.load(Ordering::Acquire)
     }
 
-    /// Appends records as one batch in the log's newest epoch.
-    pub fn append_records<R: Into<Record>>(&self, _records: impl IntoIterator<Item = R>) -> Result<Appended> {
-        todo!()
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(self.error(ErrorKind::Closed, "the log is closed"));
+        }
+        Ok(())
     }
 
-    /// Appends a batch as its leader wrote it, offsets and epoch untouched; its base offset must not lie
-    /// below the log end.
-    pub fn append_replica(&self, _batch: &RecordBatch) -> Result<Appended> {
-        todo!()
+    /// For those who wait: the failure itself.
+    fn check_waitable(&self) -> Result<()> {
+        self.check_open()?;
+        match self.failed.load(Ordering::Acquire) {
+            true => Err(self.failure.lock().clone().unwrap_or_else(|| self.error(ErrorKind::Poisoned, "poisoned"))),
+            false => Ok(()),
+        }
     }
 
-    /// Blocks until an append has reached `level`; the waiting thread may do the writing and syncing for
-    /// all who wait.
-    pub fn wait(&self, _position: LogPosition, _level: Durability) -> Result<()> {
-        todo!()
+    /// For those who come later: that there was one.
+    fn check_usable(&self) -> Result<()> {
+        self.check_waitable().map_err(|failure| match failure.kind() {
+            ErrorKind::Closed => failure,
+            _ => self
+                .error(ErrorKind::Poisoned, "an earlier write or sync failed, so this log takes no more appends")
+                .source(failure)
+                .remedy("mend the disk or free space, then close and open again"),
+        })
     }
 
-    /// A future of the same; it never writes or syncs on the thread that polls it: somebody must call
-    /// [`Log::sync`], wait or run maintenance.
-    pub fn committed(&self, _position: LogPosition, _level: Durability) -> Committed {
-        todo!()
+    fn poison(&self, error: &Error) {
+        if error.kind() != ErrorKind::Closed {
+            self.failure.lock().get_or_insert_with(|| error.clone());
+            self.failed.store(true, Ordering::Release);
+        }
     }
 
-    /// Reads whole batches from the one that holds `offset`, about `max_bytes` of them and at least one;
-    /// empty at the visible end.
-    pub fn read(&self, _offset: Offset, _max_bytes: usize, _isolation: Isolation) -> Result<LogRead> {
-        todo!()
+    fn notify(&self) {
+        self.signal.notify();
+        if self.watched.load(Ordering::Acquire) > 0 {
+            for watcher in self.watchers.lock().iter().filter_map(Weak::upgrade) {
+                watcher.notify();
+            }
+        }
     }
 
-    /// The first record, in offset order, whose timestamp is at least `time`.
-    pub fn offset_at(&self, _time: Timestamp, _isolation: Isolation) -> Result<Option<OffsetAtTime>> {
-        todo!()
+    fn ask_for_sync(&self) {
+        if let Some(wanted) = &self.context.sync_wanted {
+            wanted.notify();
+        }
     }
 
-    /// The log's offsets now.
-    pub fn offsets(&self) -> LogOffsets {
-        todo!()
+    fn index_sizes(&self) -> IndexSizes {
+        let config = self.config.load();
+        IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes }
     }
 
-    /// The newest leader epoch in the log, -1 when it holds none.
-    pub fn leader_epoch(&self) -> LeaderEpoch {
-        todo!()
+    /// A random part of `segment.jitter.ms`, so that segments of many partitions do not roll at once.
+    fn jitter(&self) -> Duration {
+        let limit = self.config.load().segment_jitter;
+        if limit.is_zero() {
+            return Duration::ZERO;
+        }
+        let mut random = [0; 4];
+        // Without randomness there is no jitter, which harms nobody.
+        match getrandom::fill(&mut random) {
+            Ok(()) => limit.mul_f64(f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX)),
+            Err(_) => Duration::ZERO,
+        }
     }
 
-    /// The answer to OffsetForLeaderEpoch (KIP-101).
-    pub fn end_offset_for_epoch(&self, _epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
-        todo!()
+    /// What the state slot should say now.
+    fn slot_state(&self, clean: bool) -> SlotState {
+        let offsets = self.marks.load();
+        let reserved = *self.reserved.lock();
+        SlotState {
+            clean,
+            weak_acks: reserved.volatile && !clean,
+            boot_id: self.context.boot_id,
+            log_start: offsets.log_start,
+            log_end: offsets.end,
+            high_watermark: offsets.high_watermark,
+            last_stable: offsets.last_stable,
+            frontier: offsets.frontier,
+            reserved: if clean { Offset::ZERO } else { reserved.end },
+            ..SlotState::default()
+        }
     }
 
-    /// Waits until something can be read at `offset`; `false` when the time ran out.
-    pub fn wait_readable(&self, _offset: Offset, _isolation: Isolation, _timeout: Duration) -> Result<bool> {
-        todo!()
+    /// Syncs the indexes of sealed segments, then says that nothing below the active segment needs a scan.
+    fn raise_recovery_point(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        self.check_waitable()?;
+        if writer.sealed.is_empty() || self.marks.frontier() < self.marks.written() {
+            return Ok(());
+        }
+        for segment in &writer.sealed {
+            segment.sync_indexes()?;
+        }
+        writer.sealed.clear();
+        // The newest segment that was written: an active one that is only staged has no file yet.
+        let segments = self.segments.load();
+        let floor = segments.iter().rev().find(|s| s.written() > 0).map_or(Offset::ZERO, |s| s.base());
+        writer.recovery_point = writer.recovery_point.max(floor);
+        if let Some(slot) = &self.context.slot {
+            slot.store(&SlotState { recovery_point: writer.recovery_point, ..self.slot_state(false) })?;
+        }
+        Ok(())
     }
 
-    /// Has `signal` notified whenever more becomes readable, the log start moves, or the log closes.
-    pub(crate) fn watch(&self, _signal: &Arc<Signal>) {
-        todo!()
+    fn close(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let done = self.settle(&mut writer);
+        self.closed.store(true, Ordering::Release);
+        drop(writer);
+        self.notify();
+        done
     }
 
-    /// Cuts the log back so that `to` is the next offset.
-    pub fn truncate(&self, _to: Offset) -> Result<()> {
-        todo!()
+    /// Leaves the files as after a clean stop of a stock broker, and says so in the state slot, last.
+    fn settle(&self, writer: &mut Writer) -> Result<()> {
+        self.write_and_sync(writer, true)?;
+        self.bury()?;
+        if !writer.changed || !writer.has_dir {
+            return Ok(());
+        }
+        let storage = &*self.context.storage;
+        let appender = self.appender.lock();
+        let active = Arc::clone(&appender.active);
+        let (end, epochs, snapshot) = (appender.end, appender.epochs.encode(), appender.producers.encode()?);
+        drop(appender);
+        active.create_files()?;
+        for segment in writer.sealed.drain(..).chain([Arc::clone(&active)]) {
+            segment.write_indexes()?;
+            segment.sync_indexes()?;
+        }
+        replace_file(storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), epochs.as_bytes())?;
+        replace_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;
+        self.remove_old_snapshots(end)?;
+        writer.recovery_point = end;
+        if let Some(slot) = &self.context.slot {
+            slot.store(&SlotState {
+                recovery_point: end,
+                active_base: active.base(),
+                active_size: active.written(),
+                tail_crc: recover::tail_crc(&active)?,
+                ..self.slot_state(true)
+            })?;
+        }
+        writer.changed = false;
+        Ok(())
     }
 
-    /// Makes everything below `to` unreadable, durably, and removes segments that lie wholly below.
-    pub fn advance_log_start(&self, _to: Offset) -> Result<()> {
-        todo!()
+    /// Keeps the producer snapshots at segment bases and at the end, as Kafka does.
+    fn remove_old_snapshots(&self, end: Offset) -> Result<()> {
+        let (storage, dir) = (&*self.context.storage, &*self.home.dir);
+        let segments = self.segments.load();
+        let entries = storage.list(dir).map_err(|e| Error::io("cannot list a partition's directory", dir, e))?;
+        for entry in entries {
+            let Some((FileKind::Snapshot, at)) = FileKind::parse(&entry.name) else { continue };
+            if at != end && !segments.iter().any(|s| s.base() == at) {
+                let path = dir.join(&entry.name);
+                storage.remove_file(&path).map_err(|e| Error::io("cannot remove an old snapshot", path, e))?;
+            }
+        }
+        Ok(())
     }
+}
 
-    /// Starts a new segment at the log end.
-    pub fn roll(&self) -> Result<()> {
-        todo!()
-    }
-
-    /// Writes and syncs all that was appended before the call.
-    pub fn sync(&self) -> Result<()> {
-        todo!()
-    }
-
-    /// Applies a changed configuration.
-    pub fn configure(&self, _config: LogConfig) {
-        todo!()
-    }
-
-    /// Whether recovery could not exclude that acknowledged or visible offsets were lost, so that the
-    /// next append needs a higher leader epoch than any before.
-    pub(crate) fn needs_new_epoch(&self) -> bool {
-        todo!()
-    }
-
-    /// Where the log is known to be sound and synced, for `recovery-point-offset-checkpoint`.
-    pub(crate) fn recovery_point(&self) -> Offset {
-        todo!()
-    }
-
-    /// Bytes in all segments.
-    pub fn size_bytes(&self) -> u64 {
-        todo!()
-    }
-
-    /// Syncs and closes the log; later calls answer `Closed`.
-    pub fn close(&self) -> Result<()> {
-        todo!()
+/// Reads `<topic>-<partition>` off a directory's name; any other name is partition 0 of itself.
+fn partition_of(dir: &Path) -> TopicPartition {
+    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    match name.rsplit_once('-').and_then(|(topic, number)| Some((topic.to_owned(), number.parse::<i32>().ok()?))) {
+        Some((topic, number)) if number >= 0 => TopicPartition::new(topic, number),
+        _ => TopicPartition::new(name, 0),
     }
 }

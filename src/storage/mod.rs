@@ -11,11 +11,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 mod atomic_file;
+#[cfg(any(test, feature = "testing"))]
+mod conformance;
 mod disk;
 mod memory;
 mod pool;
 
 pub(crate) use atomic_file::{read_file, replace_file};
+#[cfg(any(test, feature = "testing"))]
+pub use conformance::storage_conformance;
 pub use disk::DiskStorage;
 pub use memory::MemoryStorage;
 pub(crate) use pool::PooledStorage;

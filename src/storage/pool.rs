@@ -1,1 +1,789 @@
-pub(crate) struct PooledStorage;
+//! A storage that keeps few descriptors open however many files are in use.
+//!
+//! A handle belongs to a path: handles of one path share a [`Slot`], which opens its descriptor when it is
+//! needed and may lose it when others need it more. Not its job: what is read or written.
+//! Invariants: a descriptor is closed only between operations and with nothing unsynced behind it; a
+//! sync that failed is remembered for the slot's life; a slot whose name is gone keeps its descriptor.
+//! Locks in order: `names`, then a slot's `descriptor`. A sweep waits for neither.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard};
+
+use super::disk::{is_out_of_descriptors, open_files_limit};
+use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
+
+/// A storage over another one that bounds the number of its open files.
+///
+/// Files are told apart by path as given: two spellings of one path are two files to it. A file that was
+/// opened through it must not be renamed or removed behind its back.
+#[derive(Debug)]
+pub(crate) struct PooledStorage {
+    pool: Arc<Pool>,
+}
+
+impl PooledStorage {
+    /// Bounds `inner` to `capacity` open files, at least one. Files in the middle of an operation and
+    /// files whose name was removed cannot be closed; they alone can push the number beyond it.
+    pub(crate) fn new(inner: Arc<dyn Storage>, capacity: usize) -> Self {
+        Self {
+            pool: Arc::new(Pool {
+                inner,
+                capacity: capacity.max(1),
+                open: AtomicUsize::new(0),
+                ring: Mutex::default(),
+                names: RwLock::default(),
+            }),
+        }
+    }
+
+    /// Half of the descriptors that this process may open, at least 16, at most 1024: the host
+    /// application needs some too.
+    pub(crate) fn default_capacity() -> usize {
+        open_files_limit().map_or(1024, |limit| usize::try_from(limit / 2).unwrap_or(1024).clamp(16, 1024))
+    }
+}
+
+#[derive(Debug)]
+struct Pool {
+    inner: Arc<dyn Storage>,
+    capacity: usize,
+    /// Descriptors that are open or about to be.
+    open: AtomicUsize,
+    /// The slots with a descriptor, for the second-chance sweep; some of them dead.
+    ring: Mutex<VecDeque<Weak<Slot>>>,
+    names: RwLock<Names>,
+}
+
+/// The live slots by path. Held for writing while a name changes on disk, for reading while a slot opens
+/// its path again.
+#[derive(Debug, Default)]
+struct Names {
+    slots: BTreeMap<PathBuf, Weak<Slot>>,
+    /// Dead entries are cleared out when there are this many.
+    prune_at: usize,
+}
+
+impl Names {
+    fn get(&self, path: &Path) -> Option<Arc<Slot>> {
+        self.slots.get(path)?.upgrade()
+    }
+
+    fn insert(&mut self, path: PathBuf, slot: &Arc<Slot>) {
+        if self.slots.len() >= self.prune_at {
+            self.slots.retain(|_, slot| slot.strong_count() > 0);
+            self.prune_at = (2 * self.slots.len()).max(64);
+        }
+        self.slots.insert(path, Arc::downgrade(slot));
+    }
+
+    /// The slots at `path` and below it. Paths sort by component, so these stand together.
+    fn at_or_below(&self, path: &Path) -> Vec<(PathBuf, Arc<Slot>)> {
+        let from_there = self.slots.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
+        let below = from_there.take_while(|(below, _)| below.starts_with(path));
+        below.filter_map(|(below, slot)| Some((below.clone(), slot.upgrade()?))).collect()
+    }
+}
+
+/// One file: what all handles of its path share.
+struct Slot {
+    pool: Arc<Pool>,
+    /// Changes only under `names` held for writing.
+    path: Mutex<PathBuf>,
+    descriptor: RwLock<Option<Descriptor>>,
+    /// Whether the descriptor is, or will be, opened for writing as well.
+    writable: AtomicBool,
+    /// Used since the sweep last came by.
+    used: AtomicBool,
+    /// Its name is gone: a closed descriptor could not be had again.
+    pinned: AtomicBool,
+    /// Counts what changed the file, after the fact; and how many of those a sync has covered.
+    written: AtomicU64,
+    synced: AtomicU64,
+    /// Why a sync failed. What was unsynced then is in doubt for good, and no later sync can tell.
+    failed: OnceLock<String>,
+}
+
+struct Descriptor {
+    file: Arc<dyn File>,
+    /// Dropped after the file is closed.
+    _permit: Permit,
+}
+
+/// One open descriptor's place in the count.
+struct Permit(Arc<Pool>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// How far a sweep goes to find a descriptor to close.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sweep {
+    /// Those not used since the last sweep, with nothing to sync.
+    IdleAndClean,
+    /// Those with nothing to sync.
+    Clean,
+    /// Any between two operations, after a sync.
+    Any,
+}
+
+impl Pool {
+    /// Makes room for one more descriptor.
+    fn permit(self: &Arc<Self>) -> Permit {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        let permit = Permit(self.clone());
+        while self.open.load(Ordering::Acquire) > self.capacity && self.close_one() {}
+        permit
+    }
+
+    /// Closes one descriptor; `false` when all are in the middle of an operation or pinned.
+    fn close_one(&self) -> bool {
+        for sweep in [Sweep::IdleAndClean, Sweep::Clean, Sweep::Any] {
+            let turns = self.ring.lock().len();
+            for _ in 0..turns {
+                let Some(slot) = self.ring.lock().pop_front() else { break };
+                let Some(live) = slot.upgrade() else { continue };
+                if live.close(sweep) {
+                    return true;
+                }
+                self.ring.lock().push_back(slot);
+            }
+        }
+        false
+    }
+
+    /// Enters a slot that has just been given a descriptor.
+    fn enter(&self, slot: &Arc<Slot>) {
+        let mut ring = self.ring.lock();
+        // Handles that were dropped leave dead entries, which no sweep may ever come to clear.
+        if ring.len() > 2 * self.open.load(Ordering::Relaxed) + 16 {
+            ring.retain(|slot| slot.strong_count() > 0);
+        }
+        ring.push_back(Arc::downgrade(slot));
+    }
+
+    /// Does what needs a descriptor; when the system has none left, closes some of ours and tries again.
+    fn with_descriptors<R>(&self, path: &Path, attempt: impl Fn() -> io::Result<R>) -> io::Result<R> {
+        const ATTEMPTS_MAX: usize = 8;
+        const CLOSED_AT_ONCE: usize = 4;
+        for _ in 0..ATTEMPTS_MAX {
+            match attempt() {
+                Err(e) if is_out_of_descriptors(&e) => {
+                    if (0..CLOSED_AT_ONCE).filter(|_| self.close_one()).count() == 0 {
+                        break;
+                    }
+                }
+                result => return result,
+            }
+        }
+        let open = self.open.load(Ordering::Relaxed);
+        Err(io::Error::other(format!(
+            "no file descriptor is left for {} ({open} are open here, of at most {}): raise the limit on open files \
+             (ulimit -n) or let the application hold fewer",
+            path.display(),
+            self.capacity
+        )))
+    }
+
+    /// Opens a path that no live slot stands for.
+    fn open_new(
+        self: &Arc<Self>,
+        names: &mut Names,
+        path: &Path,
+        mode: OpenMode,
+        permit: Permit,
+    ) -> io::Result<Arc<Slot>> {
+        let file = self.with_descriptors(path, || self.inner.open(path, mode))?;
+        let slot = Arc::new(Slot {
+            pool: self.clone(),
+            path: Mutex::new(path.to_owned()),
+            descriptor: RwLock::new(Some(Descriptor { file, _permit: permit })),
+            writable: AtomicBool::new(mode != OpenMode::Read),
+            used: AtomicBool::new(true),
+            pinned: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            failed: OnceLock::new(),
+        });
+        names.insert(path.to_owned(), &slot);
+        self.enter(&slot);
+        Ok(slot)
+    }
+
+    /// Pins the slots whose names `remove` takes away, and forgets the names that are gone after it.
+    fn unname(
+        &self,
+        names: &mut Names,
+        slots: &[(PathBuf, Arc<Slot>)],
+        remove: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let result = slots.iter().try_for_each(|(path, slot)| slot.pin(path)).and_then(|()| remove());
+        for (path, slot) in slots {
+            // A directory's removal may fail half-way.
+            let gone = || matches!(self.inner.metadata(path), Err(e) if e.kind() == io::ErrorKind::NotFound);
+            if result.is_ok() || gone() {
+                names.slots.remove(path);
+            } else {
+                slot.pinned.store(false, Ordering::Relaxed);
+            }
+        }
+        result
+    }
+}
+
+impl Slot {
+    /// Runs one operation on the open descriptor, which cannot be closed meanwhile.
+    fn with<R>(self: &Arc<Self>, operation: impl FnOnce(&dyn File) -> io::Result<R>) -> io::Result<R> {
+        let mut guard = self.descriptor.read();
+        if guard.is_none() {
+            drop(guard);
+            guard = self.reopen()?;
+        }
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        match &*guard {
+            Some(descriptor) => operation(&*descriptor.file),
+            None => Err(io::Error::other("a file was closed while it was being opened")),
+        }
+    }
+
+    fn reopen(self: &Arc<Self>) -> io::Result<RwLockReadGuard<'_, Option<Descriptor>>> {
+        let permit = self.pool.permit();
+        let _names = self.pool.names.read();
+        let path = self.path.lock().clone();
+        // Somebody else may have been quicker, and be in the middle of a sync by now: not to be waited for.
+        let guard = self.descriptor.upgradable_read();
+        if guard.is_some() {
+            return Ok(RwLockUpgradableReadGuard::downgrade(guard));
+        }
+        let mut guard = RwLockUpgradableReadGuard::upgrade(guard);
+        self.fill(&mut guard, &path, permit)?;
+        Ok(RwLockWriteGuard::downgrade(guard))
+    }
+
+    /// Opens the file again, whatever it was first opened with.
+    fn fill(self: &Arc<Self>, descriptor: &mut Option<Descriptor>, path: &Path, permit: Permit) -> io::Result<()> {
+        let mode = if self.writable.load(Ordering::Relaxed) { OpenMode::Write } else { OpenMode::Read };
+        let file = self.pool.with_descriptors(path, || self.pool.inner.open(path, mode))?;
+        if descriptor.replace(Descriptor { file, _permit: permit }).is_none() {
+            self.pool.enter(self);
+        }
+        Ok(())
+    }
+
+    /// Makes a slot that was opened for reading writable. The caller holds `names` for writing.
+    fn make_writable(self: &Arc<Self>, path: &Path, permit: Permit) -> io::Result<()> {
+        let mut guard = self.descriptor.write();
+        if self.writable.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let result = self.fill(&mut guard, path, permit);
+        self.writable.store(result.is_ok(), Ordering::Relaxed);
+        result
+    }
+
+    /// Keeps the descriptor, opening it when it is closed, until the slot is dropped. The caller holds
+    /// `names` for writing.
+    fn pin(self: &Arc<Self>, path: &Path) -> io::Result<()> {
+        // A sweep looks at this after it has locked the descriptor: it closes before, or not at all.
+        self.pinned.store(true, Ordering::Relaxed);
+        if self.descriptor.read().is_some() {
+            return Ok(());
+        }
+        let permit = self.pool.permit();
+        self.fill(&mut self.descriptor.write(), path, permit)
+    }
+
+    /// Closes the descriptor if `sweep` goes that far; says whether it did.
+    fn close(&self, sweep: Sweep) -> bool {
+        if sweep == Sweep::IdleAndClean && self.used.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let Some(mut guard) = self.descriptor.try_write() else { return false };
+        let Some(descriptor) = &*guard else { return false };
+        if self.pinned.load(Ordering::Relaxed) {
+            return false;
+        }
+        if self.written.load(Ordering::Acquire) != self.synced.load(Ordering::Acquire) && self.failed.get().is_none() {
+            if sweep != Sweep::Any {
+                return false;
+            }
+            // Unsynced bytes are synced through the descriptor that wrote them, or the kernel could
+            // report their loss to nobody. The slot remembers a failure for its next user.
+            self.sync(&*descriptor.file).ok();
+        }
+        *guard = None;
+        true
+    }
+
+    fn sync(&self, file: &dyn File) -> io::Result<()> {
+        let written = self.written.load(Ordering::Acquire);
+        match file.sync_data() {
+            Ok(()) => {
+                self.synced.fetch_max(written, Ordering::AcqRel);
+                Ok(())
+            }
+            Err(e) => {
+                self.failed.get_or_init(|| e.to_string());
+                Err(e)
+            }
+        }
+    }
+
+    /// Refuses when a sync has failed.
+    fn check(&self) -> io::Result<()> {
+        match self.failed.get() {
+            None => Ok(()),
+            Some(why) => Err(io::Error::other(format!("an earlier sync of this file failed: {why}"))),
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("path", &*self.path.lock()).finish_non_exhaustive()
+    }
+}
+
+impl Storage for PooledStorage {
+    /// After a failed sync the handles of that file stay failed; a new open starts anew beside them.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let pool = &self.pool;
+        let writable = mode != OpenMode::Read;
+        let handle = |slot| -> Arc<dyn File> { Arc::new(PooledFile { slot, writable }) };
+        let serves = |slot: &Slot| {
+            slot.failed.get().is_none()
+                && mode != OpenMode::CreateNew
+                && (!writable || slot.writable.load(Ordering::Relaxed))
+        };
+        if let Some(slot) = pool.names.read().get(path)
+            && serves(&slot)
+        {
+            return Ok(handle(slot));
+        }
+        let permit = pool.permit();
+        let mut names = pool.names.write();
+        match names.get(path) {
+            Some(_) if mode == OpenMode::CreateNew => return Err(io::ErrorKind::AlreadyExists.into()),
+            Some(slot) if slot.failed.get().is_none() => {
+                if writable {
+                    slot.make_writable(path, permit)?;
+                }
+                return Ok(handle(slot));
+            }
+            Some(slot) => slot.pin(path)?,
+            None => {}
+        }
+        pool.open_new(&mut names, path, mode, permit).map(handle)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.pool.inner.create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let pool = &self.pool;
+        if from == to {
+            return pool.inner.rename(from, to);
+        }
+        let mut names = pool.names.write();
+        let replaced: Vec<_> = names.get(to).map(|slot| (to.to_owned(), slot)).into_iter().collect();
+        pool.unname(&mut names, &replaced, || pool.inner.rename(from, to))?;
+        let moved = names.at_or_below(from);
+        for (path, slot) in moved {
+            names.slots.remove(&path);
+            let path = match path.strip_prefix(from) {
+                Ok(below) if below.as_os_str().is_empty() => to.to_owned(),
+                Ok(below) => to.join(below),
+                Err(_) => path,
+            };
+            slot.path.lock().clone_from(&path);
+            names.insert(path, &slot);
+        }
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut names = self.pool.names.write();
+        let slots: Vec<_> = names.get(path).map(|slot| (path.to_owned(), slot)).into_iter().collect();
+        self.pool.unname(&mut names, &slots, || self.pool.inner.remove_file(path))
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut names = self.pool.names.write();
+        let slots = names.at_or_below(path);
+        let remove = || self.pool.with_descriptors(path, || self.pool.inner.remove_dir_all(path));
+        self.pool.unname(&mut names, &slots, remove)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        self.pool.with_descriptors(path, || self.pool.inner.list(path))
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.pool.inner.metadata(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.pool.with_descriptors(path, || self.pool.inner.sync_dir(path))
+    }
+
+    fn sync_fs(&self, path: &Path) -> io::Result<()> {
+        self.pool.with_descriptors(path, || self.pool.inner.sync_fs(path))
+    }
+
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
+        self.pool.with_descriptors(path, || self.pool.inner.lock(path, holder))
+    }
+}
+
+/// A handle: the shared slot, and what this one may do with it.
+#[derive(Debug)]
+struct PooledFile {
+    slot: Arc<Slot>,
+    writable: bool,
+}
+
+impl PooledFile {
+    /// Runs an operation that changes the file.
+    fn change<R>(&self, operation: impl FnOnce(&dyn File) -> io::Result<R>) -> io::Result<R> {
+        if !self.writable {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is open for reading only"));
+        }
+        self.slot.with(|file| {
+            self.slot.check()?;
+            let result = operation(file);
+            // Counted after the fact, also when it failed half-way: a sync that runs beside it must not
+            // be taken to have covered it.
+            self.slot.written.fetch_add(1, Ordering::Release);
+            result
+        })
+    }
+}
+
+impl File for PooledFile {
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.slot.with(|file| file.read_at(buf, position))
+    }
+
+    fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize> {
+        self.change(|file| file.write_at(buf, position))
+    }
+
+    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        self.change(|file| file.write_vectored_at(bufs, position))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.slot.with(|file| {
+            self.slot.check()?;
+            self.slot.sync(file)
+        })
+    }
+
+    fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
+        self.change(|file| file.allocate(position, len))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.change(|file| file.set_len(len))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.slot.with(|file| file.len())
+    }
+
+    fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
+        self.slot.with(|file| file.map(len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::storage::conformance::storage_conformance;
+    use crate::storage::{DiskStorage, MemoryStorage};
+
+    /// Counts open files, and fails when told to.
+    #[derive(Debug, Default)]
+    struct Probe {
+        inner: MemoryStorage,
+        counts: Arc<Counts>,
+    }
+
+    #[derive(Debug, Default)]
+    struct Counts {
+        open: AtomicUsize,
+        open_max: AtomicUsize,
+        syncs: AtomicUsize,
+        fail_syncs: AtomicBool,
+        /// Descriptors that the system has; 0 means enough.
+        limit: AtomicUsize,
+    }
+
+    impl Storage for Probe {
+        fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+            let counts = &self.counts;
+            let limit = counts.limit.load(Ordering::SeqCst);
+            if limit > 0 && counts.open.load(Ordering::SeqCst) >= limit {
+                return Err(io::Error::from_raw_os_error(if cfg!(windows) { 4 } else { 24 }));
+            }
+            let inner = self.inner.open(path, mode)?;
+            let open = counts.open.fetch_add(1, Ordering::SeqCst) + 1;
+            counts.open_max.fetch_max(open, Ordering::SeqCst);
+            Ok(Arc::new(ProbeFile { inner, counts: counts.clone() }))
+        }
+
+        fn create_dir(&self, path: &Path) -> io::Result<()> {
+            self.inner.create_dir(path)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.inner.rename(from, to)
+        }
+
+        fn remove_file(&self, path: &Path) -> io::Result<()> {
+            self.inner.remove_file(path)
+        }
+
+        fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+            self.inner.remove_dir_all(path)
+        }
+
+        fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+            self.inner.list(path)
+        }
+
+        fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+            self.inner.metadata(path)
+        }
+
+        fn sync_dir(&self, path: &Path) -> io::Result<()> {
+            self.inner.sync_dir(path)
+        }
+
+        fn sync_fs(&self, path: &Path) -> io::Result<()> {
+            self.inner.sync_fs(path)
+        }
+
+        fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
+            self.inner.lock(path, holder)
+        }
+    }
+
+    #[derive(Debug)]
+    struct ProbeFile {
+        inner: Arc<dyn File>,
+        counts: Arc<Counts>,
+    }
+
+    impl Drop for ProbeFile {
+        fn drop(&mut self) {
+            self.counts.open.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    impl File for ProbeFile {
+        fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+            self.inner.read_at(buf, position)
+        }
+
+        fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize> {
+            self.inner.write_at(buf, position)
+        }
+
+        fn write_vectored_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+            self.inner.write_vectored_at(bufs, position)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.counts.syncs.fetch_add(1, Ordering::SeqCst);
+            if self.counts.fail_syncs.load(Ordering::SeqCst) {
+                return Err(io::Error::other("the disk is on fire"));
+            }
+            self.inner.sync_data()
+        }
+
+        fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
+            self.inner.allocate(position, len)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.inner.set_len(len)
+        }
+
+        fn len(&self) -> io::Result<u64> {
+            self.inner.len()
+        }
+
+        fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
+            self.inner.map(len)
+        }
+    }
+
+    fn pooled(capacity: usize) -> (PooledStorage, Arc<Counts>) {
+        let probe = Probe::default();
+        let counts = probe.counts.clone();
+        (PooledStorage::new(Arc::new(probe), capacity), counts)
+    }
+
+    fn path(i: usize) -> PathBuf {
+        format!("{i:020}.log").into()
+    }
+
+    fn create(storage: &dyn Storage, i: usize) -> Arc<dyn File> {
+        let file = storage.open(&path(i), OpenMode::CreateNew).unwrap();
+        file.write_all_at(&i.to_be_bytes(), 0).unwrap();
+        file
+    }
+
+    fn number(file: &dyn File) -> usize {
+        let mut bytes = [0; size_of::<usize>()];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        usize::from_be_bytes(bytes)
+    }
+
+    #[test]
+    fn conforms_over_memory() {
+        storage_conformance(&|| (Arc::new(PooledStorage::new(Arc::new(MemoryStorage::new()), 4)), "/".into()));
+    }
+
+    #[test]
+    fn conforms_over_a_disk() {
+        let root = tempfile::tempdir().unwrap();
+        storage_conformance(&|| {
+            let directory = tempfile::tempdir_in(root.path()).unwrap().keep();
+            (Arc::new(PooledStorage::new(Arc::new(DiskStorage), 4)), directory)
+        });
+    }
+
+    #[test]
+    fn two_thousand_files_need_thirty_two_descriptors() {
+        const FILES: usize = 2_000;
+        const CAPACITY: usize = 32;
+        const THREADS: usize = 4;
+        let (storage, counts) = pooled(CAPACITY);
+        let files: Vec<_> = (0..FILES).map(|i| create(&storage, i)).collect();
+        assert!(counts.open_max.load(Ordering::SeqCst) <= CAPACITY, "{counts:?}");
+        thread::scope(|scope| {
+            for t in 0..THREADS {
+                let files = &files;
+                scope.spawn(move || {
+                    for i in 0..FILES {
+                        let i = (i * (2 * t + 3) + t) % FILES;
+                        assert_eq!(number(&*files[i]), i);
+                        files[i].write_all_at(&i.to_be_bytes(), 8).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(counts.open_max.load(Ordering::SeqCst) <= CAPACITY + THREADS, "{counts:?}");
+        drop(files);
+        assert_eq!(counts.open.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn handles_of_one_path_share_a_descriptor() {
+        let (storage, counts) = pooled(4);
+        let writer = create(&storage, 1);
+        let readers: Vec<_> = (0..10).map(|_| storage.open(&path(1), OpenMode::Read).unwrap()).collect();
+        assert_eq!(counts.open.load(Ordering::SeqCst), 1);
+        drop(writer);
+        assert!(readers.iter().all(|reader| number(&**reader) == 1));
+        drop(readers);
+        let reader = storage.open(&path(1), OpenMode::Read).unwrap();
+        let writer = storage.open(&path(1), OpenMode::Write).unwrap();
+        writer.write_all_at(&2_usize.to_be_bytes(), 0).unwrap();
+        assert_eq!((number(&*reader), counts.open.load(Ordering::SeqCst)), (2, 1));
+    }
+
+    #[test]
+    fn unsynced_bytes_are_synced_before_a_descriptor_is_closed() {
+        let (storage, counts) = pooled(2);
+        let files = [create(&storage, 0), create(&storage, 1)];
+        files[0].sync_data().unwrap();
+        assert_eq!(counts.syncs.load(Ordering::SeqCst), 1);
+        let third = create(&storage, 2);
+        assert_eq!(counts.syncs.load(Ordering::SeqCst), 1, "the synced one goes first, and is not synced again");
+        let fourth = create(&storage, 3);
+        assert_eq!(counts.syncs.load(Ordering::SeqCst), 2);
+        assert_eq!((number(&*third), number(&*fourth)), (2, 3));
+    }
+
+    #[test]
+    fn a_sync_that_fails_behind_the_scenes_fails_the_handle_for_good() {
+        let (storage, counts) = pooled(1);
+        let lost = create(&storage, 0);
+        counts.fail_syncs.store(true, Ordering::SeqCst);
+        let other = create(&storage, 1);
+        counts.fail_syncs.store(false, Ordering::SeqCst);
+        for result in [lost.sync_data(), lost.write_all_at(b"x", 0), lost.set_len(0), lost.sync_data()] {
+            let text = result.unwrap_err().to_string();
+            assert_eq!(text, "an earlier sync of this file failed: the disk is on fire");
+        }
+        assert_eq!(number(&*lost), 0, "it can still be read");
+        other.sync_data().unwrap();
+
+        let anew = storage.open(&path(0), OpenMode::Write).unwrap();
+        anew.write_all_at(&7_usize.to_be_bytes(), 0).unwrap();
+        anew.sync_data().unwrap();
+        lost.sync_data().unwrap_err();
+        storage.rename(&path(0), &path(9)).unwrap();
+        assert_eq!((number(&*anew), number(&*lost)), (7, 7));
+    }
+
+    #[test]
+    fn out_of_descriptors_is_never_a_missing_file() {
+        let (storage, counts) = pooled(100);
+        counts.limit.store(8, Ordering::SeqCst);
+        let files: Vec<_> = (0..50).map(|i| create(&storage, i)).collect();
+        assert!(files.iter().enumerate().all(|(i, file)| number(&**file) == i));
+        // Files without a name keep their descriptors: now there is nothing to close.
+        (0..8).for_each(|i| storage.remove_file(&path(i)).unwrap());
+        let error = files[20].read_at(&mut [0], 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Other);
+        assert!(error.to_string().starts_with("no file descriptor is left for 00000000000000000020.log"), "{error}");
+        // A removal that cannot be made safe for its readers is refused.
+        storage.remove_file(&path(20)).unwrap_err();
+        drop(files.into_iter().take(8).collect::<Vec<_>>());
+        assert_eq!(number(&*storage.open(&path(20), OpenMode::Read).unwrap()), 20);
+    }
+
+    #[test]
+    fn names_change_beside_readers() {
+        let (storage, counts) = pooled(3);
+        storage.create_dir(Path::new("a")).unwrap();
+        let at = |directory: &str, i: usize| Path::new(directory).join(path(i));
+        let files: Vec<_> = (0..12)
+            .map(|i| {
+                let file = storage.open(&at("a", i), OpenMode::CreateNew).unwrap();
+                file.write_all_at(&i.to_be_bytes(), 0).unwrap();
+                file
+            })
+            .collect();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..200).for_each(|n| assert_eq!(number(&*files[n % 12]), n % 12)));
+            }
+            for _ in 0..50 {
+                storage.rename(Path::new("a"), Path::new("b")).unwrap();
+                storage.rename(&at("b", 5), &at("b", 77)).unwrap();
+                storage.rename(&at("b", 77), &at("b", 5)).unwrap();
+                storage.rename(Path::new("b"), Path::new("a")).unwrap();
+            }
+        });
+        assert!(counts.open_max.load(Ordering::SeqCst) <= 3 + 3, "{counts:?}");
+    }
+}

@@ -1,0 +1,283 @@
+//! The first step of an append: check, assign offsets, stage. Holds the append lock, does no I/O.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::{BatchHeader, ProducedFacts, RecordBatch, TimestampType, validate_produced};
+use crate::segment::Segment;
+use crate::types::{LeaderEpoch, Offset, Timestamp};
+
+use super::epochs::EpochCache;
+use super::producers::{BatchFacts, Check, ProducerStates};
+use super::{Appended, Inner, LogConfig, LogPosition};
+
+/// Batches smaller than this are copied together; larger ones are written from where they are.
+const COPY_BYTES_MAX: usize = 4096;
+
+/// What the append lock guards: the end of the log as appended, not as written.
+#[derive(Debug)]
+pub(super) struct Appender {
+    pub(super) end: Offset,
+    pub(super) active: Arc<Segment>,
+    /// Bytes in the active segment, staged ones included.
+    pub(super) size: u64,
+    /// Largest timestamp of the active segment's first batch: the age of a segment counts from there.
+    pub(super) first_timestamp: Option<Timestamp>,
+    /// When the active segment was started, for batches whose timestamps run backwards.
+    pub(super) started: Timestamp,
+    pub(super) jitter: Duration,
+    pub(super) epochs: EpochCache,
+    pub(super) producers: ProducerStates,
+    pub(super) staged: Staged,
+}
+
+/// Bytes that have offsets but are not in a file yet.
+#[derive(Debug, Default)]
+pub(super) struct Staged {
+    pub(super) groups: Vec<Group>,
+    pub(super) bytes: usize,
+    /// The epoch cache changed since the last write.
+    pub(super) epochs_changed: bool,
+}
+
+/// Staged bytes of one segment.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) segment: Arc<Segment>,
+    pub(super) position: u64,
+    pub(super) end: Offset,
+    /// The segment that this one follows, to be sealed first, with its producer snapshot.
+    pub(super) seals: Option<Seal>,
+    chunks: Vec<Bytes>,
+    tail: BytesMut,
+}
+
+/// A segment that ended, and the producer state at its end.
+#[derive(Debug)]
+pub(super) struct Seal {
+    pub(super) segment: Arc<Segment>,
+    pub(super) snapshot: Vec<u8>,
+}
+
+impl Group {
+    pub(super) fn new(segment: Arc<Segment>, position: u64, end: Offset, seals: Option<Seal>) -> Self {
+        Self { segment, position, end, seals, chunks: Vec::new(), tail: BytesMut::new() }
+    }
+
+    fn push(&mut self, prefix: [u8; 16], batch: &Bytes) {
+        self.tail.extend_from_slice(&prefix);
+        if batch.len() < COPY_BYTES_MAX {
+            self.tail.extend_from_slice(&batch[prefix.len()..]);
+        } else {
+            self.chunks.push(self.tail.split().freeze());
+            self.chunks.push(batch.slice(prefix.len()..));
+        }
+    }
+
+    /// The bytes in order.
+    pub(super) fn into_chunks(mut self) -> Vec<Bytes> {
+        if !self.tail.is_empty() {
+            self.chunks.push(self.tail.freeze());
+        }
+        self.chunks
+    }
+}
+
+/// Who assigned the offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// We lead: the batch gets the next offsets and this epoch.
+    Leader(LeaderEpoch),
+    /// A leader wrote it: bytes untouched.
+    Replica,
+}
+
+impl Inner {
+    pub(super) fn append(&self, batch: &RecordBatch, epoch: LeaderEpoch) -> Result<Appended> {
+        let config = self.config.load();
+        let now = self.context.clock.now();
+        let size = batch.size_bytes();
+        if size > config.max_message_bytes as usize {
+            return Err(self.error(
+                ErrorKind::TooLarge,
+                format!("a batch of {size} bytes is larger than max.message.bytes, {}", config.max_message_bytes),
+            ));
+        }
+        if batch.header().is_control() {
+            // Markers come from our own coordinators and carry no application records.
+            return self.stage(batch, Origin::Leader(epoch), None, now);
+        }
+        let facts = validate_produced(batch).map_err(|e| self.place(e))?;
+        self.check_rules(&config, &facts, now)?;
+        if config.timestamp_type == TimestampType::LogAppendTime {
+            let stamped = batch.with_log_append_time(now);
+            return self.stage(&stamped, Origin::Leader(epoch), Some(now), now);
+        }
+        if batch.header().timestamp_type() == TimestampType::LogAppendTime {
+            return Err(self.error(
+                ErrorKind::InvalidTimestamp,
+                "a batch stamped with its append time came to a log that keeps its producers' timestamps",
+            ));
+        }
+        self.stage(batch, Origin::Leader(epoch), None, now)
+    }
+
+    pub(super) fn append_replica(&self, batch: &RecordBatch) -> Result<Appended> {
+        self.stage(batch, Origin::Replica, None, self.context.clock.now())
+    }
+
+    fn check_rules(&self, config: &LogConfig, facts: &ProducedFacts, now: Timestamp) -> Result<()> {
+        if config.keys_required && facts.has_null_key {
+            return Err(self
+                .error(ErrorKind::InvalidRecord, "a record without a key came to a compacted topic")
+                .remedy("give every record a key, or set cleanup.policy=delete"));
+        }
+        if config.timestamp_type == TimestampType::LogAppendTime {
+            return Ok(());
+        }
+        let outside = |what: &str, limit: Duration| {
+            self.error(
+                ErrorKind::InvalidTimestamp,
+                format!("a record's timestamp lies more than {} ms {what} the clock", limit.as_millis()),
+            )
+        };
+        match config.timestamp_after_max {
+            Some(limit) if facts.max_timestamp > now.saturating_add(limit) => {
+                return Err(outside("ahead of", limit).remedy("see message.timestamp.after.max.ms"));
+            }
+            _ => {}
+        }
+        match config.timestamp_before_max {
+            Some(limit)
+                if facts.min_timestamp != Timestamp::NONE && facts.min_timestamp.saturating_add(limit) < now =>
+            {
+                Err(outside("behind", limit).remedy("see message.timestamp.before.max.ms"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a checked batch its place. Everything that can fail comes before the first change.
+    fn stage(
+        &self,
+        batch: &RecordBatch,
+        origin: Origin,
+        append_time: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Appended> {
+        let config = self.config.load();
+        let mut appender = self.appender.lock();
+        self.check_usable()?;
+        let a = &mut *appender;
+        let era = self.era();
+        let (base, epoch) = match origin {
+            Origin::Leader(epoch) => (a.end, epoch),
+            Origin::Replica => (batch.header().base_offset(), batch.header().leader_epoch()),
+        };
+        if base < a.end {
+            return Err(self
+                .error(ErrorKind::InvalidRecord, format!("a replicated batch begins below the log end {}", a.end))
+                .offset(base));
+        }
+        if let Some(newest) = a.epochs.latest()
+            && epoch < newest
+        {
+            return Err(self.error(
+                ErrorKind::FencedLeaderEpoch,
+                format!("an append in leader epoch {epoch}, but the log has reached epoch {newest}"),
+            ));
+        }
+        let facts = BatchFacts::of(batch, base)?;
+        if origin != Origin::Replica
+            && let Check::Duplicate { base_offset, last_offset, timestamp } =
+                a.producers.check(&facts).map_err(|e| self.place(e))?
+        {
+            let position = LogPosition { end: last_offset.next(), era };
+            return Ok(Appended { base_offset, last_offset, append_time: Some(timestamp), position });
+        }
+        let last = base + i64::from(batch.header().last_offset_delta());
+        let size = batch.size_bytes() as u64;
+        if size > u64::from(config.segment_bytes) {
+            return Err(self.error(
+                ErrorKind::TooLarge,
+                format!("a batch of {size} bytes does not fit into segment.bytes, {}", config.segment_bytes),
+            ));
+        }
+        let seals = if must_roll(a, &config, batch.header(), last, now)? { Some(self.roll_to(a, base, now)) } else { None };
+
+        // From here on nothing fails.
+        let header = batch.header().placed(base, epoch);
+        a.active.index_batch(a.size, &header)?;
+        if epoch.get() >= 0 && a.epochs.assign(epoch, base) {
+            a.staged.epochs_changed = true;
+        }
+        if facts.is_relevant() {
+            self.transactional.store(true, std::sync::atomic::Ordering::Release);
+            if let Some(aborted) = a.producers.update(&facts) {
+                a.active.index_aborted(aborted);
+            }
+        }
+        if a.size == 0 {
+            a.first_timestamp = Some(header.max_timestamp());
+        }
+        let needs_group = seals.is_some() || a.staged.groups.is_empty();
+        if needs_group {
+            a.staged.groups.push(Group::new(Arc::clone(&a.active), a.size, base, seals));
+        }
+        if let Some(group) = a.staged.groups.last_mut() {
+            group.push(batch.stamp_prefix(base, epoch), batch.as_bytes());
+            group.end = last.next();
+        }
+        a.staged.bytes += batch.size_bytes();
+        a.size += size;
+        a.end = last.next();
+        self.marks.set_end(a.end);
+        let position = LogPosition { end: a.end, era };
+        let crowded = a.staged.bytes >= super::STAGED_BYTES_MAX;
+        drop(appender);
+        if crowded {
+            self.write_now()?;
+        }
+        Ok(Appended { base_offset: base, last_offset: last, append_time, position })
+    }
+
+    /// Makes a new segment at `base` the active one; its files appear when it is first written.
+    pub(super) fn roll_to(&self, a: &mut Appender, base: Offset, now: Timestamp) -> Seal {
+        let segment = Arc::new(Segment::new(self.home.clone(), base, self.index_sizes()));
+        let sealed = std::mem::replace(&mut a.active, Arc::clone(&segment));
+        let mut segments = Vec::clone(&self.segments.load());
+        segments.push(segment);
+        self.segments.store(Arc::new(segments));
+        a.size = 0;
+        a.first_timestamp = None;
+        a.started = now;
+        a.jitter = self.jitter();
+        Seal { segment: sealed, snapshot: a.producers.snapshot() }
+    }
+}
+
+/// Kafka's conditions for a new segment (`LogSegment.shouldRoll`).
+fn must_roll(a: &Appender, config: &LogConfig, header: &BatchHeader, last: Offset, now: Timestamp) -> Result<bool> {
+    if a.size + header.size_bytes() as u64 > u64::from(config.segment_bytes) {
+        return Ok(a.size > 0);
+    }
+    if last - a.active.base() > i64::from(i32::MAX) {
+        return Ok(true);
+    }
+    if a.size == 0 {
+        return Ok(false);
+    }
+    let waited = match a.first_timestamp {
+        Some(first) if header.max_timestamp() >= first => header.max_timestamp().get() - first.get(),
+        _ => now.get() - a.started.get(),
+    };
+    let limit = config.segment_age.saturating_sub(a.jitter).as_millis();
+    if u128::try_from(waited).is_ok_and(|waited| waited > limit) {
+        return Ok(true);
+    }
+    let indexes = a.active.indexes()?;
+    Ok(indexes.offset.is_full() || indexes.time.is_full())
+}

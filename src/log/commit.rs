@@ -1,0 +1,284 @@
+//! The second step of an append: write what is staged, sync it, publish the offsets, wake who waits.
+//!
+//! Whoever waits first does it for all (group commit). The writer lock is held while writing and syncing, the
+//! append lock only to take the staged bytes; bytes of the next group are not written before the sync of this one
+//! has returned. After a failed write or sync the log is poisoned: a sync is never tried twice.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::segment::{FileKind, Segment};
+use crate::storage::{File, OpenMode, replace_file};
+use crate::types::{Durability, Offset};
+
+use super::append::{Group, Seal};
+use super::checkpoint;
+use super::{Inner, LogPosition};
+
+/// Weakly acknowledged offsets are reserved this far ahead, so that one synced note covers many appends.
+const RESERVE_AHEAD: i64 = 1 << 20;
+
+/// What the writer lock guards: what is in files but not yet durable.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    /// Segments with bytes that were not synced, oldest first.
+    unsynced: Vec<Arc<Segment>>,
+    /// Small files to sync with them.
+    unsynced_files: Vec<Arc<dyn File>>,
+    /// Names in the partition's directory are not durable yet...
+    new_names: bool,
+    /// ...nor is the directory's own.
+    new_dir: bool,
+    epochs_changed: bool,
+    /// Sealed segments whose indexes were not synced: the recovery point stays below them.
+    pub(super) sealed: Vec<Arc<Segment>>,
+    pub(super) recovery_point: Offset,
+    /// The directory exists.
+    pub(super) has_dir: bool,
+    /// Something changed since the state slot said "clean".
+    pub(super) changed: bool,
+}
+
+impl Inner {
+    /// Whether an append at `position` is as durable as `level` asks.
+    pub(super) fn has_reached(&self, position: LogPosition, level: Durability) -> Result<bool> {
+        let reached = match level {
+            Durability::None => true,
+            Durability::ProcessCrash => self.marks.written() >= position.end,
+            Durability::PowerLoss => self.marks.frontier() >= position.end,
+        };
+        if position.era != self.era() {
+            return Err(self
+                .error(ErrorKind::Indeterminate, "the log was truncated while an append waited")
+                .offset(position.end));
+        }
+        if !reached {
+            self.check_waitable()?;
+        } else if level < Durability::PowerLoss && self.marks.frontier() < position.end {
+            self.reserve(position.end, level)?;
+        }
+        Ok(reached)
+    }
+
+    pub(super) fn wait(&self, position: LogPosition, level: Durability) -> Result<()> {
+        loop {
+            let seen = self.signal.count();
+            if self.has_reached(position, level)? {
+                if level < self.config.load().durability {
+                    self.ask_for_sync();
+                }
+                return Ok(());
+            }
+            match self.writer.try_lock() {
+                Some(writer) => self.lead(writer, level == Durability::PowerLoss)?,
+                None => {
+                    self.signal.wait_past(seen, None);
+                }
+            }
+        }
+    }
+
+    /// Writes what is staged, without a sync.
+    pub(super) fn write_now(&self) -> Result<()> {
+        self.lead(self.writer.lock(), false)
+    }
+
+    /// Writes and syncs everything that was appended before.
+    pub(super) fn sync_now(&self) -> Result<()> {
+        self.lead(self.writer.lock(), true)
+    }
+
+    fn lead(&self, mut writer: MutexGuard<'_, Writer>, sync: bool) -> Result<()> {
+        let done = self.write_and_sync(&mut writer, sync);
+        drop(writer);
+        // After the lock is free, or a waiter that lost the race for it would sleep on.
+        self.notify();
+        done
+    }
+
+    pub(super) fn write_and_sync(&self, writer: &mut Writer, sync: bool) -> Result<()> {
+        self.check_waitable()?;
+        let done = self.write_staged(writer).and_then(|()| if sync { self.sync_written(writer) } else { Ok(()) });
+        if let Err(error) = &done {
+            self.poison(error);
+        }
+        done
+    }
+
+    fn write_staged(&self, writer: &mut Writer) -> Result<()> {
+        let staged = std::mem::take(&mut self.appender.lock().staged);
+        if staged.groups.is_empty() {
+            return Ok(());
+        }
+        writer.epochs_changed |= staged.epochs_changed;
+        self.mark_changed(writer)?;
+        for group in staged.groups {
+            self.write_group(writer, group)?;
+        }
+        if self.config.load().durability < Durability::PowerLoss {
+            let written = self.marks.written();
+            self.reserve(written, Durability::ProcessCrash)?;
+            self.publish(written);
+        }
+        Ok(())
+    }
+
+    fn write_group(&self, writer: &mut Writer, mut group: Group) -> Result<()> {
+        self.make_dir(writer)?;
+        if let Some(Seal { segment, snapshot }) = group.seals.take() {
+            segment.write_indexes()?;
+            let path = FileKind::Snapshot.path(&self.home.dir, group.segment.base());
+            let file = self.write_file(&path, &snapshot)?;
+            writer.unsynced_files.push(file);
+            writer.sealed.push(segment);
+        }
+        writer.new_names |= group.segment.create_files()?;
+        let (segment, position, end) = (Arc::clone(&group.segment), group.position, group.end);
+        let chunks = group.into_chunks();
+        let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+        let len: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        let file = segment.file()?;
+        if let Err(error) = file.write_all_vectored_at(&mut slices, position) {
+            let error = Error::io("cannot append to a segment", segment.path(FileKind::Log), error);
+            // Nothing of the group was acknowledged: take its bytes back, so that no torn batch stays.
+            return Err(match file.set_len(position) {
+                Ok(()) => self.place(error),
+                Err(_) => self.place(error).remedy("close and open again: recovery cuts the unfinished write"),
+            });
+        }
+        segment.set_written(position + len);
+        if !writer.unsynced.last().is_some_and(|last| Arc::ptr_eq(last, &segment)) {
+            writer.unsynced.push(segment);
+        }
+        self.marks.set_written(end);
+        Ok(())
+    }
+
+    fn sync_written(&self, writer: &mut Writer) -> Result<()> {
+        let written = self.marks.written();
+        for segment in &writer.unsynced {
+            segment.file()?.sync_data().map_err(|e| self.in_doubt(e, segment.path(FileKind::Log)))?;
+        }
+        for file in &writer.unsynced_files {
+            file.sync_data().map_err(|e| self.in_doubt(e, self.home.dir.to_path_buf()))?;
+        }
+        if writer.epochs_changed {
+            self.make_dir(writer)?;
+            let text = self.appender.lock().epochs.encode();
+            replace_file(&*self.context.storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), text.as_bytes())?;
+            writer.epochs_changed = false;
+            writer.new_names = true;
+        }
+        if writer.new_names {
+            let sync = |dir: &std::path::Path| {
+                self.context.storage.sync_dir(dir).map_err(|e| self.in_doubt(e, dir.to_path_buf()))
+            };
+            sync(&self.home.dir)?;
+            if let (true, Some(parent)) = (writer.new_dir, self.home.dir.parent()) {
+                sync(parent)?;
+            }
+        }
+        writer.unsynced.clear();
+        writer.unsynced_files.clear();
+        (writer.new_names, writer.new_dir) = (false, false);
+        self.marks.set_frontier(written);
+        self.publish(written);
+        Ok(())
+    }
+
+    /// Makes the partition's directory with its `partition.metadata`, at the first append.
+    fn make_dir(&self, writer: &mut Writer) -> Result<()> {
+        if writer.has_dir {
+            return Ok(());
+        }
+        let dir = &*self.home.dir;
+        match self.context.storage.create_dir(dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(|e| Error::io("cannot make a partition's directory", dir, e))?,
+        }
+        if let Some(id) = self.context.topic_id {
+            // Through a rename: a stock broker exits on half a file. Synced with the first synced append.
+            let path = dir.join(checkpoint::PARTITION_METADATA);
+            let unfinished = dir.join("partition.metadata.tmp");
+            let file = self.write_file(&unfinished, checkpoint::encode_partition_metadata(id).as_bytes())?;
+            if self.config.load().durability == Durability::PowerLoss {
+                file.sync_data().map_err(|e| self.in_doubt(e, unfinished.clone()))?;
+            } else {
+                writer.unsynced_files.push(file);
+            }
+            self.context
+                .storage
+                .rename(&unfinished, &path)
+                .map_err(|e| Error::io("cannot name partition.metadata", path, e))?;
+        }
+        (writer.has_dir, writer.new_dir, writer.new_names) = (true, true, true);
+        Ok(())
+    }
+
+    pub(super) fn write_file(&self, path: &std::path::Path, bytes: &[u8]) -> Result<Arc<dyn File>> {
+        let write = || -> std::io::Result<Arc<dyn File>> {
+            let file = self.context.storage.open(path, OpenMode::CreateIfAbsent)?;
+            file.write_all_at(bytes, 0)?;
+            file.set_len(bytes.len() as u64)?;
+            Ok(file)
+        };
+        write().map_err(|e| Error::io("cannot write", path, e))
+    }
+
+    /// Raises what readers may see.
+    fn publish(&self, visible: Offset) {
+        if visible <= self.marks.high_watermark() {
+            return;
+        }
+        self.marks.set_high_watermark(visible);
+        let stable = if self.transactional.load(Ordering::Acquire) {
+            let mut appender = self.appender.lock();
+            appender.producers.on_high_watermark(visible);
+            appender.producers.last_stable_offset(visible)
+        } else {
+            visible
+        };
+        self.marks.set_last_stable(stable);
+    }
+
+    /// Notes durably that offsets below `end` may be known outside although a crash can take their bytes: after it
+    /// the log goes on above them. An offset never names two different records.
+    fn reserve(&self, end: Offset, level: Durability) -> Result<()> {
+        let Some(slot) = &self.context.slot else { return Ok(()) };
+        let volatile = level == Durability::None;
+        let covered = |r: &super::Reserved| r.end >= end && (r.volatile || !volatile);
+        let mut reserved = self.reserved.lock();
+        if covered(&reserved) {
+            return Ok(());
+        }
+        let mut state = self.slot_state(false);
+        state.reserved = end + RESERVE_AHEAD;
+        state.weak_acks = reserved.volatile || volatile;
+        slot.store(&state)?;
+        slot.sync()?;
+        *reserved = super::Reserved { end: state.reserved, volatile: state.weak_acks };
+        Ok(())
+    }
+
+    /// Says in the state slot that the log is in use. Needs no sync: a "clean" slot proves itself against the file.
+    pub(super) fn mark_changed(&self, writer: &mut Writer) -> Result<()> {
+        if !writer.changed {
+            if let Some(slot) = &self.context.slot {
+                slot.store(&self.slot_state(false))?;
+            }
+            writer.changed = true;
+        }
+        Ok(())
+    }
+
+    fn in_doubt(&self, source: std::io::Error, path: std::path::PathBuf) -> Error {
+        self.error(ErrorKind::Indeterminate, "a sync failed: what was appended since the last one may or may not survive")
+            .path(path)
+            .source(source)
+            .remedy("close the broker and open it again: recovery finds what is there")
+    }
+}

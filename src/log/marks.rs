@@ -1,0 +1,78 @@
+//! The offsets that bound a log, and their order, checked at the only place that sets them.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::types::Offset;
+
+use super::LogOffsets;
+
+/// `log_start <= last_stable <= high_watermark <= written <= end` and `frontier <= written`. On a log whose
+/// level is `PowerLoss` the high watermark never passes the frontier; on others it may, which is why these two
+/// have no fixed order.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    log_start: AtomicI64,
+    last_stable: AtomicI64,
+    high_watermark: AtomicI64,
+    frontier: AtomicI64,
+    /// What the operating system holds.
+    written: AtomicI64,
+    end: AtomicI64,
+}
+
+macro_rules! mark {
+    ($get:ident, $set:ident) => {
+        pub(super) fn $get(&self) -> Offset {
+            Offset::new(self.$get.load(Ordering::Acquire))
+        }
+
+        pub(super) fn $set(&self, offset: Offset) {
+            self.$get.store(offset.get(), Ordering::Release);
+            self.check();
+        }
+    };
+}
+
+impl Marks {
+    mark!(log_start, set_log_start);
+    mark!(last_stable, set_last_stable);
+    mark!(high_watermark, set_high_watermark);
+    mark!(frontier, set_frontier);
+    mark!(written, set_written);
+    mark!(end, set_end);
+
+    /// Reads the lower marks first: each only rises but for truncation, so the order holds in the answer.
+    pub(super) fn load(&self) -> LogOffsets {
+        let (log_start, last_stable, high_watermark) = (self.log_start(), self.last_stable(), self.high_watermark());
+        LogOffsets { log_start, last_stable, high_watermark, frontier: self.frontier(), end: self.end() }
+    }
+
+    /// Everything at one offset: an empty log, or one whose every byte is synced.
+    pub(super) fn reset(&self, log_start: Offset, end: Offset) {
+        for mark in [&self.end, &self.written, &self.frontier, &self.high_watermark, &self.last_stable] {
+            mark.store(end.get(), Ordering::Release);
+        }
+        self.log_start.store(log_start.get().min(end.get()), Ordering::Release);
+        self.check();
+    }
+
+    /// Lowers every mark above `end` to it, the dependent ones first.
+    pub(super) fn cut(&self, end: Offset) {
+        for mark in
+            [&self.log_start, &self.last_stable, &self.high_watermark, &self.frontier, &self.written, &self.end]
+        {
+            mark.fetch_min(end.get(), Ordering::AcqRel);
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        // Upper marks may rise between these loads, never sink: read them last.
+        let (low, stable, high) = (self.log_start(), self.last_stable(), self.high_watermark());
+        let (frontier, written, end) = (self.frontier(), self.written(), self.end());
+        debug_assert!(
+            low <= stable && stable <= high && high <= written && frontier <= written && written <= end,
+            "offsets out of order: start {low} stable {stable} high {high} frontier {frontier} written {written} end {end}"
+        );
+    }
+}

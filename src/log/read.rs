@@ -1,0 +1,240 @@
+//! Reading: whole batches by offset, offsets by time. Works on an immutable snapshot of the segment list and of
+//! the visible end; takes no lock that the writer holds while it writes or syncs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::AbortedTxn;
+use crate::record::{BatchHeader, ControlType, RecordBatch};
+use crate::segment::{Segment, SegmentRead};
+use crate::types::{Isolation, Offset, Timestamp};
+
+use super::transactions::AbortedFilter;
+use super::{Inner, LogOffsets, OffsetAtTime};
+
+/// Whole batches read from a log.
+///
+/// ```
+/// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+/// use thalweg::{Durability, Isolation, Log, LogConfig, Offset};
+/// let log = Log::open(dir.path().join("events-0"), LogConfig::default())?;
+/// let appended = log.append_records(["a", "b"])?;
+/// log.wait(appended.position, Durability::PowerLoss)?;
+/// let read = log.read(Offset::ZERO, 1 << 20, Isolation::ReadCommitted)?;
+/// for batch in read.data_batches() {
+///     for record in batch?.decode()?.iter() {
+///         println!("{:?}", record?.value());
+///     }
+/// }
+/// assert_eq!(read.next_offset(), 2);
+/// log.close()?;
+/// # Ok::<(), thalweg::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct LogRead {
+    bytes: Bytes,
+    next: Offset,
+    offsets: LogOffsets,
+    isolation: Isolation,
+    aborted: Vec<AbortedTxn>,
+}
+
+impl LogRead {
+    /// All batches, control batches and those of aborted transactions included, as stored. The first may begin
+    /// before the offset that was asked for.
+    pub fn batches(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
+        let mut rest = self.bytes.clone();
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            // Structure and checksum of each were checked by the read.
+            let batch = BatchHeader::parse(&rest).map(|header| rest.split_to(header.size_bytes()));
+            if batch.is_err() {
+                rest.clear();
+            }
+            Some(batch.and_then(RecordBatch::from_checked))
+        })
+    }
+
+    /// The batches that an application should see: no control batches and, under
+    /// [`Isolation::ReadCommitted`], none of aborted transactions (KIP-98).
+    pub fn data_batches(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
+        let mut filter = AbortedFilter::new(match self.isolation {
+            Isolation::ReadCommitted => self.aborted.clone(),
+            Isolation::ReadUncommitted => Vec::new(),
+        });
+        self.batches().filter_map(move |batch| match batch {
+            Err(e) => Some(Err(e)),
+            Ok(batch) => match keep(&mut filter, &batch) {
+                Ok(true) => Some(Ok(batch)),
+                Ok(false) => None,
+                Err(e) => Some(Err(e)),
+            },
+        })
+    }
+
+    /// The batches' bytes, as stored.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Where the next read continues; the offset asked for when nothing was there.
+    #[must_use]
+    pub fn next_offset(&self) -> Offset {
+        self.next
+    }
+
+    /// The log's offsets at the time of the read.
+    #[must_use]
+    pub fn offsets(&self) -> LogOffsets {
+        self.offsets
+    }
+
+    /// Whether there was nothing to read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+fn keep(filter: &mut AbortedFilter, batch: &RecordBatch) -> Result<bool> {
+    let header = batch.header();
+    let aborts = header.is_control() && matches!(batch.control_type()?, ControlType::Abort);
+    Ok(filter.keep(
+        header.producer_id(),
+        header.last_offset(),
+        header.is_transactional(),
+        header.is_control(),
+        aborts,
+    ))
+}
+
+impl Inner {
+    pub(super) fn read(&self, offset: Offset, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
+        self.check_open()?;
+        let offsets = self.marks.load();
+        self.check_range(offset, offsets)?;
+        let limit = visible(offsets, isolation);
+        let mut read = LogRead { bytes: Bytes::new(), next: offset, offsets, isolation, aborted: Vec::new() };
+        if offset >= limit {
+            return Ok(read);
+        }
+        let segments = self.segments.load_full();
+        let first = floor(&segments, offset);
+        for segment in &segments[first..] {
+            if segment.base() >= limit {
+                break;
+            }
+            if let Some(SegmentRead { bytes, next }) =
+                segment.read(offset, limit, max_bytes).map_err(|e| self.place(e))?
+            {
+                // The log start may have passed us meanwhile; then the segment list did, too.
+                if self.marks.log_start() > offset {
+                    return Err(self.out_of_range(offset, self.marks.load()));
+                }
+                (read.bytes, read.next) = (bytes, next);
+                if isolation == Isolation::ReadCommitted {
+                    read.aborted = aborted_between(&segments[first..], offset, next)?;
+                }
+                return Ok(read);
+            }
+        }
+        // Nothing but a hole (compacted away, or reserved) up to the visible end.
+        read.next = limit;
+        Ok(read)
+    }
+
+    fn check_range(&self, offset: Offset, offsets: LogOffsets) -> Result<()> {
+        if offset < offsets.log_start || offset > offsets.end {
+            return Err(self.out_of_range(offset, offsets));
+        }
+        Ok(())
+    }
+
+    fn out_of_range(&self, offset: Offset, offsets: LogOffsets) -> Error {
+        let nearest = if offset < offsets.log_start { offsets.log_start } else { offsets.end };
+        self.error(
+            ErrorKind::OffsetOutOfRange,
+            format!("offset {offset} is outside the log, which holds {} to {}", offsets.log_start, offsets.end),
+        )
+        .offset(nearest)
+        .remedy("seek to the offset given, or to the beginning or the end")
+    }
+
+    /// The first record in offset order whose timestamp is at least `time` (ListOffsets).
+    pub(super) fn offset_at(&self, time: Timestamp, isolation: Isolation) -> Result<Option<OffsetAtTime>> {
+        self.check_open()?;
+        let offsets = self.marks.load();
+        let limit = visible(offsets, isolation);
+        let segments = self.segments.load_full();
+        for segment in segments[floor(&segments, offsets.log_start)..].iter().filter(|s| s.base() < limit) {
+            let indexes = segment.indexes()?;
+            if indexes.largest_timestamp().is_none_or(|largest| largest < time) {
+                continue;
+            }
+            let (_, before) = indexes.time.lookup(time);
+            drop(indexes);
+            let mut next = before.max(offsets.log_start).max(segment.base());
+            while let Some(read) = segment.read(next, limit, 256 << 10).map_err(|e| self.place(e))? {
+                let found = self.first_at(read.bytes, time, offsets.log_start)?;
+                if found.is_some() {
+                    return Ok(found.filter(|f| f.offset < limit));
+                }
+                next = read.next;
+            }
+        }
+        Ok(None)
+    }
+
+    fn first_at(&self, mut bytes: Bytes, time: Timestamp, log_start: Offset) -> Result<Option<OffsetAtTime>> {
+        while !bytes.is_empty() {
+            let header = BatchHeader::parse(&bytes)?;
+            let batch = bytes.split_to(header.size_bytes());
+            if header.max_timestamp() < time || header.is_control() {
+                continue;
+            }
+            for record in RecordBatch::from_checked(batch)?.decode()?.iter() {
+                let record = record?;
+                if record.timestamp() >= time && record.offset() >= log_start {
+                    return Ok(Some(OffsetAtTime {
+                        offset: record.offset(),
+                        timestamp: record.timestamp(),
+                        leader_epoch: header.leader_epoch(),
+                    }));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+pub(super) fn visible(offsets: LogOffsets, isolation: Isolation) -> Offset {
+    match isolation {
+        Isolation::ReadCommitted => offsets.last_stable,
+        Isolation::ReadUncommitted => offsets.high_watermark,
+    }
+}
+
+/// Index of the segment that holds `offset`, or would.
+pub(super) fn floor(segments: &[Arc<Segment>], offset: Offset) -> usize {
+    segments.partition_point(|segment| segment.base() <= offset).saturating_sub(1)
+}
+
+/// Aborted transactions that touch `[from, to)`: their markers may lie in this segment or any later one.
+fn aborted_between(segments: &[Arc<Segment>], from: Offset, to: Offset) -> Result<Vec<AbortedTxn>> {
+    let mut found = Vec::new();
+    for segment in segments {
+        let indexes = segment.indexes()?;
+        found.extend(indexes.aborted.iter().filter(|t| t.last_offset >= from && t.first_offset < to));
+        // A transaction that begins below `to` has ended where the last stable offset passed it.
+        if indexes.aborted.iter().any(|t| t.last_stable_offset >= to) {
+            break;
+        }
+    }
+    found.sort_by_key(|t: &AbortedTxn| t.first_offset);
+    Ok(found)
+}

@@ -1,0 +1,379 @@
+//! Opening a log: what is on disk -> what is done about it, as a table.
+//!
+//! | row | state on disk | decision |
+//! |---|---|---|
+//! | `Fresh` | no directory, or no segment in it | start empty at the log start |
+//! | `Clean` | the state slot says "clean", and size and tail of the active segment prove it | adopt, scan nothing |
+//! | `Scanned` | no proof of a clean close; every batch from the recovery point on is sound | adopt, rebuild what is derived |
+//! | `TornTail` | the active segment ends in something that is no sound batch, beyond the frontier | cut it off |
+//! | `DamagedTail` | the same below the frontier: it was durable once | keep the bytes, go on in a new segment |
+//! | `DamagedSegment` | an unsound batch inside a sealed segment | keep it; reads of the place fail, the rest is served |
+//! | `Reserved` | offsets beyond the end may be known outside | go on above them, in a higher leader epoch |
+//!
+//! Invariants: nothing that was durable is deleted; no offset is given out twice; a second open finds nothing
+//! to do. Before anything is built on what recovery read, it is synced.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::{BatchHeader, RecordBatch};
+use crate::segment::{FileKind, IndexSizes, Segment, SegmentHome};
+use crate::storage::read_file;
+use crate::types::Offset;
+
+use super::checkpoint;
+use super::epochs::EpochCache;
+use super::producers::{BatchFacts, ProducerStates};
+use super::state::SlotState;
+use super::{LogConfig, LogContext};
+
+/// Longest checkpoint or snapshot file that is read.
+const SMALL_FILE_BYTES_MAX: u64 = 256 << 20;
+/// The tail of the active segment that a clean close puts its checksum over.
+const TAIL_BYTES: u64 = 4096;
+
+/// A row of the table above that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum RecoveryRow {
+    /// No directory, or no segment in it.
+    Fresh,
+    /// Closed cleanly, with proof.
+    Clean,
+    /// Scanned from the recovery point and found sound.
+    Scanned,
+    /// An unfinished write was cut off the end.
+    TornTail,
+    /// Durable bytes at the end are damaged; they were kept.
+    DamagedTail,
+    /// Bytes inside a sealed segment are damaged; they were kept.
+    DamagedSegment,
+    /// Offsets were left out because they may be known outside.
+    Reserved,
+}
+
+/// What opening a log found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogRecovery {
+    /// The rows taken, in the order of the table.
+    pub rows: Vec<RecoveryRow>,
+    /// Bytes that were scanned.
+    pub scanned_bytes: u64,
+    /// Bytes that were cut off the end.
+    pub cut_bytes: u64,
+    /// Where damage was found that was left in place.
+    pub damaged: Vec<Offset>,
+}
+
+/// A log's state as recovery leaves it.
+pub(super) struct Recovered {
+    pub(super) segments: Vec<Arc<Segment>>,
+    pub(super) has_dir: bool,
+    pub(super) log_start: Offset,
+    pub(super) end: Offset,
+    pub(super) epochs: EpochCache,
+    pub(super) producers: ProducerStates,
+    pub(super) recovery_point: Offset,
+    pub(super) clean: bool,
+    pub(super) report: LogRecovery,
+}
+
+pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConfig) -> Result<Recovered> {
+    let slot = context.slot.as_ref().and_then(|slot| slot.load());
+    let trusted = slot.as_ref().filter(|_| !context.foreign);
+    let recovery = Recovery { context, home, config, slot: trusted };
+    let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
+    let Some(names) = recovery.list()? else {
+        return recovery.finish(Vec::new(), false);
+    };
+    let mut segments = Vec::with_capacity(names.len());
+    for base in names {
+        let path = FileKind::Log.path(&home.dir, base);
+        let found = context.storage.metadata(&path).map_err(|e| Error::io("cannot look at a segment", path, e))?;
+        segments.push(Arc::new(Segment::existing(home.clone(), base, sizes, found.len)));
+    }
+    recovery.finish(segments, true)
+}
+
+struct Recovery<'a> {
+    context: &'a LogContext,
+    home: &'a SegmentHome,
+    config: &'a LogConfig,
+    slot: Option<&'a SlotState>,
+}
+
+impl Recovery<'_> {
+    /// The base offsets of the segments; `None` when there is no directory. Files that wait for deletion go.
+    fn list(&self) -> Result<Option<BTreeSet<Offset>>> {
+        let (storage, dir) = (&*self.context.storage, &*self.home.dir);
+        let entries = match storage.list(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            listed => listed.map_err(|e| Error::io("cannot list a partition's directory", dir, e))?,
+        };
+        let mut bases = BTreeSet::new();
+        for entry in entries {
+            if let Some((FileKind::Log, base)) = FileKind::parse(&entry.name) {
+                bases.insert(base);
+            } else if entry.name.ends_with(".deleted") {
+                let path = dir.join(&entry.name);
+                storage.remove_file(&path).map_err(|e| Error::io("cannot remove a deleted file", path, e))?;
+            }
+        }
+        Ok(Some(bases))
+    }
+
+    fn finish(&self, mut segments: Vec<Arc<Segment>>, has_dir: bool) -> Result<Recovered> {
+        let first = segments.first().map_or(Offset::ZERO, |s| s.base());
+        let log_start = self.slot.map_or(Offset::ZERO, |s| s.log_start).max(self.context.log_start).max(first);
+        self.drop_below(&mut segments, log_start)?;
+        let mut found = Recovered {
+            segments,
+            has_dir,
+            log_start,
+            end: log_start,
+            epochs: EpochCache::default(),
+            producers: ProducerStates::default(),
+            recovery_point: Offset::ZERO,
+            clean: false,
+            report: LogRecovery::default(),
+        };
+        if found.segments.is_empty() {
+            found.report.rows.push(RecoveryRow::Fresh);
+            found.clean = self.slot.is_none_or(|s| s.clean);
+            found.epochs = self.epochs()?.unwrap_or_default();
+        } else if !self.adopt_clean(&mut found)? {
+            self.scan(&mut found)?;
+        }
+        self.go_above_reserved(&mut found);
+        found.epochs.truncate_from_end(found.end);
+        found.epochs.truncate_from_start(found.log_start);
+        found.producers.transactions_mut().on_high_watermark(found.end);
+        found.producers.expire(self.context.clock.now(), self.config.producer_id_expiration);
+        Ok(found)
+    }
+
+    /// Segments that lie wholly below the log start were deleted; a crash may have brought them back.
+    fn drop_below(&self, segments: &mut Vec<Arc<Segment>>, log_start: Offset) -> Result<()> {
+        let keep = segments.partition_point(|s| s.base() <= log_start).saturating_sub(1);
+        for segment in segments.drain(..keep) {
+            segment.remove_files()?;
+        }
+        Ok(())
+    }
+
+    /// Row `Clean`.
+    fn adopt_clean(&self, found: &mut Recovered) -> Result<bool> {
+        let Some(slot) = self.slot.filter(|s| s.clean) else { return Ok(false) };
+        let Some(active) = found.segments.last() else { return Ok(false) };
+        if active.base() != slot.active_base
+            || active.written() != slot.active_size
+            || tail_crc(active)? != slot.tail_crc
+        {
+            return Ok(false);
+        }
+        let Some(epochs) = self.epochs()? else { return Ok(false) };
+        let Some(producers) = self.snapshot(slot.log_end)? else { return Ok(false) };
+        (found.epochs, found.producers) = (epochs, producers);
+        (found.end, found.recovery_point) = (slot.log_end, slot.log_end);
+        found.clean = true;
+        found.report.rows.push(RecoveryRow::Clean);
+        Ok(true)
+    }
+
+    /// Rows `Scanned`, `TornTail`, `DamagedTail` and `DamagedSegment`.
+    fn scan(&self, found: &mut Recovered) -> Result<()> {
+        let from = self.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(self.context.recovery_point);
+        let (from, producers) = self.latest_snapshot(&found.segments, from)?;
+        found.producers = producers;
+        // Epochs of what is not scanned come from the checkpoint, the rest from the batches.
+        found.epochs = self.epochs()?.unwrap_or_default();
+        found.epochs.truncate_from_end(from);
+        let first = super::read::floor(&found.segments, from);
+        let mut next = found.segments[first].base();
+        let mut sound = true;
+        let last = found.segments.len() - 1;
+        for at in first..=last {
+            let segment = Arc::clone(&found.segments[at]);
+            next = next.max(segment.base());
+            let (end, position, damage) = self.scan_segment(&segment, from, next, found)?;
+            next = end;
+            if damage.is_some() {
+                sound = false;
+                if at < last {
+                    found.report.rows.push(RecoveryRow::DamagedSegment);
+                    found.report.damaged.push(next);
+                } else {
+                    next = self.treat_tail(&segment, position, next, found)?;
+                }
+            }
+            self.settle(&segment)?;
+        }
+        found.end = next.max(found.log_start);
+        found.recovery_point = self.slot.map_or(Offset::ZERO, |s| s.recovery_point).min(found.end);
+        if sound {
+            found.report.rows.push(RecoveryRow::Scanned);
+        }
+        // Only now may anything be built on what was read (TigerBeetle's rule).
+        let dir = &*self.home.dir;
+        self.context.storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))
+    }
+
+    /// Walks one segment and rebuilds all that is derived from its batches; answers the next offset, the
+    /// position behind the last sound batch, and what is wrong there.
+    fn scan_segment(
+        &self,
+        segment: &Segment,
+        replay_from: Offset,
+        expected: Offset,
+        found: &mut Recovered,
+    ) -> Result<(Offset, u64, Option<&'static str>)> {
+        segment.reset_indexes();
+        let (mut next, mut failed) = (expected, None);
+        let Recovered { epochs, producers, .. } = found;
+        let end = segment.walk(0, segment.base(), |position, header, bytes| {
+            let noted = segment.index_batch(position, header).and_then(|()| {
+                if header.next_offset() <= replay_from {
+                    return Ok(());
+                }
+                epochs.assign(header.leader_epoch(), header.base_offset());
+                match replay(producers, header, bytes)? {
+                    Some(aborted) => segment.index_aborted(aborted),
+                    None => Ok(()),
+                }
+            });
+            failed = noted.err();
+            next = header.next_offset();
+            failed.is_none()
+        })?;
+        if let Some(error) = failed {
+            return Err(error.path(segment.path(FileKind::Log)));
+        }
+        found.report.scanned_bytes += end.position;
+        Ok((next, end.position, end.damage))
+    }
+
+    /// The active segment ends in something that is no sound batch.
+    fn treat_tail(&self, active: &Segment, position: u64, next: Offset, found: &mut Recovered) -> Result<Offset> {
+        let frontier = self.slot.map_or(Offset::ZERO, |s| s.frontier);
+        if next >= frontier {
+            found.report.rows.push(RecoveryRow::TornTail);
+            found.report.cut_bytes += active.written() - position;
+            let file = active.file()?;
+            // Sync before the cut as well as after: the decision must not rest on cached bytes alone.
+            file.sync_data()
+                .and_then(|()| file.set_len(position))
+                .map_err(|e| Error::io("cannot cut a torn tail", active.path(FileKind::Log), e))?;
+            active.set_written(position);
+            return Ok(next);
+        }
+        found.report.rows.push(RecoveryRow::DamagedTail);
+        found.report.damaged.push(next);
+        let known = self.slot.map_or(next, |s| s.log_end.max(s.reserved)).max(frontier);
+        found.segments.push(self.new_segment(known));
+        Ok(known)
+    }
+
+    fn settle(&self, segment: &Segment) -> Result<()> {
+        segment
+            .file()?
+            .sync_data()
+            .map_err(|e| Error::io("cannot sync a recovered segment", segment.path(FileKind::Log), e))?;
+        segment.write_indexes()
+    }
+
+    /// Row `Reserved`.
+    fn go_above_reserved(&self, found: &mut Recovered) {
+        if let Some(slot) = self.slot
+            && !found.clean
+            && slot.reserved > found.end
+            && (slot.weak_acks || slot.boot_id != self.context.boot_id)
+        {
+            found.end = slot.reserved;
+            found.report.rows.push(RecoveryRow::Reserved);
+        }
+        if found.segments.last().is_none_or(|s| s.written() > 0 && found.report.rows.contains(&RecoveryRow::Reserved))
+            || found.segments.last().is_some_and(|s| s.written() == 0 && s.base() < found.end)
+        {
+            found.segments.push(self.new_segment(found.end));
+        }
+    }
+
+    fn new_segment(&self, base: Offset) -> Arc<Segment> {
+        let sizes = IndexSizes { interval: self.config.index_interval_bytes, max: self.config.segment_index_bytes };
+        Arc::new(Segment::new(self.home.clone(), base, sizes))
+    }
+
+    /// `leader-epoch-checkpoint`; `None` when it is missing or not to be read.
+    fn epochs(&self) -> Result<Option<EpochCache>> {
+        let path = self.home.dir.join(checkpoint::LEADER_EPOCHS);
+        let bytes = read_file(&*self.context.storage, &path, SMALL_FILE_BYTES_MAX)?;
+        Ok(bytes.and_then(|bytes| EpochCache::decode(&bytes).ok()))
+    }
+
+    fn snapshot(&self, at: Offset) -> Result<Option<ProducerStates>> {
+        let path = FileKind::Snapshot.path(&self.home.dir, at);
+        let bytes = read_file(&*self.context.storage, &path, SMALL_FILE_BYTES_MAX)?;
+        let now = self.context.clock.now();
+        Ok(bytes.and_then(|b| ProducerStates::decode(&b, now, self.config.producer_id_expiration).ok()))
+    }
+
+    /// The newest readable producer snapshot at a segment base up to `limit`, and its offset; without one the
+    /// producers are rebuilt from the first segment on.
+    fn latest_snapshot(&self, segments: &[Arc<Segment>], limit: Offset) -> Result<(Offset, ProducerStates)> {
+        for segment in segments.iter().rev().filter(|s| s.base() <= limit) {
+            if let Some(states) = self.snapshot(segment.base())? {
+                return Ok((segment.base(), states));
+            }
+        }
+        Ok((segments.first().map_or(Offset::ZERO, |s| s.base()), ProducerStates::default()))
+    }
+}
+
+fn replay(
+    producers: &mut ProducerStates,
+    header: &BatchHeader,
+    bytes: &[u8],
+) -> Result<Option<crate::index::AbortedTxn>> {
+    if header.producer_id().get() < 0 {
+        return Ok(None);
+    }
+    // Markers are tiny; data batches need no body here.
+    let facts = if header.is_control() {
+        BatchFacts::of(&RecordBatch::from_checked(bytes::Bytes::copy_from_slice(bytes))?, header.base_offset())?
+    } else {
+        BatchFacts::of_data(header, header.base_offset())
+    };
+    Ok(producers.update(&facts))
+}
+
+/// CRC-32C of the last bytes of a segment: proof that a "clean" state slot speaks of this file.
+pub(super) fn tail_crc(segment: &Segment) -> Result<u32> {
+    let written = segment.written();
+    let len = written.min(TAIL_BYTES);
+    let mut tail = vec![0; len as usize];
+    let failed = |e| Error::io("cannot read the end of a segment", segment.path(FileKind::Log), e);
+    segment.file()?.read_exact_at(&mut tail, written - len).map_err(failed)?;
+    Ok(crate::wire::crc32c(&tail))
+}
+
+/// Whether `dir` looks like a partition's directory that belongs to another topic: its `partition.metadata`
+/// names another id.
+pub(super) fn check_topic_id(context: &LogContext, dir: &Path) -> Result<()> {
+    let Some(expected) = context.topic_id else { return Ok(()) };
+    let path = dir.join(checkpoint::PARTITION_METADATA);
+    let Some(bytes) = read_file(&*context.storage, &path, 4096)? else { return Ok(()) };
+    match checkpoint::decode_partition_metadata(&bytes) {
+        Ok(id) if id == expected => Ok(()),
+        Ok(id) => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("the directory belongs to topic id {id}, but the catalog says {expected}"),
+        )
+        .path(path)
+        .remedy("move the directory away: it is left over from another topic of that name")),
+        Err(e) => Err(e.path(path)),
+    }
+}

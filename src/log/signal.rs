@@ -1,0 +1,199 @@
+//! A counter of events that can be waited on: by blocked threads and by futures.
+//!
+//! Protocol against lost wake-ups: read `count`, then look at the state that events announce, then
+//! wait past that count. An event between the look and the wait makes the wait return at once. The
+//! announcer changes the state first and notifies after. Model-checked with loom (`loom_` tests).
+
+use std::task::Waker;
+use std::time::Duration;
+
+#[cfg(loom)]
+use loom::sync::{Condvar, Mutex};
+#[cfg(not(loom))]
+use parking_lot::{Condvar, Mutex};
+
+/// Counts events and wakes those who wait for the next one; one signal can watch any number of logs.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    count: u64,
+    waiting: usize,
+    wakers: Vec<Waker>,
+}
+
+/// loom's mutex speaks std's dialect.
+macro_rules! lock {
+    ($mutex:expr) => {{
+        #[cfg(loom)]
+        let guard = $mutex.lock().unwrap();
+        #[cfg(not(loom))]
+        let guard = $mutex.lock();
+        guard
+    }};
+}
+
+impl Signal {
+    /// The number of events so far. Read it before looking at what the events announce.
+    pub(crate) fn count(&self) -> u64 {
+        lock!(self.state).count
+    }
+
+    /// Announces an event.
+    pub(crate) fn notify(&self) {
+        let mut state = lock!(self.state);
+        state.count += 1;
+        let wakers = std::mem::take(&mut state.wakers);
+        let waiting = state.waiting > 0;
+        drop(state);
+        if waiting {
+            self.changed.notify_all();
+        }
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    /// Waits until there were more than `seen` events; `false` when the time ran out first. Without a
+    /// timeout it waits for ever.
+    #[cfg(not(loom))]
+    pub(crate) fn wait_past(&self, seen: u64, timeout: Option<Duration>) -> bool {
+        #[expect(clippy::disallowed_methods, reason = "a deadline of the operating system's own wait, not a time that is kept")]
+        let deadline = timeout.and_then(|t| std::time::Instant::now().checked_add(t));
+        let mut state = self.state.lock();
+        state.waiting += 1;
+        while state.count <= seen {
+            match deadline {
+                None => self.changed.wait(&mut state),
+                Some(deadline) => {
+                    if self.changed.wait_until(&mut state, deadline).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        state.waiting -= 1;
+        state.count > seen
+    }
+
+    /// As above; the model has no time.
+    #[cfg(loom)]
+    pub(crate) fn wait_past(&self, seen: u64, _timeout: Option<Duration>) -> bool {
+        let mut state = self.state.lock().unwrap();
+        state.waiting += 1;
+        while state.count <= seen {
+            state = self.changed.wait(state).unwrap();
+        }
+        state.waiting -= 1;
+        true
+    }
+
+    /// Has `waker` woken at the next event after `seen`; `true` when that event was already.
+    pub(crate) fn poll_past(&self, seen: u64, waker: &Waker) -> bool {
+        let mut state = lock!(self.state);
+        if state.count > seen {
+            return true;
+        }
+        if !state.wakers.iter().any(|w| w.will_wake(waker)) {
+            state.wakers.push(waker.clone());
+        }
+        false
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn an_event_between_look_and_wait_is_not_lost() {
+        let signal = Signal::default();
+        let seen = signal.count();
+        signal.notify();
+        assert!(signal.wait_past(seen, None));
+        assert!(!signal.wait_past(seen + 1, Some(Duration::from_millis(1))));
+    }
+
+    #[test]
+    fn a_blocked_thread_wakes() {
+        let signal = Arc::new(Signal::default());
+        let seen = signal.count();
+        let waiter = std::thread::spawn({
+            let signal = Arc::clone(&signal);
+            move || signal.wait_past(seen, Some(Duration::from_secs(30)))
+        });
+        signal.notify();
+        assert!(waiter.join().unwrap());
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicU64, Ordering};
+
+    /// A tailing reader and two appenders: in every interleaving the reader ends up seeing both appends.
+    #[test]
+    fn loom_a_tailing_reader_misses_no_append() {
+        loom::model(|| {
+            let end = Arc::new(AtomicU64::new(0));
+            let signal = Arc::new(Signal::default());
+            let appenders: Vec<_> = (0..2)
+                .map(|_| {
+                    let (end, signal) = (Arc::clone(&end), Arc::clone(&signal));
+                    loom::thread::spawn(move || {
+                        end.fetch_add(1, Ordering::Release);
+                        signal.notify();
+                    })
+                })
+                .collect();
+            loop {
+                let seen = signal.count();
+                if end.load(Ordering::Acquire) == 2 {
+                    break;
+                }
+                signal.wait_past(seen, None);
+            }
+            for appender in appenders {
+                appender.join().unwrap();
+            }
+        });
+    }
+
+    /// Waiters elect a leader by `try_lock`; whoever loses is woken when the leader has let go.
+    #[test]
+    fn loom_a_waiter_that_lost_the_election_is_woken() {
+        loom::model(|| {
+            let done = Arc::new(AtomicU64::new(0));
+            let leader = Arc::new(loom::sync::Mutex::new(()));
+            let signal = Arc::new(Signal::default());
+            let wait = |done: Arc<AtomicU64>, leader: Arc<loom::sync::Mutex<()>>, signal: Arc<Signal>| {
+                loop {
+                    let seen = signal.count();
+                    if done.load(Ordering::Acquire) >= 1 {
+                        return;
+                    }
+                    if let Ok(guard) = leader.try_lock() {
+                        done.fetch_add(1, Ordering::Release);
+                        drop(guard);
+                        signal.notify();
+                        return;
+                    }
+                    signal.wait_past(seen, None);
+                }
+            };
+            let other = {
+                let (d, l, s) = (Arc::clone(&done), Arc::clone(&leader), Arc::clone(&signal));
+                loom::thread::spawn(move || wait(d, l, s))
+            };
+            wait(Arc::clone(&done), Arc::clone(&leader), Arc::clone(&signal));
+            other.join().unwrap();
+        });
+    }
+}

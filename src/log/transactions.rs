@@ -1,0 +1,157 @@
+//! The reading half of transactions: which are open, how far a read-committed reader may see, and which
+//! batches it must skip. Who may write what is the producers' business.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use crate::index::AbortedTxn;
+use crate::types::{Offset, ProducerId};
+
+/// Transactions that hold the last stable offset back: open ones, and ended ones whose marker readers
+/// cannot see yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OngoingTransactions {
+    /// Base offsets of the first batches of open transactions.
+    open: BTreeMap<Offset, ProducerId>,
+    /// First offset and marker offset of those that ended at or above the high watermark.
+    ended: BTreeMap<Offset, Offset>,
+}
+
+impl OngoingTransactions {
+    pub(super) fn begin(&mut self, producer_id: ProducerId, first_offset: Offset) {
+        self.open.insert(first_offset, producer_id);
+    }
+
+    /// Ends the transaction that began at `first_offset`, and describes it as the transaction index would
+    /// if the marker at `marker_offset` aborts it.
+    pub(super) fn complete(
+        &mut self,
+        producer_id: ProducerId,
+        first_offset: Offset,
+        marker_offset: Offset,
+    ) -> AbortedTxn {
+        self.open.remove(&first_offset);
+        self.ended.insert(first_offset, marker_offset);
+        let last_stable_offset = self.open.keys().next().copied().unwrap_or(marker_offset.next());
+        AbortedTxn { producer_id, first_offset, last_offset: marker_offset, last_stable_offset }
+    }
+
+    /// Forgets the ended transactions whose markers readers can see now. The log start never passes the
+    /// high watermark, so those below the log start are among them.
+    pub(crate) fn on_high_watermark(&mut self, high_watermark: Offset) {
+        self.ended.retain(|_, marker| *marker >= high_watermark);
+    }
+
+    /// Where read-committed readers stop. Lies below the log start when that passed the
+    /// first batch of an open transaction.
+    pub(crate) fn last_stable_offset(&self, high_watermark: Offset) -> Offset {
+        let first_unstable = self.open.keys().next().into_iter().chain(self.ended.keys().next()).min();
+        first_unstable.map_or(high_watermark, |first| high_watermark.min(*first))
+    }
+}
+
+/// What a batch means to a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BatchKind {
+    /// Data outside of any transaction.
+    Plain,
+    /// Data of a transaction.
+    Transactional,
+    /// The marker that aborts a transaction.
+    AbortMarker,
+    /// Any other control batch.
+    Control,
+}
+
+/// Drops what a read-committed reader must not see, batch by batch in offset order.
+#[derive(Debug)]
+pub(crate) struct AbortedFilter {
+    /// Not reached yet, the nearest last.
+    ahead: Vec<AbortedTxn>,
+    /// Producers inside an aborted transaction. Few at a time.
+    active: Vec<ProducerId>,
+}
+
+impl AbortedFilter {
+    /// `aborted` must hold every aborted transaction that overlaps the batches to come; more do no harm.
+    pub(crate) fn new(mut aborted: Vec<AbortedTxn>) -> Self {
+        aborted.sort_unstable_by_key(|txn| Reverse(txn.first_offset));
+        Self { ahead: aborted, active: Vec::new() }
+    }
+
+    /// Whether an application may see the next batch; control batches never are for it.
+    pub(crate) fn keep(&mut self, producer_id: ProducerId, last_offset: Offset, kind: BatchKind) -> bool {
+        while let Some(txn) = self.ahead.pop_if(|txn| txn.first_offset <= last_offset) {
+            if !self.active.contains(&txn.producer_id) {
+                self.active.push(txn.producer_id);
+            }
+        }
+        match kind {
+            BatchKind::Plain => true,
+            BatchKind::Transactional => !self.active.contains(&producer_id),
+            BatchKind::Control => false,
+            BatchKind::AbortMarker => {
+                self.active.retain(|active| *active != producer_id);
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn o(offset: i64) -> Offset {
+        Offset::new(offset)
+    }
+
+    #[test]
+    fn open_and_unseen_transactions_hold_the_last_stable_offset_back() {
+        let (a, b) = (ProducerId::new(1), ProducerId::new(2));
+        let mut txns = OngoingTransactions::default();
+        assert_eq!(txns.last_stable_offset(o(7)), 7);
+        txns.begin(a, o(3));
+        txns.begin(b, o(5));
+        assert_eq!(txns.last_stable_offset(o(7)), 3);
+        assert_eq!(txns.last_stable_offset(o(2)), 2);
+        let aborted = txns.complete(a, o(3), o(7));
+        assert_eq!((aborted.first_offset, aborted.last_offset, aborted.last_stable_offset), (o(3), o(7), o(5)));
+        txns.on_high_watermark(o(7));
+        assert_eq!(txns.last_stable_offset(o(7)), 3, "the marker at 7 is not visible yet");
+        txns.on_high_watermark(o(8));
+        assert_eq!(txns.last_stable_offset(o(8)), 5);
+        assert_eq!(txns.complete(b, o(5), o(8)).last_stable_offset, 9, "nothing open: after the marker");
+        txns.on_high_watermark(o(9));
+        assert_eq!(txns.last_stable_offset(o(9)), 9);
+    }
+
+    #[test]
+    fn the_filter_drops_aborted_data_and_nothing_else() {
+        use BatchKind::{AbortMarker, Control, Plain, Transactional};
+        let aborted = |pid: i64, first: i64, last: i64| AbortedTxn {
+            producer_id: pid.into(),
+            first_offset: o(first),
+            last_offset: o(last),
+            last_stable_offset: o(first),
+        };
+        // Producer 1 aborts twice with a commit between; producer 2's abort began before the read.
+        let mut filter = AbortedFilter::new(vec![aborted(2, 0, 14), aborted(1, 10, 12), aborted(1, 17, 18)]);
+        let walk = [
+            (1, 10, Transactional, false),
+            (3, 11, Transactional, true),
+            (1, 12, AbortMarker, false),
+            (2, 13, Transactional, false),
+            (2, 14, AbortMarker, false),
+            (1, 15, Transactional, true),
+            (1, 16, Control, false),
+            (1, 17, Transactional, false),
+            (-1, 17, Plain, true),
+            (1, 18, AbortMarker, false),
+            (1, 19, Transactional, true),
+        ];
+        for (pid, last, kind, kept) in walk {
+            assert_eq!(filter.keep(pid.into(), o(last), kind), kept, "producer {pid}, offset {last}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Taking records away: from the front (log start, retention) and from the end (truncation).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::segment::{FileKind, Segment};
+use crate::types::{Offset, Timestamp};
+
+use super::Inner;
+use super::append::{Group, Staged};
+use super::commit::Writer;
+use super::producers::ProducerStates;
+use super::read::floor;
+
+impl Inner {
+    pub(super) fn advance_log_start(&self, to: Offset) -> Result<()> {
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        let offsets = self.marks.load();
+        if to > offsets.high_watermark || to.get() < 0 {
+            return Err(self
+                .error(
+                    ErrorKind::OffsetOutOfRange,
+                    format!("the log start cannot pass the high watermark, {}", offsets.high_watermark),
+                )
+                .offset(to));
+        }
+        if to <= offsets.log_start {
+            return Ok(());
+        }
+        self.mark_changed(&mut writer)?;
+        // Durable first: a crash must not bring back what a caller believes deleted.
+        if let Some(slot) = &self.context.slot {
+            let mut state = self.slot_state(false);
+            state.log_start = to;
+            slot.store(&state)?;
+            slot.sync()?;
+        }
+        self.marks.raise_log_start(to);
+        let mut appender = self.appender.lock();
+        if appender.epochs.truncate_from_start(to) {
+            appender.staged.epochs_changed = true;
+        }
+        drop(appender);
+        self.drop_segments_below(to);
+        let buried = self.bury();
+        drop(writer);
+        self.notify();
+        buried
+    }
+
+    /// Takes segments that lie wholly below `start` out of the list; their files go when their last reader has.
+    fn drop_segments_below(&self, start: Offset) {
+        // The append lock keeps a roll from replacing the list meanwhile.
+        let _appender = self.appender.lock();
+        let segments = self.segments.load_full();
+        let keep = floor(&segments, start);
+        if keep > 0 {
+            self.graveyard.lock().extend(segments[..keep].iter().cloned());
+            self.segments.store(Arc::new(segments[keep..].to_vec()));
+        }
+    }
+
+    /// Removes the files of dropped segments that nobody reads any more.
+    pub(super) fn bury(&self) -> Result<()> {
+        let mut graveyard = self.graveyard.lock();
+        if graveyard.is_empty() {
+            return Ok(());
+        }
+        let mut kept = Vec::new();
+        let mut failed = None;
+        for mut segment in graveyard.drain(..) {
+            match Arc::get_mut(&mut segment) {
+                Some(unread) => match unread.remove_files() {
+                    Ok(()) => {}
+                    Err(e) => {
+                        failed = Some(e);
+                        kept.push(segment);
+                    }
+                },
+                None => kept.push(segment),
+            }
+        }
+        *graveyard = kept;
+        drop(graveyard);
+        let dir = &*self.home.dir;
+        self.context.storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Deletes the oldest segments by Kafka's rules (`UnifiedLog.deleteOldSegments`): first those that keep the
+    /// log above `bytes`, then those whose newest record is older than `age`. Never above the high watermark.
+    pub(super) fn retain(&self, age: Option<Duration>, bytes: Option<u64>) -> Result<()> {
+        let now = self.context.clock.now();
+        let high = self.marks.high_watermark();
+        let segments = self.segments.load_full();
+        let upper = |at: usize| segments.get(at + 1).map_or(self.marks.end(), |next| next.base());
+        let total: u64 = segments.iter().map(|s| s.written()).sum();
+        let mut excess = bytes.map_or(0, |limit| total.saturating_sub(limit));
+        let mut drop = 0;
+        for (at, segment) in segments.iter().enumerate() {
+            let size = segment.written();
+            let by_size = size > 0 && size <= excess;
+            let by_age = match age {
+                Some(age) if size > 0 => self.is_older(segment, age, now)?,
+                _ => false,
+            };
+            if upper(at) > high || !(by_size || by_age) {
+                break;
+            }
+            excess = excess.saturating_sub(size);
+            drop = at + 1;
+        }
+        if drop == 0 {
+            return Ok(());
+        }
+        let start = upper(drop - 1);
+        if drop == segments.len() {
+            self.roll()?;
+        }
+        self.advance_log_start(start.min(self.marks.high_watermark()))
+    }
+
+    fn is_older(&self, segment: &Segment, age: Duration, now: Timestamp) -> Result<bool> {
+        let largest = match segment.indexes()?.largest_timestamp() {
+            Some(timestamp) => timestamp,
+            // No record says: the file's own time, as Kafka does.
+            None => {
+                let path = segment.path(FileKind::Log);
+                let found = self.context.storage.metadata(&path);
+                found.map_err(|e| Error::io("cannot look at a segment", path, e))?.modified.into()
+            }
+        };
+        Ok(largest.saturating_add(age) < now)
+    }
+
+    pub(super) fn truncate(&self, to: Offset) -> Result<()> {
+        let mut writer = self.writer.lock();
+        self.write_and_sync(&mut writer, true)?;
+        if to >= self.marks.end() {
+            return Ok(());
+        }
+        if to.get() < 0 {
+            return Err(self.error(ErrorKind::OffsetOutOfRange, "cannot truncate to a negative offset").offset(to));
+        }
+        let cut = self.cut(&mut writer, to);
+        if let Err(error) = &cut {
+            self.poison(error);
+        }
+        drop(writer);
+        self.notify();
+        cut
+    }
+
+    fn cut(&self, writer: &mut Writer, to: Offset) -> Result<()> {
+        self.mark_changed(writer)?;
+        let mut appender = self.appender.lock();
+        // Marks first: no reader may meet the bytes that go.
+        self.era.fetch_add(1, Ordering::AcqRel);
+        let segments = self.segments.load_full();
+        let at = floor(&segments, to);
+        let segment = Arc::clone(&segments[at]);
+        // A batch that holds `to` goes whole, and the log then ends where it began.
+        let (mut position, mut end) = (0, to);
+        segment.walk(0, segment.base(), |start, header, _| {
+            if header.next_offset() > to {
+                end = to.min(header.base_offset());
+                return false;
+            }
+            position = start + header.size_bytes() as u64;
+            true
+        })?;
+        self.marks.cut(end);
+        if let Some(slot) = &self.context.slot {
+            slot.store(&self.slot_state(false))?;
+            slot.sync()?;
+        }
+        self.segments.store(Arc::new(segments[..=at].to_vec()));
+        for gone in &segments[at + 1..] {
+            gone.remove_files()?;
+        }
+        segment.truncate(position, end)?;
+        let synced = segment.file()?.sync_data().and_then(|()| self.context.storage.sync_dir(&self.home.dir));
+        synced.map_err(|e| Error::io("cannot sync a truncated log", &*self.home.dir, e))?;
+        appender.epochs.truncate_from_end(end);
+        appender.producers = self.rebuild_producers(&segments[..=at])?;
+        (appender.end, appender.active, appender.size) = (end, segment, position);
+        appender.first_timestamp = None;
+        appender.staged = Staged { epochs_changed: true, ..Staged::default() };
+        writer.recovery_point = writer.recovery_point.min(end);
+        Ok(())
+    }
+
+    fn rebuild_producers(&self, segments: &[Arc<Segment>]) -> Result<ProducerStates> {
+        super::recover::replay_all(segments)
+    }
+
+    /// Starts a new segment at the log end, unless the active one is empty.
+    pub(super) fn roll(&self) -> Result<()> {
+        let mut appender = self.appender.lock();
+        self.check_usable()?;
+        if appender.size == 0 {
+            return Ok(());
+        }
+        let (end, position) = (appender.end, 0);
+        let seal = self.roll_to(&mut appender, end, self.context.clock.now())?;
+        let group = Group::new(Arc::clone(&appender.active), position, end, Some(seal));
+        appender.staged.groups.push(group);
+        drop(appender);
+        self.sync_now()
+    }
+}

@@ -1,0 +1,483 @@
+//! One segment: a `.log` file of batches and the indexes beside it, all named by its base offset.
+//!
+//! Owns where a batch lies in the file and how it is found again. Which batches may be seen, when files
+//! are synced and when a segment ends are the log's business. Indexes are caches: kept on the heap,
+//! written when the segment is sealed or closed, rebuilt from the batches when missing or wrong.
+
+mod buffer;
+mod names;
+mod walk;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::{AbortedTxn, IndexWriter, OffsetIndex, TimeIndex, decode_aborted, encode_aborted};
+use crate::record::{BatchHeader, validate_crc};
+use crate::storage::{File, OpenMode, Storage};
+use crate::types::{Offset, Timestamp};
+
+pub(crate) use buffer::BufferPool;
+pub(crate) use names::FileKind;
+pub(crate) use walk::{WalkEnd, walk};
+
+/// First read of a batch whose size is not known yet.
+const FIRST_READ_BYTES: usize = 64 << 10;
+
+/// Sizes that decide how dense the indexes are and when they are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IndexSizes {
+    /// `index.interval.bytes`.
+    pub(crate) interval: u32,
+    /// `segment.index.bytes`.
+    pub(crate) max: u32,
+}
+
+/// What the segments of one log share.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentHome {
+    pub(crate) dir: Arc<Path>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) buffers: BufferPool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Segment {
+    base: Offset,
+    home: SegmentHome,
+    sizes: IndexSizes,
+    /// Set when the file exists; opened at first use.
+    file: OnceLock<Arc<dyn File>>,
+    /// Bytes of whole batches that the operating system holds.
+    written: AtomicU64,
+    indexes: RwLock<Option<Indexes>>,
+}
+
+/// The searchable side of a segment.
+#[derive(Debug)]
+pub(crate) struct Indexes {
+    pub(crate) offset: OffsetIndex,
+    pub(crate) time: TimeIndex,
+    pub(crate) aborted: Vec<AbortedTxn>,
+    pub(crate) density: IndexWriter,
+}
+
+impl Indexes {
+    fn empty(base: Offset, sizes: IndexSizes) -> Self {
+        Self {
+            offset: OffsetIndex::new(base, sizes.max),
+            time: TimeIndex::new(base, sizes.max),
+            aborted: Vec::new(),
+            density: IndexWriter::new(sizes.interval),
+        }
+    }
+
+    /// The largest timestamp in the segment, `None` when it has no batch.
+    pub(crate) fn largest_timestamp(&self) -> Option<Timestamp> {
+        self.density.largest().map(|(timestamp, _)| timestamp).or_else(|| self.time.last().map(|(t, _)| t))
+    }
+}
+
+/// Whole batches out of one segment.
+#[derive(Debug)]
+pub(crate) struct SegmentRead {
+    /// The batches, the first of which holds the offset asked for or follows it.
+    pub(crate) bytes: Bytes,
+    /// Where the next read continues.
+    pub(crate) next: Offset,
+}
+
+impl Segment {
+    /// A segment that has no files yet.
+    pub(crate) fn new(home: SegmentHome, base: Offset, sizes: IndexSizes) -> Self {
+        let indexes = Indexes::empty(base, sizes);
+        Self {
+            base,
+            home,
+            sizes,
+            file: OnceLock::new(),
+            written: AtomicU64::new(0),
+            indexes: RwLock::new(Some(indexes)),
+        }
+    }
+
+    /// A segment whose `.log` file holds `len` bytes; nothing is opened or read before it is used.
+    pub(crate) fn existing(home: SegmentHome, base: Offset, sizes: IndexSizes, len: u64) -> Self {
+        Self { base, home, sizes, file: OnceLock::new(), written: AtomicU64::new(len), indexes: RwLock::new(None) }
+    }
+
+    pub(crate) fn base(&self) -> Offset {
+        self.base
+    }
+
+    /// Bytes of whole batches that the operating system holds.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Says that the batches up to `position` are in the file.
+    pub(crate) fn set_written(&self, position: u64) {
+        self.written.store(position, Ordering::Release);
+    }
+
+    pub(crate) fn path(&self, kind: FileKind) -> PathBuf {
+        kind.path(&self.home.dir, self.base)
+    }
+
+    fn io_error(&self, what: &'static str, source: io::Error) -> Error {
+        Error::io(what, self.path(FileKind::Log), source)
+    }
+
+    /// The `.log` file, opened when it was not.
+    pub(crate) fn file(&self) -> Result<&Arc<dyn File>> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let opened = self
+            .home
+            .storage
+            .open(&self.path(FileKind::Log), OpenMode::Write)
+            .map_err(|e| self.io_error("cannot open a segment", e))?;
+        Ok(self.file.get_or_init(|| opened))
+    }
+
+    /// Creates the `.log` and two empty index files (a `.log` without an `.index` would be scanned anew by
+    /// a stock broker). `true` when it did; the directory is then to be synced.
+    pub(crate) fn create_files(&self) -> Result<bool> {
+        if self.file.get().is_some() {
+            return Ok(false);
+        }
+        if self.written() > 0 {
+            self.file()?;
+            return Ok(false);
+        }
+        for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
+            self.write_whole(kind, &[])?;
+        }
+        let path = self.path(FileKind::Log);
+        let file = self
+            .home
+            .storage
+            .open(&path, OpenMode::CreateIfAbsent)
+            .and_then(|file| file.set_len(0).map(|()| file))
+            .map_err(|e| Error::io("cannot create a segment", path, e))?;
+        let _ = self.file.set(file);
+        Ok(true)
+    }
+
+    fn write_whole(&self, kind: FileKind, bytes: &[u8]) -> Result<()> {
+        let path = self.path(kind);
+        let write = || -> io::Result<()> {
+            let file = self.home.storage.open(&path, OpenMode::CreateIfAbsent)?;
+            file.write_all_at(bytes, 0)?;
+            if file.len()? != bytes.len() as u64 {
+                file.set_len(bytes.len() as u64)?;
+            }
+            Ok(())
+        };
+        write().map_err(|e| Error::io("cannot write an index", &path, e))
+    }
+
+    fn read_whole(&self, kind: FileKind) -> Result<Option<Vec<u8>>> {
+        crate::storage::read_file(&*self.home.storage, &self.path(kind), u64::from(u32::MAX))
+    }
+
+    /// Ends the segment's life as the active one, or its use: completes the time index with the largest
+    /// timestamp and writes the index files at their real size. Nothing is synced.
+    pub(crate) fn write_indexes(&self) -> Result<()> {
+        let mut guard = self.indexes.write();
+        let Some(indexes) = guard.as_mut() else { return Ok(()) };
+        indexes.density.finish(&mut indexes.time);
+        let (offset, time) = (indexes.offset.encode(), indexes.time.encode());
+        let aborted = encode_aborted(&indexes.aborted);
+        drop(guard);
+        self.write_whole(FileKind::OffsetIndex, &offset)?;
+        self.write_whole(FileKind::TimeIndex, &time)?;
+        if !aborted.is_empty() {
+            self.write_whole(FileKind::TxnIndex, &aborted)?;
+        }
+        Ok(())
+    }
+
+    /// Syncs the index files, before a recovery point rises above them.
+    pub(crate) fn sync_indexes(&self) -> Result<()> {
+        for kind in [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TxnIndex] {
+            let path = self.path(kind);
+            match self.home.storage.open(&path, OpenMode::Write).and_then(|f| f.sync_data()) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                synced => synced.map_err(|e| Error::io("cannot sync an index", path, e))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a batch that was given its place in this segment.
+    pub(crate) fn index_batch(&self, position: u64, header: &BatchHeader) -> Result<()> {
+        let mut guard = self.indexes.write();
+        let indexes = guard.get_or_insert_with(|| Indexes::empty(self.base, self.sizes));
+        let Indexes { offset, time, density, .. } = indexes;
+        let position = u32::try_from(position)
+            .map_err(|_| Error::new(ErrorKind::TooLarge, "a segment passed 4 GiB").path(self.path(FileKind::Log)))?;
+        density.on_batch(
+            offset,
+            time,
+            header.last_offset(),
+            position,
+            header.size_bytes() as u64,
+            header.max_timestamp(),
+        )
+    }
+
+    /// Notes a transaction that was aborted in this segment.
+    pub(crate) fn index_aborted(&self, aborted: AbortedTxn) {
+        let mut guard = self.indexes.write();
+        guard.get_or_insert_with(|| Indexes::empty(self.base, self.sizes)).aborted.push(aborted);
+    }
+
+    /// Replaces the indexes by empty ones, before a scan fills them.
+    pub(crate) fn reset_indexes(&self) {
+        *self.indexes.write() = Some(Indexes::empty(self.base, self.sizes));
+    }
+
+    /// The indexes, read from their files or rebuilt from the batches when they are not on the heap.
+    pub(crate) fn indexes(&self) -> Result<MappedRwLockReadGuard<'_, Indexes>> {
+        loop {
+            if let Ok(guard) = RwLockReadGuard::try_map(self.indexes.read(), Option::as_ref) {
+                return Ok(guard);
+            }
+            let loaded = self.load_indexes()?;
+            let mut guard = self.indexes.write();
+            guard.get_or_insert(loaded);
+        }
+    }
+
+    fn load_indexes(&self) -> Result<Indexes> {
+        let written = self.written();
+        let from_files = || -> Result<Option<Indexes>> {
+            let (Some(offset), Some(time)) =
+                (self.read_whole(FileKind::OffsetIndex)?, self.read_whole(FileKind::TimeIndex)?)
+            else {
+                return Ok(None);
+            };
+            let sound = OffsetIndex::decode(self.base, self.sizes.max, &offset, written)
+                .and_then(|o| Ok((o, TimeIndex::decode(self.base, self.sizes.max, &time)?)));
+            let Ok((offset, time)) = sound else { return Ok(None) };
+            // An empty time index says nothing of a segment that holds batches.
+            if written > 0 && time.last().is_none() {
+                return Ok(None);
+            }
+            let mut density = IndexWriter::new(self.sizes.interval);
+            if let Some((timestamp, offset)) = time.last() {
+                density.resume(timestamp, offset);
+            }
+            Ok(Some(Indexes { offset, time, aborted: Vec::new(), density }))
+        };
+        let mut indexes = match from_files()? {
+            Some(indexes) => indexes,
+            None => self.rebuild_indexes()?,
+        };
+        if let Some(bytes) = self.read_whole(FileKind::TxnIndex)? {
+            indexes.aborted = decode_aborted(&bytes)
+                .map_err(|e| e.path(self.path(FileKind::TxnIndex)).remedy("delete the file: it is rebuilt"))?;
+        }
+        Ok(indexes)
+    }
+
+    fn rebuild_indexes(&self) -> Result<Indexes> {
+        let rebuilt = Self::existing(self.home.clone(), self.base, self.sizes, self.written());
+        rebuilt.reset_indexes();
+        let mut failed = None;
+        let file = self.file()?;
+        walk(&**file, 0, self.written(), self.base.get(), &self.home.buffers, |position, header, _| {
+            failed = rebuilt.index_batch(position, header).err();
+            failed.is_none()
+        })
+        .map_err(|e| self.io_error("cannot read a segment to rebuild its index", e))?;
+        match (failed, rebuilt.indexes.into_inner()) {
+            (None, Some(indexes)) => Ok(indexes),
+            (Some(error), _) => Err(error),
+            (None, None) => Ok(Indexes::empty(self.base, self.sizes)),
+        }
+    }
+
+    /// Walks the batches from `position` on; see [`walk`].
+    pub(crate) fn walk(
+        &self,
+        position: u64,
+        expected: Offset,
+        each: impl FnMut(u64, &BatchHeader, &[u8]) -> bool,
+    ) -> Result<WalkEnd> {
+        let file = self.file()?;
+        walk(&**file, position, self.written(), expected.get(), &self.home.buffers, each)
+            .map_err(|e| self.io_error("cannot read a segment", e))
+    }
+
+    /// Where to look for `offset`: a position at or before its batch, and how many bytes to read first.
+    fn locate(&self, offset: Offset) -> Result<(u64, usize)> {
+        let indexes = self.indexes()?;
+        let (_, floor) = indexes.offset.lookup(offset);
+        // The entry after the target names the batch that holds it, when every batch has an entry, as large
+        // ones do. The reader checks, and falls back to the floor.
+        let next = indexes.offset.ceiling(offset);
+        let following = next.and_then(|(last, _)| indexes.offset.ceiling(last.next()));
+        Ok(match (next, following) {
+            (Some((_, at)), Some((_, after))) if at - floor > 2 * self.sizes.interval => {
+                (u64::from(at), (after - at) as usize)
+            }
+            _ => (u64::from(floor), FIRST_READ_BYTES),
+        })
+    }
+
+    /// Reads whole batches from the one that holds `from`, or the first behind it, up to the one that begins
+    /// at or behind `end`: about `max_bytes` of them, at least one. `None` when there is none.
+    pub(crate) fn read(&self, from: Offset, end: Offset, max_bytes: usize) -> Result<Option<SegmentRead>> {
+        let (guess, first) = self.locate(from)?;
+        if let Some(found) = self.read_at(guess, first, from, end, max_bytes)? {
+            return Ok(found);
+        }
+        let floor = u64::from(self.indexes()?.offset.lookup(from).1);
+        Ok(self.read_at(floor, FIRST_READ_BYTES, from, end, max_bytes)?.flatten())
+    }
+
+    /// As `read`, from a position; outer `None` when the batches there begin behind `from` although earlier
+    /// ones may hold it.
+    fn read_at(
+        &self,
+        mut position: u64,
+        first: usize,
+        from: Offset,
+        end: Offset,
+        max_bytes: usize,
+    ) -> Result<Option<Option<SegmentRead>>> {
+        let floor = u64::from(self.indexes()?.offset.lookup(from).1);
+        let written = self.written();
+        let file = self.file()?;
+        let mut want = first.max(max_bytes);
+        loop {
+            let left = usize::try_from(written.saturating_sub(position)).unwrap_or(usize::MAX);
+            let have = want.min(left);
+            let mut buffer = self.home.buffers.take(have);
+            file.read_exact_at(buffer.as_mut(have), position)
+                .map_err(|e| self.io_error("cannot read a segment", e).offset(from))?;
+            match select(&buffer.as_ref()[..have], position > floor, from, end, max_bytes)
+                .map_err(|e| e.path(self.path(FileKind::Log)))?
+            {
+                Selected::Batches { start, len, next } => {
+                    let bytes = buffer.freeze().slice(start..start + len);
+                    return Ok(Some(Some(SegmentRead { bytes, next })));
+                }
+                Selected::Before => return Ok(None),
+                Selected::None => return Ok(Some(None)),
+                Selected::More { skip, need } => {
+                    position += skip as u64;
+                    want = need.max(max_bytes);
+                    if need as u64 > written.saturating_sub(position) {
+                        return match need {
+                            BatchHeader::LEN if position == written => Ok(Some(None)),
+                            _ => Err(Error::new(ErrorKind::Corrupt, "a batch reaches beyond the end of its segment")
+                                .offset(from)
+                                .path(self.path(FileKind::Log))
+                                .remedy("close the broker and open it again: recovery reports what is damaged")),
+                        };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Cuts the file to `position`, whose next batch would get offset `end`.
+    pub(crate) fn truncate(&self, position: u64, end: Offset) -> Result<()> {
+        let file = self.file()?;
+        file.set_len(position).map_err(|e| self.io_error("cannot truncate a segment", e))?;
+        self.set_written(position);
+        let mut aborted = std::mem::take(&mut self.indexes.write().get_or_insert_with(|| Indexes::empty(self.base, self.sizes)).aborted);
+        aborted.retain(|txn| txn.last_offset < end);
+        let rebuilt = Indexes { aborted, ..self.rebuild_indexes()? };
+        *self.indexes.write() = Some(rebuilt);
+        self.write_indexes()
+    }
+
+    /// Removes all files of the segment.
+    pub(crate) fn remove_files(&self) -> Result<()> {
+        for kind in FileKind::ALL {
+            let path = self.path(kind);
+            match self.home.storage.remove_file(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|e| Error::io("cannot remove a file of a deleted segment", path, e))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Selected {
+    /// These bytes of the buffer.
+    Batches { start: usize, len: usize, next: Offset },
+    /// The batch wanted needs this many bytes from `skip` on.
+    More { skip: usize, need: usize },
+    /// The first batch here lies behind the offset wanted, and an earlier one may hold it.
+    Before,
+    /// No batch here is visible.
+    None,
+}
+
+/// Picks whole, sound, visible batches out of bytes that begin at a batch.
+fn select(bytes: &[u8], guessed: bool, from: Offset, end: Offset, max_bytes: usize) -> Result<Selected> {
+    let (mut at, mut start, mut next) = (0, None, from);
+    loop {
+        let rest = &bytes[at..];
+        if rest.len() < BatchHeader::LEN {
+            break;
+        }
+        let header = BatchHeader::parse(rest).map_err(|e| e.offset(next))?;
+        let size = header.size_bytes();
+        if start.is_none() && guessed && at == 0 && header.base_offset() > from {
+            return Ok(Selected::Before);
+        }
+        if header.base_offset() >= end {
+            return Ok(match start {
+                Some(start) => Selected::Batches { start, len: at - start, next },
+                None => Selected::None,
+            });
+        }
+        if header.next_offset() <= from {
+            at += size.min(rest.len());
+            if size > rest.len() {
+                // The skipped batch goes on behind the buffer.
+                return Ok(Selected::More { skip: at - rest.len() + size, need: BatchHeader::LEN });
+            }
+            continue;
+        }
+        let taken = start.map_or(0, |s| at - s);
+        if size > rest.len() || (taken > 0 && taken + size > max_bytes) {
+            break;
+        }
+        if !validate_crc(&rest[..size]) {
+            if taken > 0 {
+                break; // Serve what is sound; the next read meets the damage itself.
+            }
+            return Err(Error::new(ErrorKind::Corrupt, "a batch does not match its checksum")
+                .offset(header.base_offset())
+                .remedy("the bytes on disk are damaged: restore them, or read on from a later offset"));
+        }
+        start.get_or_insert(at);
+        at += size;
+        next = header.next_offset();
+    }
+    Ok(match start {
+        Some(start) => Selected::Batches { start, len: at - start, next },
+        None => {
+            let rest = &bytes[at..];
+            let need = match BatchHeader::parse(rest) {
+                Ok(header) => header.size_bytes(),
+                Err(_) => BatchHeader::LEN,
+            };
+            Selected::More { skip: at, need }
+        }
+    })
+}

@@ -1,0 +1,199 @@
+//! The directory lock: Kafka's own `.lock` file, locked so that a stock broker and we exclude each other.
+//!
+//! Two guards. The system's lock keeps other processes out; a table of the files that this process has
+//! locked keeps its own second opener out, because a POSIX lock (other Unixes) would let it in, and would
+//! be lost when it closed its descriptor.
+//! Invariant: the table's mutex is held while a lock file is opened or closed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::process;
+
+use parking_lot::Mutex;
+
+use super::{DiskFile, DiskStorage, platform};
+use crate::storage::{File, Lock, OpenMode, Storage};
+
+/// What this process has locked, with the text that each holder left.
+static HELD: Mutex<BTreeMap<platform::Identity, String>> = Mutex::new(BTreeMap::new());
+
+/// A stock broker deletes `.lock` as it stops, so the file that we locked may no longer be the one at the
+/// path. Each retry needs another broker to stop just then.
+const ATTEMPTS_MAX: usize = 16;
+
+/// No more than this is read of what a holder left.
+const HOLDER_BYTES_MAX: usize = 1024;
+
+#[derive(Debug)]
+struct DiskLock {
+    /// `None` only while it is dropped.
+    file: Option<DiskFile>,
+    identity: platform::Identity,
+    /// A forked child has a copy of this lock that is not its own to release.
+    pid: u32,
+}
+
+impl Lock for DiskLock {}
+
+impl Drop for DiskLock {
+    fn drop(&mut self) {
+        let mut held = HELD.lock();
+        if let Some(DiskFile(file)) = self.file.take()
+            && self.pid == process::id()
+        {
+            platform::unlock(&file);
+        }
+        held.remove(&self.identity);
+    }
+}
+
+pub(super) fn take(path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
+    let mut held = HELD.lock();
+    for _ in 0..ATTEMPTS_MAX {
+        // Looked up without opening the file: see the module's header.
+        if let Some(text) = platform::identity(path)?.and_then(|identity| held.get(&identity)) {
+            return Err(refusal("this process", text));
+        }
+        let Some(file) = platform::open_locked(path)? else {
+            return Err(refusal("another process", &read_holder(path)));
+        };
+        let Some(identity) = platform::identity_if_at(&file, path)? else { continue };
+        let file = DiskFile(file);
+        write_holder(&file, holder)?;
+        held.insert(identity.clone(), holder.to_owned());
+        return Ok(Box::new(DiskLock { file: Some(file), identity, pid: process::id() }));
+    }
+    Err(refusal("another process", "which keeps replacing the lock file"))
+}
+
+/// On a full disk the directory must still open: the text is a courtesy to others, and is left out.
+fn write_holder(file: &DiskFile, holder: &str) -> io::Result<()> {
+    file.set_len(0)?;
+    match file.write_all_at(holder.as_bytes(), 0) {
+        Err(e) if !matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// What the holder wrote about itself; empty when it wrote nothing or cannot be read.
+fn read_holder(path: &Path) -> String {
+    let mut text = [0; HOLDER_BYTES_MAX];
+    let read = DiskStorage.open(path, OpenMode::Read).and_then(|file| file.read_at(&mut text, 0)).unwrap_or(0);
+    String::from_utf8_lossy(&text[..read]).trim().to_owned()
+}
+
+fn refusal(who: &str, text: &str) -> io::Error {
+    let text = if text.is_empty() { "it left no details; a Kafka broker leaves none" } else { text };
+    io::Error::new(io::ErrorKind::WouldBlock, format!("locked by {who}: {text}"))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::env;
+    use std::io::{BufRead as _, BufReader};
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
+
+    use rustix::fs::{FlockOperation, fcntl_lock};
+
+    use super::*;
+
+    const CHILD: &str = "THALWEG_TEST_LOCK_CHILD";
+
+    /// Not a test by itself: what the tests below run in another process. It says what became of its
+    /// attempt and then waits until its input ends.
+    #[test]
+    fn child() {
+        let Ok(how) = env::var(CHILD) else { return };
+        let path = PathBuf::from(env::var("THALWEG_TEST_LOCK_PATH").unwrap());
+        if how == "posix" {
+            // What Java's FileChannel.tryLock does.
+            let file = super::super::options(OpenMode::CreateIfAbsent).open(&path).unwrap();
+            let taken = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+            println!("child: {}", if taken { "taken" } else { "refused" });
+            io::stdin().read_line(&mut String::new()).unwrap();
+        } else {
+            let lock = take(&path, "the child");
+            println!("child: {}", lock.as_ref().map_or_else(|e| e.to_string(), |_| "taken".to_owned()));
+            io::stdin().read_line(&mut String::new()).unwrap();
+        }
+    }
+
+    /// Starts the child and gives it back with what it said.
+    fn start(how: &str, path: &Path) -> (Child, String) {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "storage::disk::lock::tests::child", "--nocapture"])
+            .env(CHILD, how)
+            .env("THALWEG_TEST_LOCK_PATH", path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        let said = lines.map(Result::unwrap).find_map(|line| Some(line.split_once("child: ")?.1.to_owned()));
+        (child, said.unwrap())
+    }
+
+    fn finish((mut child, said): (Child, String)) -> String {
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        said
+    }
+
+    #[test]
+    fn another_process_is_kept_out_and_told_by_whom() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".lock");
+        let lock = take(&path, "pid 4711").unwrap();
+        assert_eq!(finish(start("ours", &path)), "locked by another process: pid 4711");
+        assert_eq!(finish(start("posix", &path)), "refused");
+        // An open-file-description lock is not lost when another descriptor of the file is closed here.
+        if cfg!(target_os = "linux") {
+            assert_eq!(read_holder(&path), "pid 4711");
+            assert_eq!(finish(start("posix", &path)), "refused");
+        }
+        drop(lock);
+        assert_eq!(finish(start("posix", &path)), "taken");
+        assert_eq!(finish(start("ours", &path)), "taken");
+    }
+
+    #[test]
+    fn another_process_keeps_us_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".lock");
+        for (how, left) in [("posix", "it left no details; a Kafka broker leaves none"), ("ours", "the child")] {
+            let child = start(how, &path);
+            assert_eq!(child.1, "taken");
+            let refused = take(&path, "us").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+            assert_eq!(refused.to_string(), format!("locked by another process: {left}"));
+            finish(child);
+        }
+        take(&path, "us").unwrap();
+    }
+
+    #[test]
+    fn the_same_file_under_another_path_is_refused_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".lock");
+        let _lock = take(&path, "first").unwrap();
+        let other = directory.path().join(".").join("..").join(directory.path().file_name().unwrap()).join(".lock");
+        assert_eq!(take(&other, "second").unwrap_err().to_string(), "locked by this process: first");
+    }
+
+    /// A stock broker deletes the lock file as it stops: whoever then locks the nameless file has locked
+    /// nothing.
+    #[test]
+    fn a_file_that_lost_its_name_does_not_count() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".lock");
+        let file = platform::open_locked(&path).unwrap().unwrap();
+        assert!(platform::identity_if_at(&file, &path).unwrap().is_some());
+        DiskStorage.remove_file(&path).unwrap();
+        assert_eq!(platform::identity_if_at(&file, &path).unwrap(), None);
+        DiskStorage.open(&path, OpenMode::CreateNew).unwrap();
+        assert_eq!(platform::identity_if_at(&file, &path).unwrap(), None);
+        take(&path, "us").unwrap();
+    }
+}

@@ -1,0 +1,119 @@
+//! What a Unix disk does in its own way. Linux is tested; the others compile to the nearest call they
+//! have, or to `Unsupported`.
+
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::{RawFile, RawOptions, options};
+use crate::storage::OpenMode;
+
+/// A file's device and inode number: one file, whatever its path.
+pub(super) type Identity = (u64, u64);
+
+/// Refuses to go through a link, and not to hang on a pipe that somebody left under a file's name.
+pub(super) fn harden(options: &mut RawOptions) {
+    options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+}
+
+pub(super) fn read_at(file: &RawFile, buf: &mut [u8], position: u64) -> io::Result<usize> {
+    file.read_at(buf, position)
+}
+
+pub(super) fn write_at(file: &RawFile, buf: &[u8], position: u64) -> io::Result<usize> {
+    file.write_at(buf, position)
+}
+
+pub(super) fn write_vectored_at(file: &RawFile, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+    Ok(rustix::io::pwritev(file, bufs, position)?)
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn allocate(file: &RawFile, position: u64, len: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    if len == 0 {
+        return Ok(());
+    }
+    match rustix::io::retry_on_intr(|| fallocate(file, FallocateFlags::KEEP_SIZE, position, len)) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Err(io::ErrorKind::Unsupported.into()),
+        result => Ok(result?),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn allocate(_file: &RawFile, _position: u64, _len: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+    open_dir(path)?.sync_all()
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn sync_fs(path: &Path) -> io::Result<()> {
+    let file = RawOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn sync_fs(_path: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn open_dir(path: &Path) -> io::Result<RawFile> {
+    RawOptions::new().read(true).custom_flags(OFlags::DIRECTORY.bits().cast_signed()).open(path)
+}
+
+/// Opens the file at `path`, made when absent, and locks it whole; `None` when somebody else holds it.
+pub(super) fn open_locked(path: &Path) -> io::Result<Option<RawFile>> {
+    let file = options(OpenMode::CreateIfAbsent).open(path)?;
+    #[cfg(target_os = "linux")]
+    let taken = super::ofd::try_lock(&file);
+    #[cfg(not(target_os = "linux"))]
+    let taken =
+        rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from);
+    match taken {
+        Ok(()) => Ok(Some(file)),
+        Err(e) if [Errno::AGAIN, Errno::ACCESS].map(Errno::raw_os_error).contains(&e.raw_os_error().unwrap_or(0)) => {
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Lets the lock go even when a child process that is just being started has copied the descriptor.
+/// A failure means only that the lock goes when the last copy is closed.
+pub(super) fn unlock(file: &RawFile) {
+    #[cfg(target_os = "linux")]
+    super::ofd::unlock(file).ok();
+    #[cfg(not(target_os = "linux"))]
+    rustix::fs::fcntl_lock(file, rustix::fs::FlockOperation::NonBlockingUnlock).ok();
+}
+
+/// Which file `path` names, if any.
+pub(super) fn identity(path: &Path) -> io::Result<Option<Identity>> {
+    match path.symlink_metadata() {
+        Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The identity of `file`, provided that `path` still names it.
+pub(super) fn identity_if_at(file: &RawFile, path: &Path) -> io::Result<Option<Identity>> {
+    let metadata = file.metadata()?;
+    Ok(identity(path)?.filter(|&id| id == (metadata.dev(), metadata.ino())))
+}
+
+/// How many descriptors this process may have open; `None` when there is no limit.
+pub(in crate::storage) fn open_files_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// Whether an open failed because the process or the machine has no descriptor left.
+pub(in crate::storage) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE].iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()))
+}
