@@ -4,6 +4,7 @@ mod clock;
 mod error;
 mod record;
 mod storage;
+mod topic;
 mod types;
 mod wire;
 
