@@ -11,6 +11,7 @@ mod storage;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
+mod topic;
 mod types;
 mod wire;
 
