@@ -6,6 +6,8 @@ mod error;
 mod index;
 #[allow(dead_code)]
 mod log;
+#[allow(dead_code)]
+mod group;
 mod record;
 mod storage;
 #[cfg(any(test, feature = "testing"))]
@@ -18,6 +20,10 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "testing")]
 pub use storage::storage_conformance;
+pub use group::{
+    Assignor, CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupState, MemberDescription,
+    RangeAssignor, RoundRobinAssignor,
+};
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
 pub use types::{
     Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, Start, Timestamp, TopicPartition, Uuid,
