@@ -3,11 +3,11 @@
 mod clock;
 mod error;
 #[allow(dead_code, unused_imports)]
+mod group;
+#[allow(dead_code, unused_imports)]
 mod index;
 #[allow(dead_code)]
 mod log;
-#[allow(dead_code)]
-mod group;
 mod record;
 mod storage;
 #[cfg(any(test, feature = "testing"))]
@@ -18,12 +18,12 @@ mod wire;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
-#[cfg(feature = "testing")]
-pub use storage::storage_conformance;
 pub use group::{
     Assignor, CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupState, MemberDescription,
     RangeAssignor, RoundRobinAssignor,
 };
+#[cfg(feature = "testing")]
+pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
 pub use types::{
     Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, Start, Timestamp, TopicPartition, Uuid,
