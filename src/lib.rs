@@ -3,6 +3,8 @@
 mod clock;
 mod error;
 #[allow(dead_code, unused_imports)]
+mod group;
+#[allow(dead_code, unused_imports)]
 mod index;
 #[allow(dead_code)]
 mod log;
@@ -17,6 +19,10 @@ mod wire;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
+pub use group::{
+    Assignor, CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupState, MemberDescription,
+    RangeAssignor, RoundRobinAssignor,
+};
 #[cfg(feature = "testing")]
 pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
