@@ -42,8 +42,8 @@ impl OngoingTransactions {
         self.ended.retain(|_, marker| *marker >= high_watermark);
     }
 
-    /// Where read-committed readers stop. Lies below the log start when that passed the
-    /// first batch of an open transaction.
+    /// Where read-committed readers stop. Lies below the log start when that passed the first batch of an
+    /// open transaction.
     pub(crate) fn last_stable_offset(&self, high_watermark: Offset) -> Offset {
         let first_unstable = self.open.keys().next().into_iter().chain(self.ended.keys().next()).min();
         first_unstable.map_or(high_watermark, |first| high_watermark.min(*first))
