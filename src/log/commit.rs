@@ -26,14 +26,14 @@ const RESERVE_AHEAD: i64 = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     /// Segments with bytes that were not synced, oldest first.
-    unsynced: Vec<Arc<Segment>>,
+    pub(super) unsynced: Vec<Arc<Segment>>,
     /// Small files to sync with them.
-    unsynced_files: Vec<Arc<dyn File>>,
+    pub(super) unsynced_files: Vec<Arc<dyn File>>,
     /// Names in the partition's directory are not durable yet...
-    new_names: bool,
+    pub(super) new_names: bool,
     /// ...nor is the directory's own.
-    new_dir: bool,
-    epochs_changed: bool,
+    pub(super) new_dir: bool,
+    pub(super) epochs_changed: bool,
     /// Sealed segments whose indexes were not synced: the recovery point stays below them.
     pub(super) sealed: Vec<Arc<Segment>>,
     pub(super) recovery_point: Offset,
@@ -237,8 +237,9 @@ impl Inner {
         self.marks.set_high_watermark(visible);
         let stable = if self.transactional.load(Ordering::Acquire) {
             let mut appender = self.appender.lock();
-            appender.producers.on_high_watermark(visible);
-            appender.producers.last_stable_offset(visible)
+            let transactions = appender.producers.transactions_mut();
+            transactions.on_high_watermark(visible);
+            transactions.last_stable_offset(visible).max(self.marks.last_stable())
         } else {
             visible
         };
@@ -276,9 +277,12 @@ impl Inner {
     }
 
     fn in_doubt(&self, source: std::io::Error, path: std::path::PathBuf) -> Error {
-        self.error(ErrorKind::Indeterminate, "a sync failed: what was appended since the last one may or may not survive")
-            .path(path)
-            .source(source)
-            .remedy("close the broker and open it again: recovery finds what is there")
+        self.error(
+            ErrorKind::Indeterminate,
+            "a sync failed: what was appended since the last one may or may not survive",
+        )
+        .path(path)
+        .source(source)
+        .remedy("close the broker and open it again: recovery finds what is there")
     }
 }
