@@ -10,6 +10,8 @@ mod storage;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
+#[allow(dead_code)]
+mod topic;
 mod types;
 mod wire;
 
@@ -25,6 +27,7 @@ pub use record::{
 #[cfg(feature = "testing")]
 pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
+pub use topic::{CleanupPolicy, ConfigEntry, ConfigSource, TopicConfig};
 pub use types::{
     Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, Start, Timestamp, TopicPartition, Uuid,
 };
