@@ -1,0 +1,4 @@
+//! catalog
+mod control;
+mod image;
+mod records;
