@@ -110,11 +110,6 @@ impl Image {
         self.pending.is_some()
     }
 
-    /// Whether any voters are known, from a record or from a leader.
-    pub(crate) fn has_voters(&self) -> bool {
-        !self.voters.is_empty() || !self.leader_voters.is_empty()
-    }
-
     /// The quorum's protocol version and voters, where the log has them.
     pub(crate) fn quorum(&self) -> (i16, &[Voter]) {
         (self.kraft_version, &self.voters)
