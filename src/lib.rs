@@ -1,7 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+mod broker;
 mod clock;
 mod error;
+#[allow(dead_code, unused_imports)]
+mod group;
+#[allow(dead_code, unused_imports)]
 mod index;
 mod log;
 mod record;
@@ -10,11 +14,17 @@ mod storage;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
+mod topic;
 mod types;
 mod wire;
 
+pub use broker::{Broker, BrokerBuilder, Partition, Topic, TopicBuilder, TopicRef};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
+pub use group::{
+    Assignor, CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupState, MemberDescription,
+    RangeAssignor, RoundRobinAssignor,
+};
 pub use log::{
     Appended, Committed, Log, LogConfig, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime, RecoveryRow,
 };
@@ -25,6 +35,7 @@ pub use record::{
 #[cfg(feature = "testing")]
 pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
+pub use topic::{CleanupPolicy, ConfigEntry, ConfigSource, OwnedRecord, ReadFrom, Scan, Tail, TailWaker, TopicConfig};
 pub use types::{
     Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, Start, Timestamp, TopicPartition, Uuid,
 };

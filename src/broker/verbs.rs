@@ -1,0 +1,72 @@
+//! The broker's verbs on partitions: what producers, consumers and, later, a server call. Verbs on
+//! topics are in `topics.rs`, on groups in `groups.rs`.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Broker, Partition};
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::log::{Appended, LogRead};
+use crate::record::RecordBatch;
+use crate::topic;
+use crate::types::{Isolation, Offset, TopicPartition};
+
+impl Broker {
+    /// The broker's clock.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.context.clock
+    }
+
+    /// Changes whenever topics come, go or gain partitions.
+    pub(crate) fn catalog_version(&self) -> u64 {
+        self.inner.catalog_version.load(Ordering::Acquire)
+    }
+
+    /// The names of all topics, Kafka's own ones included.
+    pub(crate) fn topic_names(&self) -> Vec<Arc<str>> {
+        self.inner.registry.all().iter().map(|topic| Arc::clone(&topic.name)).collect()
+    }
+
+    /// How many partitions a topic has, where there is one.
+    pub(crate) fn partition_count(&self, topic: &str) -> Option<i32> {
+        self.inner.registry.get(topic).and_then(|topic| i32::try_from(topic.partition_count()).ok())
+    }
+
+    /// The partition of that name.
+    pub(crate) fn partition(&self, name: &TopicPartition) -> Result<Partition> {
+        let partition = self.topic_entry(name.topic(), None)?.partition(name.partition())?;
+        Ok(Partition::new(self.clone(), partition))
+    }
+
+    /// Produce: stages one batch and returns at once. `Partition::wait` is the acknowledgement.
+    pub(crate) fn produce(&self, partition: &Arc<topic::Partition>, batch: &RecordBatch) -> Result<Appended> {
+        self.inner.check_open()?;
+        partition.append(batch)
+    }
+
+    /// Fetch: whole batches from the one that holds `from`; empty at the visible end. An offset below the
+    /// log start is `Overtaken`, with the log start as the error's offset.
+    pub(crate) fn fetch(
+        &self,
+        partition: &topic::Partition,
+        from: Offset,
+        max_bytes: usize,
+        isolation: Isolation,
+    ) -> Result<LogRead> {
+        self.inner.check_open()?;
+        partition.read(from, max_bytes, isolation)
+    }
+
+    /// A block of producer ids that nobody else will ever get (`InitProducerId`, KIP-360).
+    pub(crate) fn allocate_producer_ids(&self, count: u32) -> Result<Range<i64>> {
+        self.inner.check_open()?;
+        self.inner.catalog.allocate_producer_ids(count)
+    }
+
+    /// Has `task` run by the sync thread at `due`, in monotonic time; without threads, by `run_maintenance`.
+    pub(crate) fn run_at(&self, due: std::time::Duration, task: std::sync::Weak<dyn super::Task>) {
+        self.inner.background.run_at(due, task);
+    }
+}

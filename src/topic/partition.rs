@@ -1,0 +1,393 @@
+//! One partition: a log that opens when it is first touched, and what the catalog knows about it
+//! (topic id, leader epoch, settings).
+//!
+//! The high-watermark rule is the log's, chosen by the topic's durability. Not here: records, offsets
+//! of groups, what a topic is. Invariants: no append carries an epoch above the catalog's; after
+//! `delete` or `close` no call reaches the log.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::{
+    Appended, Committed, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, OffsetAtTime, Signal, StateSlot,
+};
+use crate::record::RecordBatch;
+use crate::segment::BufferPool;
+use crate::storage::Storage;
+use crate::types::{Durability, Isolation, LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
+
+/// What a partition asks of the broker that holds it.
+pub(crate) trait PartitionHost: Send + Sync {
+    /// Puts a leader epoch of at least `at_least`, and higher than the present one, into the catalog,
+    /// synced, and returns it.
+    fn raise_leader_epoch(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Uuid,
+        at_least: LeaderEpoch,
+    ) -> Result<LeaderEpoch>;
+
+    /// Has [`Partition::settle`] called in a moment: at once when somebody waits for it.
+    fn settle_later(&self, partition: &Arc<Partition>, urgency: Urgency);
+}
+
+/// Whether somebody waits for a partition to settle who cannot do it himself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// A future waits.
+    Now,
+    /// Nobody is known to wait; a few milliseconds may gather more appends into one sync.
+    Soon,
+}
+
+/// Kafka's three offset checkpoints as found at open.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpoints {
+    pub(crate) log_start: HashMap<TopicPartition, Offset>,
+    pub(crate) recovery_point: HashMap<TopicPartition, Offset>,
+    pub(crate) high_watermark: HashMap<TopicPartition, Offset>,
+}
+
+/// What one partition puts into them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Checkpoint {
+    /// Zero while it is the first segment's base.
+    pub(crate) log_start: Offset,
+    pub(crate) recovery_point: Offset,
+    pub(crate) high_watermark: Offset,
+}
+
+/// What all partitions of one broker share.
+pub(crate) struct PartitionContext {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) root: PathBuf,
+    pub(crate) buffers: BufferPool,
+    pub(crate) boot_id: [u8; 16],
+    /// What Kafka's checkpoint files say of each partition.
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) host: OnceLock<Weak<dyn PartitionHost>>,
+    /// Set once, when the broker closes.
+    pub(crate) closed: AtomicBool,
+}
+
+/// One partition of one topic id; lives in the broker's registry, shared by all who use it.
+pub(crate) struct Partition {
+    name: TopicPartition,
+    topic_id: Uuid,
+    context: Arc<PartitionContext>,
+    slot: Arc<StateSlot>,
+    config: Mutex<LogConfig>,
+    /// The catalog's epoch.
+    epoch: AtomicI32,
+    /// The epoch was raised since this process opened the directory.
+    epoch_raised: AtomicBool,
+    log: OnceLock<Log>,
+    /// Held while the log is opened, closed, or its epoch is raised.
+    opening: Mutex<()>,
+    deleted: AtomicBool,
+    /// Queued for the broker's sync thread.
+    queued: AtomicBool,
+    /// The newest append, to be brought to the topic's level by somebody.
+    newest: Mutex<Option<LogPosition>>,
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Partition").field("name", &self.name).field("topic_id", &self.topic_id).finish_non_exhaustive()
+    }
+}
+
+impl Partition {
+    pub(crate) fn new(
+        context: Arc<PartitionContext>,
+        name: TopicPartition,
+        topic_id: Uuid,
+        epoch: LeaderEpoch,
+        config: LogConfig,
+        slot: Arc<StateSlot>,
+    ) -> Self {
+        Self {
+            name,
+            topic_id,
+            context,
+            slot,
+            config: Mutex::new(config),
+            epoch: AtomicI32::new(epoch.get()),
+            epoch_raised: AtomicBool::new(false),
+            log: OnceLock::new(),
+            opening: Mutex::new(()),
+            deleted: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
+            newest: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &TopicPartition {
+        &self.name
+    }
+
+    pub(crate) fn topic_id(&self) -> Uuid {
+        self.topic_id
+    }
+
+    pub(crate) fn leader_epoch(&self) -> LeaderEpoch {
+        LeaderEpoch::new(self.epoch.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.context.root.join(self.name.to_string())
+    }
+
+    pub(crate) fn slot(&self) -> &Arc<StateSlot> {
+        &self.slot
+    }
+
+    /// The level at which appends become visible, and are acknowledged unless they ask for another.
+    pub(crate) fn level(&self) -> Durability {
+        self.config.lock().durability
+    }
+
+    /// `TopicDeleted` or `Closed`, once it is either.
+    pub(crate) fn check_alive(&self) -> Result<()> {
+        if self.deleted.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::TopicDeleted, "the topic was deleted")
+                .partition(self.name.clone())
+                .remedy("open the topic anew if one of its name was created since"));
+        }
+        if self.context.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "the broker is closed").partition(self.name.clone()));
+        }
+        Ok(())
+    }
+
+    /// The log, opened by the first who asks.
+    fn log(&self) -> Result<&Log> {
+        self.check_alive()?;
+        if let Some(log) = self.log.get() {
+            return Ok(log);
+        }
+        let _opening = self.opening.lock();
+        // It may have been opened, deleted or closed while we waited.
+        self.check_alive()?;
+        if let Some(log) = self.log.get() {
+            return Ok(log);
+        }
+        let noted = |offsets: &HashMap<_, _>| offsets.get(&self.name).copied().unwrap_or_default();
+        let context = LogContext {
+            storage: Arc::clone(&self.context.storage),
+            clock: Arc::clone(&self.context.clock),
+            partition: self.name.clone(),
+            topic_id: Some(self.topic_id),
+            slot: Some(Arc::clone(&self.slot)),
+            buffers: self.context.buffers.clone(),
+            boot_id: self.context.boot_id,
+            // The broker drops the whole state file when somebody else had the directory.
+            foreign: false,
+            log_start: noted(&self.context.checkpoints.log_start),
+            recovery_point: noted(&self.context.checkpoints.recovery_point),
+            // The broker's own queue knows which partitions want a sync.
+            sync_wanted: None,
+        };
+        let log = Log::open_in(context, &self.dir(), self.config.lock().clone())?;
+        Ok(self.log.get_or_init(|| log))
+    }
+
+    /// Runs `call` on the log; a log that was closed under it is named by its cause.
+    fn on_log<T>(&self, call: impl FnOnce(&Log) -> Result<T>) -> Result<T> {
+        call(self.log()?).map_err(|error| match self.check_alive() {
+            Err(cause) if error.kind() == ErrorKind::Closed => cause,
+            _ => error,
+        })
+    }
+
+    /// The log if some call has opened it already.
+    fn opened(&self) -> Option<&Log> {
+        self.log.get().filter(|_| self.check_alive().is_ok())
+    }
+
+    /// Whether some call has opened the log.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.opened().is_some()
+    }
+
+    /// Stages one batch: it has its offsets and nothing more. [`wait`](Self::wait) and
+    /// [`committed`](Self::committed) tell when it has reached a level; it reaches the topic's also when
+    /// nobody waits.
+    pub(crate) fn append(self: &Arc<Self>, batch: &RecordBatch) -> Result<Appended> {
+        let appended = self.on_log(|log| {
+            self.ensure_epoch(log)?;
+            log.append(batch, self.leader_epoch())
+        })?;
+        let mut newest = self.newest.lock();
+        *newest = (*newest).max(Some(appended.position));
+        drop(newest);
+        self.queue(Urgency::Soon);
+        Ok(appended)
+    }
+
+    /// Raises the catalog's epoch where the log's history asks for it.
+    fn ensure_epoch(&self, log: &Log) -> Result<()> {
+        let stale = || {
+            let lost = log.needs_new_epoch() && !self.epoch_raised.load(Ordering::Acquire);
+            lost || self.leader_epoch() < log.leader_epoch()
+        };
+        if !stale() {
+            return Ok(());
+        }
+        let _raising = self.opening.lock();
+        if !stale() {
+            return Ok(());
+        }
+        let Some(host) = self.host() else {
+            return Err(Error::new(ErrorKind::Closed, "the broker is closed").partition(self.name.clone()));
+        };
+        let at_least = LeaderEpoch::new(log.leader_epoch().get().saturating_add(1));
+        let epoch = host.raise_leader_epoch(&self.name, self.topic_id, at_least)?;
+        self.epoch.store(epoch.get(), Ordering::Release);
+        self.epoch_raised.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn host(&self) -> Option<Arc<dyn PartitionHost>> {
+        self.context.host.get().and_then(Weak::upgrade)
+    }
+
+    fn queue(self: &Arc<Self>, urgency: Urgency) {
+        let was_queued = self.queued.swap(true, Ordering::AcqRel);
+        if (!was_queued || urgency == Urgency::Now)
+            && let Some(host) = self.host()
+        {
+            host.settle_later(self, urgency);
+        }
+    }
+
+    /// Blocks until an append has reached `level`; the caller may sync for all who wait.
+    pub(crate) fn wait(&self, position: LogPosition, level: Durability) -> Result<()> {
+        self.on_log(|log| log.wait(position, level))
+    }
+
+    /// A future of the same; the broker's sync thread does the work.
+    pub(crate) fn committed(self: &Arc<Self>, position: LogPosition, level: Durability) -> Result<Committed> {
+        let committed = self.on_log(|log| Ok(log.committed(position, level)))?;
+        self.queue(Urgency::Now);
+        Ok(committed)
+    }
+
+    /// Brings everything that was appended so far to the topic's level.
+    pub(crate) fn settle(&self) -> Result<()> {
+        // Whoever appends from here on queues again.
+        self.queued.store(false, Ordering::Release);
+        let (level, Some(newest)) = (self.level(), *self.newest.lock()) else { return Ok(()) };
+        self.on_log(|log| log.wait(newest, level))
+    }
+
+    /// Lets the log finish what waits for nobody: sealed segments, files of deleted ones.
+    pub(crate) fn tend(&self) -> Result<()> {
+        self.opened().map_or(Ok(()), Log::run_maintenance)
+    }
+
+    /// Deletes old segments; see `Log::apply_retention`.
+    pub(crate) fn apply_retention(&self, age: Option<Duration>, bytes: Option<u64>) -> Result<()> {
+        self.on_log(|log| log.apply_retention(age, bytes))
+    }
+
+    /// What Kafka's checkpoints shall say; `None` when no call has opened the log. Also after close.
+    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
+        let log = self.log.get()?;
+        let offsets = log.offsets();
+        let inside = offsets.log_start > log.first_segment();
+        Some(Checkpoint {
+            log_start: if inside { offsets.log_start } else { Offset::ZERO },
+            recovery_point: log.recovery_point(),
+            high_watermark: offsets.high_watermark,
+        })
+    }
+
+    /// Reads whole batches from the one that holds `from`. An offset below the log start is `Overtaken`,
+    /// with the log start as the error's offset.
+    pub(crate) fn read(&self, from: Offset, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
+        self.on_log(|log| log.read(from, max_bytes, isolation).map_err(|e| self.overtaken(log, from).unwrap_or(e)))
+    }
+
+    fn overtaken(&self, log: &Log, from: Offset) -> Option<Error> {
+        let start = log.offsets().log_start;
+        (from < start).then(|| {
+            let lost = start - from;
+            let what = format!("offsets {from} to {} are gone: {lost} below the log start", start + -1);
+            Error::new(ErrorKind::Overtaken, what)
+                .partition(self.name.clone())
+                .offset(start)
+                .remedy("go on from the offset named; keep records longer with retention.ms or retention.bytes")
+        })
+    }
+
+    pub(crate) fn offsets(&self) -> Result<LogOffsets> {
+        self.on_log(|log| Ok(log.offsets()))
+    }
+
+    pub(crate) fn offset_at(&self, time: Timestamp, isolation: Isolation) -> Result<Option<OffsetAtTime>> {
+        self.on_log(|log| log.offset_at(time, isolation))
+    }
+
+    /// Has `signal` notified whenever more becomes readable, the log start moves, or the partition is
+    /// deleted or closed.
+    pub(crate) fn watch(&self, signal: &Arc<Signal>) -> Result<()> {
+        self.on_log(|log| {
+            log.watch(signal);
+            Ok(())
+        })
+    }
+
+    /// DeleteRecords: makes everything below `to` unreadable, durably. Returns the log start.
+    pub(crate) fn delete_records(&self, to: Offset) -> Result<Offset> {
+        self.on_log(|log| {
+            let offsets = log.offsets();
+            if to > offsets.high_watermark || to < Offset::ZERO {
+                let what = format!("cannot delete up to offset {to}: the high watermark is {}", offsets.high_watermark);
+                return Err(Error::new(ErrorKind::OffsetOutOfRange, what).partition(self.name.clone()).offset(to));
+            }
+            if to > offsets.log_start {
+                log.advance_log_start(to)?;
+            }
+            Ok(log.offsets().log_start)
+        })
+    }
+
+    pub(crate) fn size_bytes(&self) -> Result<u64> {
+        self.on_log(|log| Ok(log.size_bytes()))
+    }
+
+    pub(crate) fn configure(&self, config: LogConfig) {
+        *self.config.lock() = config.clone();
+        if let Some(log) = self.opened() {
+            log.configure(config);
+        }
+    }
+
+    /// From now on every call answers `TopicDeleted`. Bytes already read stay readable.
+    pub(crate) fn delete(&self) {
+        self.deleted.store(true, Ordering::Release);
+        let _opening = self.opening.lock();
+        if let Some(log) = self.log.get() {
+            // Its files are about to go: a sync that fails loses nothing that anybody could still read.
+            drop(log.close());
+        }
+    }
+
+    /// Syncs and closes the log, if some call opened it. The context is marked closed before.
+    pub(crate) fn close(&self) -> Result<()> {
+        let _opening = self.opening.lock();
+        if self.deleted.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.log.get().map_or(Ok(()), Log::close)
+    }
+}
