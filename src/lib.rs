@@ -4,11 +4,10 @@ mod clock;
 mod error;
 #[allow(dead_code, unused_imports)]
 mod group;
-#[allow(dead_code, unused_imports)]
 mod index;
-#[allow(dead_code)]
 mod log;
 mod record;
+mod segment;
 mod storage;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
@@ -22,6 +21,13 @@ pub use error::{Error, ErrorKind, Result};
 pub use group::{
     Assignor, CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupState, MemberDescription,
     RangeAssignor, RoundRobinAssignor,
+};
+pub use log::{
+    Appended, Committed, Log, LogConfig, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime, RecoveryRow,
+};
+pub use record::{
+    BatchBuilder, BatchHeader, Codec, Compression, ControlType, DecodedBatch, EndMarker, Header, Headers, IntoPayload,
+    Record, RecordBatch, RecordIter, RecordRef, TimestampType, TxnOutcome,
 };
 #[cfg(feature = "testing")]
 pub use storage::storage_conformance;

@@ -76,6 +76,12 @@ impl OffsetIndex {
         self.entry(after.checked_sub(1))
     }
 
+    /// The smallest entry at or after `target`.
+    pub(crate) fn ceiling(&self, target: Offset) -> Option<(Offset, u32)> {
+        let at = self.entries.partition_point(|entry| self.base + i64::from(entry.0) < target);
+        self.entries.get(at).map(|_| self.entry(Some(at)))
+    }
+
     /// The first entry that lies `size` bytes or more after `position`: an upper bound for the offsets in
     /// those bytes (Kafka's `fetchUpperBoundOffset`).
     pub(crate) fn upper_bound(&self, position: u32, size: u64) -> Option<Offset> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::record::{BatchHeader, ProducedFacts, RecordBatch, TimestampType, validate_produced};
+use crate::error::{ErrorKind, Result};
+use crate::record::{BatchFacts as ProducedFacts, BatchHeader, RecordBatch, TimestampType, validate_produced};
 use crate::segment::Segment;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
@@ -206,18 +206,19 @@ impl Inner {
                 format!("a batch of {size} bytes does not fit into segment.bytes, {}", config.segment_bytes),
             ));
         }
-        let seals = if must_roll(a, &config, batch.header(), last, now)? { Some(self.roll_to(a, base, now)) } else { None };
+        let seals =
+            if must_roll(a, &config, batch.header(), last, now)? { Some(self.roll_to(a, base, now)?) } else { None };
 
-        // From here on nothing fails.
+        let prefix = batch.stamp_prefix(base, epoch)?;
         let header = batch.header().placed(base, epoch);
         a.active.index_batch(a.size, &header)?;
         if epoch.get() >= 0 && a.epochs.assign(epoch, base) {
             a.staged.epochs_changed = true;
         }
-        if facts.is_relevant() {
+        if facts.has_producer() {
             self.transactional.store(true, std::sync::atomic::Ordering::Release);
             if let Some(aborted) = a.producers.update(&facts) {
-                a.active.index_aborted(aborted);
+                a.active.index_aborted(aborted)?;
             }
         }
         if a.size == 0 {
@@ -228,7 +229,7 @@ impl Inner {
             a.staged.groups.push(Group::new(Arc::clone(&a.active), a.size, base, seals));
         }
         if let Some(group) = a.staged.groups.last_mut() {
-            group.push(batch.stamp_prefix(base, epoch), batch.as_bytes());
+            group.push(prefix, batch.as_bytes());
             group.end = last.next();
         }
         a.staged.bytes += batch.size_bytes();
@@ -245,7 +246,8 @@ impl Inner {
     }
 
     /// Makes a new segment at `base` the active one; its files appear when it is first written.
-    pub(super) fn roll_to(&self, a: &mut Appender, base: Offset, now: Timestamp) -> Seal {
+    pub(super) fn roll_to(&self, a: &mut Appender, base: Offset, now: Timestamp) -> Result<Seal> {
+        let snapshot = a.producers.encode()?;
         let segment = Arc::new(Segment::new(self.home.clone(), base, self.index_sizes()));
         let sealed = std::mem::replace(&mut a.active, Arc::clone(&segment));
         let mut segments = Vec::clone(&self.segments.load());
@@ -255,7 +257,7 @@ impl Inner {
         a.first_timestamp = None;
         a.started = now;
         a.jitter = self.jitter();
-        Seal { segment: sealed, snapshot: a.producers.snapshot() }
+        Ok(Seal { segment: sealed, snapshot })
     }
 }
 

@@ -10,6 +10,11 @@ use std::str::FromStr;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{LeaderEpoch, Offset, TopicPartition, Uuid};
 
+/// Kafka's name for the leader epochs of a partition.
+pub(crate) const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
+/// Kafka's name for the file that ties a partition's directory to its topic's id.
+pub(crate) const PARTITION_METADATA: &str = "partition.metadata";
+
 /// The text of an offset checkpoint, such as `recovery-point-offset-checkpoint`.
 pub(crate) fn encode_offsets(offsets: &[(TopicPartition, Offset)]) -> String {
     encode(offsets.iter().map(|(at, offset)| format!("{} {} {offset}", at.topic(), at.partition())))

@@ -237,8 +237,9 @@ impl Inner {
         self.marks.set_high_watermark(visible);
         let stable = if self.transactional.load(Ordering::Acquire) {
             let mut appender = self.appender.lock();
-            appender.producers.on_high_watermark(visible);
-            appender.producers.last_stable_offset(visible)
+            let transactions = appender.producers.transactions_mut();
+            transactions.on_high_watermark(visible);
+            transactions.last_stable_offset(visible).max(self.marks.last_stable())
         } else {
             visible
         };
@@ -276,9 +277,12 @@ impl Inner {
     }
 
     fn in_doubt(&self, source: std::io::Error, path: std::path::PathBuf) -> Error {
-        self.error(ErrorKind::Indeterminate, "a sync failed: what was appended since the last one may or may not survive")
-            .path(path)
-            .source(source)
-            .remedy("close the broker and open it again: recovery finds what is there")
+        self.error(
+            ErrorKind::Indeterminate,
+            "a sync failed: what was appended since the last one may or may not survive",
+        )
+        .path(path)
+        .source(source)
+        .remedy("close the broker and open it again: recovery finds what is there")
     }
 }

@@ -56,10 +56,15 @@ impl Marks {
         self.check();
     }
 
+    /// Raises the log start, and with it a last stable offset that an open transaction held back below.
+    pub(super) fn raise_log_start(&self, to: Offset) {
+        self.last_stable.fetch_max(to.get(), Ordering::AcqRel);
+        self.set_log_start(to);
+    }
+
     /// Lowers every mark above `end` to it, the dependent ones first.
     pub(super) fn cut(&self, end: Offset) {
-        for mark in
-            [&self.log_start, &self.last_stable, &self.high_watermark, &self.frontier, &self.written, &self.end]
+        for mark in [&self.log_start, &self.last_stable, &self.high_watermark, &self.frontier, &self.written, &self.end]
         {
             mark.fetch_min(end.get(), Ordering::AcqRel);
         }

@@ -188,7 +188,7 @@ impl Log {
     /// [`ErrorKind::Locked`] when another handle or process has it open; [`ErrorKind::Io`] with the path when the
     /// disk refuses; [`ErrorKind::Unsupported`] when a newer release wrote its state.
     pub fn open(dir: impl AsRef<Path>, config: LogConfig) -> Result<Log> {
-        Self::open_on(Arc::new(DiskStorage::new()), Arc::new(SystemClock::new()), dir, config)
+        Self::open_on(Arc::new(DiskStorage), Arc::new(SystemClock::new()), dir, config)
     }
 
     /// As [`Log::open`], on a storage and with a clock of the caller's choice.
@@ -208,10 +208,10 @@ impl Log {
         }
         let lock = crate::storage::lock_directory(&*storage, dir)?;
         let partition = partition_of(dir);
-        let state = StateFile::open(Arc::clone(&storage), &dir.join("log.state"))?;
-        let slot = state.slot(Uuid::ZERO, partition.partition())?;
+        let state = StateFile::open(&*storage, &dir.join("log.state"))?;
+        let slot = state.slot(Uuid::ZERO, partition.partition());
         let context = LogContext {
-            boot_id: crate::storage::boot_id(&*storage),
+            boot_id: crate::storage::boot_id(),
             storage,
             clock,
             buffers: BufferPool::default(),
@@ -253,8 +253,12 @@ impl Log {
             producers: found.producers,
             staged: Staged { epochs_changed: !found.clean, ..Staged::default() },
         };
-        let writer =
-            Writer { has_dir: found.has_dir, recovery_point: found.recovery_point, changed: !found.clean, ..Writer::default() };
+        let writer = Writer {
+            has_dir: found.has_dir,
+            recovery_point: found.recovery_point,
+            changed: !found.clean,
+            ..Writer::default()
+        };
         let stable = appender.producers.transactions().last_stable_offset(found.end).max(found.log_start);
         marks.set_last_stable(stable);
         let inner = Inner {
@@ -718,8 +722,8 @@ impl Inner {
         if let Some(slot) = &self.context.slot {
             slot.store(&SlotState {
                 recovery_point: end,
-                active_base: active.base(),
-                active_size: active.written(),
+                segment_base: active.base(),
+                segment_size: active.written(),
                 tail_crc: recover::tail_crc(&active)?,
                 ..self.slot_state(true)
             })?;

@@ -14,6 +14,7 @@ use bytes::{Buf, BufMut};
 use super::transactions::OngoingTransactions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::AbortedTxn;
+use crate::record::{BatchHeader, EndMarker, RecordBatch, TxnOutcome};
 use crate::types::{Offset, ProducerId, Timestamp};
 
 const VERSION: i16 = 1;
@@ -39,6 +40,42 @@ pub(crate) struct BatchFacts {
     pub(crate) is_control: bool,
     /// Of a control batch that ends a transaction.
     pub(crate) marker: Option<Marker>,
+}
+
+impl BatchFacts {
+    /// The facts of a batch that is at `base_offset`, or will be.
+    pub(crate) fn of(batch: &RecordBatch, base_offset: Offset) -> Result<Self> {
+        let marker = if batch.header().is_control() { batch.end_marker()? } else { None };
+        let marker = marker.map(|EndMarker { outcome, coordinator_epoch }| Marker {
+            outcome: match outcome {
+                TxnOutcome::Abort => Outcome::Abort,
+                TxnOutcome::Commit => Outcome::Commit,
+            },
+            coordinator_epoch,
+        });
+        Ok(Self { marker, ..Self::of_data(batch.header(), base_offset) })
+    }
+
+    /// The same of a batch that is no control batch, from its header alone.
+    pub(crate) fn of_data(header: &BatchHeader, base_offset: Offset) -> Self {
+        Self {
+            producer_id: header.producer_id(),
+            producer_epoch: header.producer_epoch(),
+            base_sequence: header.base_sequence(),
+            last_sequence: header.last_sequence(),
+            base_offset,
+            last_offset: base_offset + i64::from(header.last_offset_delta()),
+            max_timestamp: header.max_timestamp(),
+            is_transactional: header.is_transactional(),
+            is_control: header.is_control(),
+            marker: None,
+        }
+    }
+
+    /// Whether the batch has a producer at all.
+    pub(crate) fn has_producer(&self) -> bool {
+        self.producer_id.get() >= 0
+    }
 }
 
 /// The end of a transaction.
@@ -90,6 +127,10 @@ pub(crate) struct ProducerStates {
 }
 
 impl ProducerStates {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.producers.is_empty()
+    }
+
     pub(crate) fn transactions(&self) -> &OngoingTransactions {
         &self.transactions
     }

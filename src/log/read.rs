@@ -2,6 +2,7 @@
 //! the visible end; takes no lock that the writer holds while it writes or syncs.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -11,7 +12,7 @@ use crate::record::{BatchHeader, ControlType, RecordBatch};
 use crate::segment::{Segment, SegmentRead};
 use crate::types::{Isolation, Offset, Timestamp};
 
-use super::transactions::AbortedFilter;
+use super::transactions::{AbortedFilter, BatchKind};
 use super::{Inner, LogOffsets, OffsetAtTime};
 
 /// Whole batches read from a log.
@@ -103,14 +104,13 @@ impl LogRead {
 
 fn keep(filter: &mut AbortedFilter, batch: &RecordBatch) -> Result<bool> {
     let header = batch.header();
-    let aborts = header.is_control() && matches!(batch.control_type()?, ControlType::Abort);
-    Ok(filter.keep(
-        header.producer_id(),
-        header.last_offset(),
-        header.is_transactional(),
-        header.is_control(),
-        aborts,
-    ))
+    let kind = match (header.is_control(), header.is_transactional()) {
+        (true, _) if batch.control_type()? == Some(ControlType::Abort) => BatchKind::AbortMarker,
+        (true, _) => BatchKind::Control,
+        (false, true) => BatchKind::Transactional,
+        (false, false) => BatchKind::Plain,
+    };
+    Ok(filter.keep(header.producer_id(), header.last_offset(), kind))
 }
 
 impl Inner {
@@ -137,7 +137,7 @@ impl Inner {
                     return Err(self.out_of_range(offset, self.marks.load()));
                 }
                 (read.bytes, read.next) = (bytes, next);
-                if isolation == Isolation::ReadCommitted {
+                if isolation == Isolation::ReadCommitted && self.transactional.load(Ordering::Acquire) {
                     read.aborted = aborted_between(&segments[first..], offset, next)?;
                 }
                 return Ok(read);
@@ -173,7 +173,7 @@ impl Inner {
         let segments = self.segments.load_full();
         for segment in segments[floor(&segments, offsets.log_start)..].iter().filter(|s| s.base() < limit) {
             let indexes = segment.indexes()?;
-            if indexes.largest_timestamp().is_none_or(|largest| largest < time) {
+            if indexes.largest_timestamp() < time {
                 continue;
             }
             let (_, before) = indexes.time.lookup(time);
@@ -228,13 +228,9 @@ pub(super) fn floor(segments: &[Arc<Segment>], offset: Offset) -> usize {
 fn aborted_between(segments: &[Arc<Segment>], from: Offset, to: Offset) -> Result<Vec<AbortedTxn>> {
     let mut found = Vec::new();
     for segment in segments {
-        let indexes = segment.indexes()?;
-        found.extend(indexes.aborted.iter().filter(|t| t.last_offset >= from && t.first_offset < to));
-        // A transaction that begins below `to` has ended where the last stable offset passed it.
-        if indexes.aborted.iter().any(|t| t.last_stable_offset >= to) {
+        if !segment.aborted_between(from, to, &mut found)? {
             break;
         }
     }
-    found.sort_by_key(|t: &AbortedTxn| t.first_offset);
     Ok(found)
 }

@@ -169,8 +169,8 @@ impl Recovery<'_> {
     fn adopt_clean(&self, found: &mut Recovered) -> Result<bool> {
         let Some(slot) = self.slot.filter(|s| s.clean) else { return Ok(false) };
         let Some(active) = found.segments.last() else { return Ok(false) };
-        if active.base() != slot.active_base
-            || active.written() != slot.active_size
+        if active.base() != slot.segment_base
+            || active.written() != slot.segment_size
             || tail_crc(active)? != slot.tail_crc
         {
             return Ok(false);
@@ -376,4 +376,20 @@ pub(super) fn check_topic_id(context: &LogContext, dir: &Path) -> Result<()> {
         .remedy("move the directory away: it is left over from another topic of that name")),
         Err(e) => Err(e.path(path)),
     }
+}
+
+/// Producer state from every batch of `segments`, after a truncation.
+pub(super) fn replay_all(segments: &[Arc<Segment>]) -> Result<ProducerStates> {
+    let mut producers = ProducerStates::default();
+    for segment in segments {
+        let mut failed = None;
+        segment.walk(0, segment.base(), |_, header, bytes| {
+            failed = replay(&mut producers, header, bytes).err();
+            failed.is_none()
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+    }
+    Ok(producers)
 }

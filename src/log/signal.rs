@@ -62,7 +62,10 @@ impl Signal {
     /// timeout it waits for ever.
     #[cfg(not(loom))]
     pub(crate) fn wait_past(&self, seen: u64, timeout: Option<Duration>) -> bool {
-        #[expect(clippy::disallowed_methods, reason = "a deadline of the operating system's own wait, not a time that is kept")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a deadline of the operating system's own wait, not a time that is kept"
+        )]
         let deadline = timeout.and_then(|t| std::time::Instant::now().checked_add(t));
         let mut state = self.state.lock();
         state.waiting += 1;

@@ -11,7 +11,6 @@ use crate::types::{Offset, Timestamp};
 use super::Inner;
 use super::append::{Group, Staged};
 use super::commit::Writer;
-use super::producers::ProducerStates;
 use super::read::floor;
 
 impl Inner {
@@ -125,9 +124,9 @@ impl Inner {
 
     fn is_older(&self, segment: &Segment, age: Duration, now: Timestamp) -> Result<bool> {
         let largest = match segment.indexes()?.largest_timestamp() {
-            Some(timestamp) => timestamp,
+            timestamp if timestamp.get() >= 0 => timestamp,
             // No record says: the file's own time, as Kafka does.
-            None => {
+            _ => {
                 let path = segment.path(FileKind::Log);
                 let found = self.context.storage.metadata(&path);
                 found.map_err(|e| Error::io("cannot look at a segment", path, e))?.modified.into()
@@ -185,16 +184,12 @@ impl Inner {
         let synced = segment.file()?.sync_data().and_then(|()| self.context.storage.sync_dir(&self.home.dir));
         synced.map_err(|e| Error::io("cannot sync a truncated log", &*self.home.dir, e))?;
         appender.epochs.truncate_from_end(end);
-        appender.producers = self.rebuild_producers(&segments[..=at])?;
+        appender.producers = super::recover::replay_all(&segments[..=at])?;
         (appender.end, appender.active, appender.size) = (end, segment, position);
         appender.first_timestamp = None;
         appender.staged = Staged { epochs_changed: true, ..Staged::default() };
         writer.recovery_point = writer.recovery_point.min(end);
         Ok(())
-    }
-
-    fn rebuild_producers(&self, segments: &[Arc<Segment>]) -> Result<ProducerStates> {
-        super::recover::replay_all(segments)
     }
 
     /// Starts a new segment at the log end, unless the active one is empty.

@@ -62,6 +62,12 @@ impl RecordBatch {
         Ok(Self { bytes, header, facts: None })
     }
 
+    /// A batch whose bytes were checked before, as a read does with all that it returns.
+    pub(crate) fn from_checked(bytes: Bytes) -> Result<Self> {
+        let header = BatchHeader::parse(&bytes)?;
+        Ok(Self { bytes, header, facts: None })
+    }
+
     /// A batch that was put together here, so that there is nothing to check.
     pub(super) fn built(bytes: Bytes, header: BatchHeader, facts: Option<BatchFacts>) -> Self {
         debug_assert_eq!(bytes.len(), header.size_bytes(), "the length field is right");

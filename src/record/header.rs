@@ -251,6 +251,11 @@ impl BatchHeader {
         out
     }
 
+    /// The header of the same batch at another place: both fields lie outside the CRC.
+    pub(crate) fn placed(self, base_offset: Offset, leader_epoch: LeaderEpoch) -> Self {
+        Self { base_offset: base_offset.get(), leader_epoch: leader_epoch.get(), ..self }
+    }
+
     /// The offset of the batch's first record, or the place that it had before compaction removed it.
     #[must_use]
     pub const fn base_offset(&self) -> Offset {

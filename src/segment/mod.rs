@@ -17,7 +17,7 @@ use bytes::Bytes;
 use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::{AbortedTxn, IndexWriter, OffsetIndex, TimeIndex, decode_aborted, encode_aborted};
+use crate::index::{AbortedTxn, IndexWriter, IndexedBatch, OffsetIndex, TimeIndex, TransactionIndex};
 use crate::record::{BatchHeader, validate_crc};
 use crate::storage::{File, OpenMode, Storage};
 use crate::types::{Offset, Timestamp};
@@ -56,6 +56,7 @@ pub(crate) struct Segment {
     /// Bytes of whole batches that the operating system holds.
     written: AtomicU64,
     indexes: RwLock<Option<Indexes>>,
+    aborted: RwLock<Option<TransactionIndex>>,
 }
 
 /// The searchable side of a segment.
@@ -63,8 +64,7 @@ pub(crate) struct Segment {
 pub(crate) struct Indexes {
     pub(crate) offset: OffsetIndex,
     pub(crate) time: TimeIndex,
-    pub(crate) aborted: Vec<AbortedTxn>,
-    pub(crate) density: IndexWriter,
+    density: IndexWriter,
 }
 
 impl Indexes {
@@ -72,14 +72,13 @@ impl Indexes {
         Self {
             offset: OffsetIndex::new(base, sizes.max),
             time: TimeIndex::new(base, sizes.max),
-            aborted: Vec::new(),
-            density: IndexWriter::new(sizes.interval),
+            density: IndexWriter::new(base, sizes.interval),
         }
     }
 
-    /// The largest timestamp in the segment, `None` when it has no batch.
-    pub(crate) fn largest_timestamp(&self) -> Option<Timestamp> {
-        self.density.largest().map(|(timestamp, _)| timestamp).or_else(|| self.time.last().map(|(t, _)| t))
+    /// The largest timestamp in the segment; -1 when no record has one.
+    pub(crate) fn largest_timestamp(&self) -> Timestamp {
+        self.density.largest().0.max(self.time.last().0)
     }
 }
 
@@ -103,12 +102,21 @@ impl Segment {
             file: OnceLock::new(),
             written: AtomicU64::new(0),
             indexes: RwLock::new(Some(indexes)),
+            aborted: RwLock::new(Some(TransactionIndex::default())),
         }
     }
 
     /// A segment whose `.log` file holds `len` bytes; nothing is opened or read before it is used.
     pub(crate) fn existing(home: SegmentHome, base: Offset, sizes: IndexSizes, len: u64) -> Self {
-        Self { base, home, sizes, file: OnceLock::new(), written: AtomicU64::new(len), indexes: RwLock::new(None) }
+        Self {
+            base,
+            home,
+            sizes,
+            file: OnceLock::new(),
+            written: AtomicU64::new(len),
+            indexes: RwLock::new(None),
+            aborted: RwLock::new(None),
+        }
     }
 
     pub(crate) fn base(&self) -> Offset {
@@ -191,17 +199,16 @@ impl Segment {
     /// timestamp and writes the index files at their real size. Nothing is synced.
     pub(crate) fn write_indexes(&self) -> Result<()> {
         let mut guard = self.indexes.write();
-        let Some(indexes) = guard.as_mut() else { return Ok(()) };
-        indexes.density.finish(&mut indexes.time);
-        let (offset, time) = (indexes.offset.encode(), indexes.time.encode());
-        let aborted = encode_aborted(&indexes.aborted);
-        drop(guard);
-        self.write_whole(FileKind::OffsetIndex, &offset)?;
-        self.write_whole(FileKind::TimeIndex, &time)?;
-        if !aborted.is_empty() {
-            self.write_whole(FileKind::TxnIndex, &aborted)?;
+        if let Some(indexes) = guard.as_mut() {
+            indexes.density.finish(&mut indexes.time)?;
+            let (offset, time) = (indexes.offset.encode(), indexes.time.encode());
+            drop(guard);
+            self.write_whole(FileKind::OffsetIndex, &offset)?;
+            self.write_whole(FileKind::TimeIndex, &time)?;
         }
-        Ok(())
+        // A segment without aborted transactions has no such file.
+        let aborted = self.aborted.read().as_ref().filter(|a| !a.is_empty()).map(TransactionIndex::encode);
+        aborted.map_or(Ok(()), |bytes| self.write_whole(FileKind::TxnIndex, &bytes))
     }
 
     /// Syncs the index files, before a recovery point rises above them.
@@ -223,25 +230,41 @@ impl Segment {
         let Indexes { offset, time, density, .. } = indexes;
         let position = u32::try_from(position)
             .map_err(|_| Error::new(ErrorKind::TooLarge, "a segment passed 4 GiB").path(self.path(FileKind::Log)))?;
-        density.on_batch(
-            offset,
-            time,
-            header.last_offset(),
+        let batch = IndexedBatch {
+            last_offset: header.last_offset(),
             position,
-            header.size_bytes() as u64,
-            header.max_timestamp(),
-        )
+            size: u32::try_from(header.size_bytes()).unwrap_or(u32::MAX),
+            max_timestamp: header.max_timestamp(),
+        };
+        density.on_batch(offset, time, &batch)
     }
 
-    /// Notes a transaction that was aborted in this segment.
-    pub(crate) fn index_aborted(&self, aborted: AbortedTxn) {
-        let mut guard = self.indexes.write();
-        guard.get_or_insert_with(|| Indexes::empty(self.base, self.sizes)).aborted.push(aborted);
+    /// Notes a transaction whose abort marker lies in this segment.
+    pub(crate) fn index_aborted(&self, aborted: AbortedTxn) -> Result<()> {
+        self.aborted.write().get_or_insert_default().push(aborted)
     }
 
     /// Replaces the indexes by empty ones, before a scan fills them.
     pub(crate) fn reset_indexes(&self) {
         *self.indexes.write() = Some(Indexes::empty(self.base, self.sizes));
+        *self.aborted.write() = Some(TransactionIndex::default());
+    }
+
+    /// Adds the aborted transactions of this segment that concern a read of `from..to`; `false` when no later
+    /// segment can hold another.
+    pub(crate) fn aborted_between(&self, from: Offset, to: Offset, found: &mut Vec<AbortedTxn>) -> Result<bool> {
+        if let Some(aborted) = self.aborted.read().as_ref() {
+            return Ok(aborted.aborted_between(from, to, found).is_continue());
+        }
+        let loaded = match self.read_whole(FileKind::TxnIndex)? {
+            None => TransactionIndex::default(),
+            Some(bytes) => TransactionIndex::decode(self.base, &bytes).map_err(|e| {
+                e.path(self.path(FileKind::TxnIndex))
+                    .remedy("without it aborted records cannot be told apart: read uncommitted, or recover the log")
+            })?,
+        };
+        let mut guard = self.aborted.write();
+        Ok(guard.get_or_insert(loaded).aborted_between(from, to, found).is_continue())
     }
 
     /// The indexes, read from their files or rebuilt from the batches when they are not on the heap.
@@ -268,24 +291,16 @@ impl Segment {
                 .and_then(|o| Ok((o, TimeIndex::decode(self.base, self.sizes.max, &time)?)));
             let Ok((offset, time)) = sound else { return Ok(None) };
             // An empty time index says nothing of a segment that holds batches.
-            if written > 0 && time.last().is_none() {
+            if written > 0 && offset.last().1 == 0 && time.last().0 == Timestamp::NONE {
                 return Ok(None);
             }
-            let mut density = IndexWriter::new(self.sizes.interval);
-            if let Some((timestamp, offset)) = time.last() {
-                density.resume(timestamp, offset);
-            }
-            Ok(Some(Indexes { offset, time, aborted: Vec::new(), density }))
+            let density = IndexWriter::resume(&time, self.sizes.interval);
+            Ok(Some(Indexes { offset, time, density }))
         };
-        let mut indexes = match from_files()? {
-            Some(indexes) => indexes,
-            None => self.rebuild_indexes()?,
-        };
-        if let Some(bytes) = self.read_whole(FileKind::TxnIndex)? {
-            indexes.aborted = decode_aborted(&bytes)
-                .map_err(|e| e.path(self.path(FileKind::TxnIndex)).remedy("delete the file: it is rebuilt"))?;
+        match from_files()? {
+            Some(indexes) => Ok(indexes),
+            None => self.rebuild_indexes(),
         }
-        Ok(indexes)
     }
 
     fn rebuild_indexes(&self) -> Result<Indexes> {
@@ -395,10 +410,10 @@ impl Segment {
         let file = self.file()?;
         file.set_len(position).map_err(|e| self.io_error("cannot truncate a segment", e))?;
         self.set_written(position);
-        let mut aborted = std::mem::take(&mut self.indexes.write().get_or_insert_with(|| Indexes::empty(self.base, self.sizes)).aborted);
-        aborted.retain(|txn| txn.last_offset < end);
-        let rebuilt = Indexes { aborted, ..self.rebuild_indexes()? };
-        *self.indexes.write() = Some(rebuilt);
+        *self.indexes.write() = Some(self.rebuild_indexes()?);
+        if let Some(aborted) = self.aborted.write().as_mut() {
+            aborted.truncate(end);
+        }
         self.write_indexes()
     }
 
@@ -457,7 +472,7 @@ fn select(bytes: &[u8], guessed: bool, from: Offset, end: Offset, max_bytes: usi
         if size > rest.len() || (taken > 0 && taken + size > max_bytes) {
             break;
         }
-        if !validate_crc(&rest[..size]) {
+        if !validate_crc(&header, &rest[..size]) {
             if taken > 0 {
                 break; // Serve what is sound; the next read meets the damage itself.
             }

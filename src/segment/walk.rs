@@ -86,7 +86,7 @@ fn next_batch(bytes: &[u8], expected: i64) -> Next {
     if bytes.len() < header.size_bytes() {
         return Next::More(header.size_bytes());
     }
-    if !validate_crc(&bytes[..header.size_bytes()]) {
+    if !validate_crc(&header, &bytes[..header.size_bytes()]) {
         return Next::Damage("a checksum that does not match");
     }
     Next::Batch(header)

@@ -10,6 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::error::{Error, ErrorKind, Result};
+
 mod atomic_file;
 #[cfg(any(test, feature = "testing"))]
 mod conformance;
@@ -21,6 +23,7 @@ pub(crate) use atomic_file::{read_file, replace_file};
 #[cfg(any(test, feature = "testing"))]
 pub use conformance::storage_conformance;
 pub use disk::DiskStorage;
+pub(crate) use disk::boot_id;
 pub use memory::MemoryStorage;
 pub(crate) use pool::PooledStorage;
 
@@ -197,3 +200,18 @@ pub trait File: Send + Sync + fmt::Debug {
 
 /// A read-only view of a file's bytes.
 pub trait Map: AsRef<[u8]> + Send + Sync + fmt::Debug {}
+
+/// Takes the lock of a directory, Kafka's `.lock`, for the calling process.
+///
+/// # Errors
+/// [`ErrorKind::Locked`](crate::ErrorKind::Locked), naming the holder where it left a name.
+pub(crate) fn lock_directory(storage: &dyn Storage, dir: &Path) -> Result<Box<dyn Lock>> {
+    let path = dir.join(".lock");
+    storage.lock(&path, &format!("process {}", std::process::id())).map_err(|e| match e.kind() {
+        io::ErrorKind::WouldBlock => Error::new(ErrorKind::Locked, "the directory is in use")
+            .path(dir)
+            .source(e)
+            .remedy("close the other handle, or stop the other process"),
+        _ => Error::io("cannot lock the directory", path, e),
+    })
+}

@@ -1,0 +1,567 @@
+//! What we alone remember of each partition: how far its log was sound, synced and shown, so that
+//! recovery can tell a torn tail from rot. One file of fixed slots; Kafka ignores it.
+//!
+//! ```text
+//! header, 512 bytes: magic "thalweg state\0" | version u32 | slot length u32 | CRC-32C u32 of these
+//! slot, 512 bytes:   two copies of 256 bytes, of which the valid one with the higher sequence counts
+//! copy:              CRC-32C u32 of the rest | flags u32 | sequence u64 | topic id | partition i32 | state
+//! ```
+//!
+//! Invariant: a store never touches the copy that was synced last, so that one survives any crash.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::{Buf, BufMut};
+use parking_lot::Mutex;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::{File, OpenMode, Storage, replace_file};
+use crate::types::{LeaderEpoch, Offset, PartitionId, Uuid};
+
+/// How much of the active segment's end [`SlotState::tail_crc`] covers at most, in bytes.
+pub(crate) const TAIL_LEN: u64 = 4096;
+
+const MAGIC: &[u8; 14] = b"thalweg state\0";
+const VERSION: u32 = 1;
+const HEADER_LEN: u64 = 512;
+const HEADER_CRC_AT: usize = MAGIC.len() + 4 + 4;
+const COPY_LEN: usize = 256;
+const SLOT_LEN: usize = 2 * COPY_LEN;
+/// The checksum of a copy covers what follows it.
+const CHECKED_AT: usize = 4;
+
+const USED: u32 = 1;
+const CLEAN: u32 = 1 << 1;
+const WEAK_ACKS: u32 = 1 << 2;
+
+/// What a slot holds of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SlotState {
+    /// Whether the log was closed in order after everything in it was synced.
+    pub(crate) clean: bool,
+    /// Whether an append was acknowledged or shown below the level that survives loss of power.
+    pub(crate) weak_acks: bool,
+    pub(crate) leader_epoch: LeaderEpoch,
+    /// The boot of the machine in which this was stored.
+    pub(crate) boot_id: [u8; 16],
+    pub(crate) log_start: Offset,
+    pub(crate) log_end: Offset,
+    pub(crate) high_watermark: Offset,
+    pub(crate) last_stable: Offset,
+    /// Everything below survives loss of power.
+    pub(crate) frontier: Offset,
+    /// No offset at or above this was ever acknowledged or shown.
+    pub(crate) reserved: Offset,
+    pub(crate) recovery_point: Offset,
+    /// Base offset of the active segment.
+    pub(crate) segment_base: Offset,
+    /// Length of the active segment's log in bytes.
+    pub(crate) segment_size: u64,
+    /// CRC-32C of the last [`TAIL_LEN`] bytes, or all if fewer, of the active segment's log.
+    pub(crate) tail_crc: u32,
+}
+
+type Key = (Uuid, PartitionId);
+
+/// The open file. Slots are found by topic id and partition.
+#[derive(Debug)]
+pub(crate) struct StateFile {
+    shared: Arc<Shared>,
+    table: Mutex<Table>,
+    damaged: usize,
+}
+
+/// One partition's slot. Outlives the [`StateFile`] that gave it.
+#[derive(Debug)]
+pub(crate) struct StateSlot {
+    shared: Arc<Shared>,
+    key: Key,
+    index: u64,
+    content: Mutex<Content>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    syncs_begun: AtomicU64,
+    /// The latest begun sync that has succeeded.
+    syncs_done: AtomicU64,
+    poisoned: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    slots: HashMap<Key, Arc<StateSlot>>,
+    free: Vec<FreeSlot>,
+    /// The first index that the file does not hold yet.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct FreeSlot {
+    index: u64,
+    sequences: [u64; 2],
+}
+
+#[derive(Debug)]
+struct Content {
+    state: Option<SlotState>,
+    /// Of the two copies in the file; 0 for one that is not valid.
+    sequences: [u64; 2],
+    /// How many syncs had begun when the newer copy was written.
+    written_at: u64,
+    freed: bool,
+}
+
+impl StateFile {
+    /// Opens the file at `path`, or makes it. `Unsupported` when a newer release wrote it.
+    pub(crate) fn open(storage: &dyn Storage, path: &Path) -> Result<Self> {
+        let failed = |e| Error::io("cannot open the state file", path, e);
+        let file = match storage.open(path, OpenMode::Write) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                replace_file(storage, path, &encode_header())?;
+                storage.open(path, OpenMode::Write).map_err(failed)?
+            }
+            opened => opened.map_err(failed)?,
+        };
+        check_header(&*file).map_err(|e| e.path(path))?;
+        let shared = Arc::new(Shared {
+            file,
+            path: path.to_owned(),
+            syncs_begun: AtomicU64::new(0),
+            syncs_done: AtomicU64::new(0),
+            poisoned: AtomicBool::new(false),
+        });
+        let (table, damaged) = read_slots(&shared).map_err(|e| Error::io("cannot read the state file", path, e))?;
+        Ok(Self { shared, table: Mutex::new(table), damaged })
+    }
+
+    /// How many slots could not be read. When there are any, a partition without a slot may have lost it:
+    /// recover it as one of unknown frontier, and do that before slots are given to new partitions,
+    /// which may take the damaged ones.
+    pub(crate) fn damaged(&self) -> usize {
+        self.damaged
+    }
+
+    /// The partitions that have slots; those of topics that exist no longer are to be freed.
+    pub(crate) fn partitions(&self) -> Vec<(Uuid, PartitionId)> {
+        self.table.lock().slots.keys().copied().collect()
+    }
+
+    /// The partition's slot; an empty one when it has none yet. Takes no place in the file before the
+    /// first store.
+    pub(crate) fn slot(&self, topic_id: Uuid, partition: PartitionId) -> Arc<StateSlot> {
+        let key = (topic_id, partition);
+        let mut table = self.table.lock();
+        if let Some(slot) = table.slots.get(&key) {
+            return Arc::clone(slot);
+        }
+        let FreeSlot { index, sequences } = table.free.pop().unwrap_or_else(|| {
+            let index = table.next;
+            table.next += 1;
+            FreeSlot { index, sequences: [0; 2] }
+        });
+        let slot = Arc::new(StateSlot::new(&self.shared, key, index, None, sequences));
+        table.slots.insert(key, Arc::clone(&slot));
+        slot
+    }
+
+    /// Makes the slot of a deleted partition free for others; who still holds it cannot store to it.
+    pub(crate) fn free(&self, topic_id: Uuid, partition: PartitionId) -> Result<()> {
+        let mut table = self.table.lock();
+        let Some(slot) = table.slots.get(&(topic_id, partition)).map(Arc::clone) else { return Ok(()) };
+        let mut content = slot.content.lock();
+        if content.sequences != [0; 2] {
+            slot.write(&mut content, None)?;
+        }
+        content.freed = true;
+        table.slots.remove(&slot.key);
+        table.free.push(FreeSlot { index: slot.index, sequences: content.sequences });
+        Ok(())
+    }
+
+    /// Makes all that was stored before the call durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.shared.sync()
+    }
+}
+
+impl StateSlot {
+    fn new(shared: &Arc<Shared>, key: Key, index: u64, state: Option<SlotState>, sequences: [u64; 2]) -> Self {
+        let content = Mutex::new(Content { state, sequences, written_at: 0, freed: false });
+        Self { shared: Arc::clone(shared), key, index, content }
+    }
+
+    /// What was stored last; `None` when nothing ever was.
+    pub(crate) fn load(&self) -> Option<SlotState> {
+        self.content.lock().state
+    }
+
+    /// Hands a new state to the operating system; it is durable after the next sync.
+    pub(crate) fn store(&self, state: &SlotState) -> Result<()> {
+        let mut content = self.content.lock();
+        if content.freed {
+            return Err(Error::new(ErrorKind::TopicDeleted, "the partition's state was freed with its topic"));
+        }
+        self.write(&mut content, Some(state))?;
+        content.state = Some(*state);
+        Ok(())
+    }
+
+    /// Makes all that was stored before the call durable, in every slot of the file.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.shared.sync()
+    }
+
+    fn write(&self, content: &mut Content, state: Option<&SlotState>) -> Result<()> {
+        self.shared.check_poison()?;
+        let synced = self.shared.syncs_done.load(Ordering::SeqCst) > content.written_at;
+        let target = content.target(synced);
+        let sequence = content.sequences.iter().max().map_or(1, |newest| newest.saturating_add(1));
+        let bytes = encode_copy(self.key, sequence, state);
+        let position = HEADER_LEN + self.index * SLOT_LEN as u64 + (target * COPY_LEN) as u64;
+        // A write that fails may leave anything.
+        content.sequences[target] = 0;
+        let written = self.shared.file.write_all_at(&bytes, position);
+        written.map_err(|e| Error::io("cannot write the state of a partition", &self.shared.path, e))?;
+        content.sequences[target] = sequence;
+        content.written_at = self.shared.syncs_begun.load(Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+impl Content {
+    /// The copy to write next: the newer one again while it is not synced and the older one is good, since
+    /// the older one is then what a crash falls back to.
+    fn target(&self, newer_is_synced: bool) -> usize {
+        let newer = usize::from(self.sequences[1] > self.sequences[0]);
+        let older = 1 - newer;
+        if self.sequences[older] != 0 && !newer_is_synced { newer } else { older }
+    }
+}
+
+impl Shared {
+    fn check_poison(&self) -> Result<()> {
+        if self.poisoned.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Poisoned, "a sync of the state file failed earlier")
+                .path(&self.path)
+                .remedy("close and open again"));
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.check_poison()?;
+        let number = self.syncs_begun.fetch_add(1, Ordering::SeqCst) + 1;
+        if let Err(e) = self.file.sync_data() {
+            self.poisoned.store(true, Ordering::SeqCst);
+            return Err(Error::new(ErrorKind::Indeterminate, "cannot sync the state file").path(&self.path).source(e));
+        }
+        self.syncs_done.fetch_max(number, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn encode_header() -> Vec<u8> {
+    let mut header = Vec::with_capacity(HEADER_LEN as usize);
+    header.put_slice(MAGIC);
+    header.put_u32(VERSION);
+    header.put_u32(SLOT_LEN as u32);
+    header.put_u32(crc32c::crc32c(&header));
+    header.resize(HEADER_LEN as usize, 0);
+    header
+}
+
+fn check_header(file: &dyn File) -> Result<()> {
+    let expected = encode_header();
+    let mut header = vec![0; expected.len()];
+    let corrupt = || {
+        Error::new(ErrorKind::Corrupt, "the header of the state file is damaged")
+            .remedy("remove the file: every partition is then recovered from its segments alone")
+    };
+    file.read_exact_at(&mut header, 0).map_err(|e| corrupt().source(e))?;
+    let mut fields = header.strip_prefix(MAGIC).ok_or_else(corrupt)?;
+    let version = fields.get_u32();
+    if version > VERSION {
+        let why = format!("the state file has version {version}, this release reads up to {VERSION}");
+        return Err(Error::new(ErrorKind::Unsupported, why).remedy("open it with the release that wrote it"));
+    }
+    if header[..HEADER_CRC_AT + 4] != expected[..HEADER_CRC_AT + 4] {
+        return Err(corrupt());
+    }
+    Ok(())
+}
+
+/// Reads all slots, and counts those of which no copy is valid though something was written.
+fn read_slots(shared: &Arc<Shared>) -> io::Result<(Table, usize)> {
+    const SLOTS_AT_ONCE: u64 = 2048;
+    let file_len = shared.file.len()?;
+    let (mut table, mut damaged) = (Table::default(), 0);
+    let mut chunk = Vec::new();
+    let mut position = HEADER_LEN;
+    while position < file_len {
+        let len = (file_len - position).min(SLOTS_AT_ONCE * SLOT_LEN as u64);
+        chunk.clear();
+        chunk.resize(len as usize, 0);
+        shared.file.read_exact_at(&mut chunk, position)?;
+        // The last slot may have been written in part.
+        chunk.resize(chunk.len().next_multiple_of(SLOT_LEN), 0);
+        for slot in chunk.chunks_exact(SLOT_LEN) {
+            damaged += usize::from(!table.take(shared, slot));
+        }
+        position += len;
+    }
+    // The lowest first, so that the file stays short.
+    table.free.reverse();
+    Ok((table, damaged))
+}
+
+impl Table {
+    /// Takes the next slot in; `false` when it is damaged.
+    fn take(&mut self, shared: &Arc<Shared>, bytes: &[u8]) -> bool {
+        let index = self.next;
+        self.next += 1;
+        let (first, second) = bytes.split_at(COPY_LEN);
+        let copies = [decode_copy(first), decode_copy(second)];
+        let sequences = copies.map(|copy| copy.map_or(0, |copy| copy.sequence));
+        let newest = copies.into_iter().flatten().max_by_key(|copy| copy.sequence);
+        match newest.and_then(|copy| copy.content) {
+            Some((key, state)) => {
+                self.slots.insert(key, Arc::new(StateSlot::new(shared, key, index, Some(state), sequences)));
+            }
+            None => self.free.push(FreeSlot { index, sequences }),
+        }
+        newest.is_some() || bytes.iter().all(|&byte| byte == 0)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct DecodedCopy {
+    sequence: u64,
+    /// `None` in a free slot.
+    content: Option<(Key, SlotState)>,
+}
+
+/// `state` is `None` to free the slot.
+fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_LEN] {
+    let mut copy = [0; COPY_LEN];
+    let mut out = &mut copy[CHECKED_AT..];
+    let flag = |set, flag| if set { flag } else { 0 };
+    out.put_u32(state.map_or(0, |s| USED | flag(s.clean, CLEAN) | flag(s.weak_acks, WEAK_ACKS)));
+    out.put_u64(sequence);
+    if let Some(state) = state {
+        out.put_slice(key.0.as_bytes());
+        out.put_i32(key.1.get());
+        out.put_i32(state.leader_epoch.get());
+        out.put_slice(&state.boot_id);
+        out.put_i64(state.log_start.get());
+        out.put_i64(state.log_end.get());
+        out.put_i64(state.high_watermark.get());
+        out.put_i64(state.last_stable.get());
+        out.put_i64(state.frontier.get());
+        out.put_i64(state.reserved.get());
+        out.put_i64(state.recovery_point.get());
+        out.put_i64(state.segment_base.get());
+        out.put_u64(state.segment_size);
+        out.put_u32(state.tail_crc);
+    }
+    let crc = crc32c::crc32c(&copy[CHECKED_AT..]);
+    copy[..CHECKED_AT].copy_from_slice(&crc.to_be_bytes());
+    copy
+}
+
+/// `copy` is `COPY_LEN` bytes long; `None` when it is not valid.
+fn decode_copy(copy: &[u8]) -> Option<DecodedCopy> {
+    let (mut crc, mut body) = copy.split_at(CHECKED_AT);
+    if crc.get_u32() != crc32c::crc32c(body) {
+        return None;
+    }
+    let (flags, sequence) = (body.get_u32(), body.get_u64());
+    let mut id = [0; 16];
+    body.copy_to_slice(&mut id);
+    let key = (Uuid::from_bytes(id), PartitionId::new(body.get_i32()));
+    let leader_epoch = LeaderEpoch::new(body.get_i32());
+    let mut boot_id = [0; 16];
+    body.copy_to_slice(&mut boot_id);
+    let state = SlotState {
+        clean: flags & CLEAN != 0,
+        weak_acks: flags & WEAK_ACKS != 0,
+        leader_epoch,
+        boot_id,
+        log_start: body.get_i64().into(),
+        log_end: body.get_i64().into(),
+        high_watermark: body.get_i64().into(),
+        last_stable: body.get_i64().into(),
+        frontier: body.get_i64().into(),
+        reserved: body.get_i64().into(),
+        recovery_point: body.get_i64().into(),
+        segment_base: body.get_i64().into(),
+        segment_size: body.get_u64(),
+        tail_crc: body.get_u32(),
+    };
+    (sequence > 0).then_some(DecodedCopy { sequence, content: (flags & USED != 0).then_some((key, state)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    const PATH: &str = "thalweg.state";
+
+    fn open(storage: &MemoryStorage) -> StateFile {
+        StateFile::open(storage, Path::new(PATH)).unwrap()
+    }
+
+    fn raw(storage: &MemoryStorage) -> Arc<dyn File> {
+        storage.open(Path::new(PATH), OpenMode::Write).unwrap()
+    }
+
+    fn topic(number: u8) -> Uuid {
+        Uuid::from_bytes([number; 16])
+    }
+
+    fn state(log_end: i64) -> SlotState {
+        SlotState {
+            clean: log_end % 2 == 0,
+            weak_acks: log_end % 3 == 0,
+            leader_epoch: LeaderEpoch::new(7),
+            boot_id: [9; 16],
+            log_start: Offset::new(1),
+            log_end: Offset::new(log_end),
+            high_watermark: Offset::new(2),
+            last_stable: Offset::new(3),
+            frontier: Offset::new(4),
+            reserved: Offset::new(5),
+            recovery_point: Offset::new(6),
+            segment_base: Offset::new(7),
+            segment_size: u64::MAX,
+            tail_crc: u32::MAX,
+        }
+    }
+
+    /// Spoils the copy of slot `index` that counts.
+    fn spoil(storage: &MemoryStorage, index: u64, copy: u64) {
+        raw(storage).write_all_at(&[0xff], HEADER_LEN + index * 512 + copy * 256 + 20).unwrap();
+    }
+
+    #[test]
+    fn slots_come_back() {
+        let storage = MemoryStorage::default();
+        let file = open(&storage);
+        assert_eq!(file.slot(topic(1), 0.into()).load(), None);
+        for partition in 0..3 {
+            file.slot(topic(1), partition.into()).store(&state(i64::from(partition))).unwrap();
+        }
+        file.slot(topic(1), 2.into()).store(&state(99)).unwrap();
+        file.slot(topic(2), 0.into());
+        file.sync().unwrap();
+        let again = open(&storage);
+        assert_eq!((again.damaged(), again.partitions().len()), (0, 3), "what was never stored takes no slot");
+        assert_eq!(again.slot(topic(1), 1.into()).load(), Some(state(1)));
+        assert_eq!(again.slot(topic(1), 2.into()).load(), Some(state(99)));
+        assert!(storage.metadata(Path::new("thalweg.state.tmp")).is_err());
+    }
+
+    #[test]
+    fn a_torn_store_falls_back_to_what_was_synced_last() {
+        let storage = MemoryStorage::default();
+        let slot = open(&storage).slot(topic(1), 0.into());
+        slot.store(&state(1)).unwrap();
+        slot.sync().unwrap();
+        for log_end in 2..6 {
+            slot.store(&state(log_end)).unwrap();
+        }
+        let newer = usize::from(slot.content.lock().sequences[1] > slot.content.lock().sequences[0]);
+        spoil(&storage, 0, newer as u64);
+        let again = open(&storage);
+        assert_eq!((again.damaged(), again.slot(topic(1), 0.into()).load()), (0, Some(state(1))));
+        slot.sync().unwrap();
+    }
+
+    #[test]
+    fn stores_alternate_only_across_syncs() {
+        let mut content = Content { state: None, sequences: [0, 0], written_at: 0, freed: false };
+        for (sequences, synced, target) in [
+            ([0, 0], false, 1),
+            ([0, 1], false, 0),
+            ([2, 1], false, 0),
+            ([2, 1], true, 1),
+            ([2, 3], false, 1),
+            ([2, 3], true, 0),
+            ([0, 3], true, 0),
+        ] {
+            content.sequences = sequences;
+            assert_eq!(content.target(synced), target, "{sequences:?}, synced {synced}");
+        }
+    }
+
+    #[test]
+    fn a_slot_with_two_bad_copies_is_reported() {
+        let storage = MemoryStorage::default();
+        let file = open(&storage);
+        for partition in 0..2 {
+            file.slot(topic(1), partition.into()).store(&state(1)).unwrap();
+            file.sync().unwrap();
+        }
+        spoil(&storage, 0, 0);
+        spoil(&storage, 0, 1);
+        let again = open(&storage);
+        assert_eq!((again.damaged(), again.partitions()), (1, vec![(topic(1), 1.into())]));
+        again.slot(topic(1), 0.into()).store(&state(2)).unwrap();
+        let healed = open(&storage);
+        assert_eq!((healed.damaged(), healed.slot(topic(1), 0.into()).load()), (0, Some(state(2))));
+    }
+
+    #[test]
+    fn a_freed_slot_serves_another_partition() {
+        let storage = MemoryStorage::default();
+        let file = open(&storage);
+        let old = file.slot(topic(1), 0.into());
+        old.store(&state(1)).unwrap();
+        file.free(topic(1), 0.into()).unwrap();
+        assert_eq!(old.store(&state(2)).unwrap_err().kind(), ErrorKind::TopicDeleted);
+        assert_eq!(open(&storage).partitions(), []);
+        let new = file.slot(topic(2), 0.into());
+        assert_eq!((new.index, new.load()), (0, None));
+        new.store(&state(3)).unwrap();
+        assert_eq!(open(&storage).slot(topic(2), 0.into()).load(), Some(state(3)));
+        file.free(topic(3), 0.into()).unwrap();
+    }
+
+    #[test]
+    fn a_slot_cut_short_is_read_as_far_as_it_goes() {
+        let storage = MemoryStorage::default();
+        let file = open(&storage);
+        file.slot(topic(1), 0.into()).store(&state(1)).unwrap();
+        file.slot(topic(1), 1.into()).store(&state(2)).unwrap();
+        raw(&storage).set_len(HEADER_LEN + 512 + 300).unwrap();
+        let again = open(&storage);
+        assert_eq!((again.damaged(), again.partitions()), (1, vec![(topic(1), 0.into())]));
+    }
+
+    #[test]
+    fn headers_of_others_are_refused() {
+        let storage = MemoryStorage::default();
+        open(&storage);
+        let refuse = |position, bytes: &[u8]| {
+            raw(&storage).write_all_at(bytes, position).unwrap();
+            let error = StateFile::open(&storage, Path::new(PATH)).unwrap_err();
+            raw(&storage).write_all_at(&encode_header(), 0).unwrap();
+            assert_eq!(error.at_path(), Some(Path::new(PATH)));
+            error
+        };
+        let newer = refuse(14, &[0, 0, 0, 2]);
+        assert_eq!(newer.kind(), ErrorKind::Unsupported);
+        assert!(newer.to_string().contains("version 2"), "{newer}");
+        assert_eq!(refuse(0, b"T").kind(), ErrorKind::Corrupt);
+        assert_eq!(refuse(18, &[1]).kind(), ErrorKind::Corrupt);
+        raw(&storage).set_len(100).unwrap();
+        assert_eq!(StateFile::open(&storage, Path::new(PATH)).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
