@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+mod broker;
 mod clock;
 mod error;
-#[allow(dead_code, unused_imports)]
 mod group;
 mod index;
 mod log;
@@ -16,6 +16,7 @@ mod topic;
 mod types;
 mod wire;
 
+pub use broker::{Broker, BrokerBuilder, Partition, Topic, TopicBuilder, TopicRef};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
 pub use group::{
@@ -32,6 +33,7 @@ pub use record::{
 #[cfg(feature = "testing")]
 pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
+pub use topic::{CleanupPolicy, ConfigEntry, ConfigSource, OwnedRecord, ReadFrom, Scan, Tail, TailWaker, TopicConfig};
 pub use types::{
     Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, Start, Timestamp, TopicPartition, Uuid,
 };

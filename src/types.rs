@@ -44,6 +44,12 @@ macro_rules! number {
             }
         }
 
+        impl PartialOrd<$inner> for $name {
+            fn partial_cmp(&self, raw: &$inner) -> Option<std::cmp::Ordering> {
+                self.0.partial_cmp(raw)
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(&self.0, f)

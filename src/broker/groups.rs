@@ -1,76 +1,338 @@
-//! The broker's group verbs: each feeds the pure coordinator and carries out its effects, which are
-//! appends to `__consumer_offsets` and wake-ups.
+//! The broker's group verbs: each asks the pure coordinator, appends what it answers to
+//! `__consumer_offsets` and wakes members.
+//!
+//! Write-ahead: what a commit changes is seen only once its records are as durable as that topic says.
+//! The topic is made with the first group and replayed at the first use after opening. Appends
+//! happen under the lock, so that memory follows the log's order; waiting happens outside.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use super::Broker;
-use crate::error::Result;
-use crate::group::{CommittedOffset, GroupDescription, GroupListing, JoinRequest, Membership, OffsetCommit};
-use crate::log::Signal;
-use crate::types::{TopicPartition, Uuid};
+use parking_lot::Mutex;
 
-/// Who commits: a member of the generation that it last saw, or nobody in particular (allowed while the
-/// group has no members).
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Committer<'a> {
-    Member { member: &'a str, generation: i32 },
-    Outside,
+use super::{Broker, Inner, Signal, TopicEntry};
+use crate::error::{Error, ErrorKind, Result};
+use crate::group::{
+    BatchKind, CommittedOffset, Context, Effects, Generation, GroupCoordinator, GroupDescription, GroupListing,
+    JoinRequest, LogAppend, Membership, OffsetCommit, partition_for_group,
+};
+use crate::log::LogPosition;
+use crate::record::{BatchBuilder, ControlType, RecordBatch};
+use crate::topic::name::CONSUMER_OFFSETS;
+use crate::topic::{self, CleanupPolicy, TopicConfig};
+use crate::types::{Isolation, Offset, PartitionId, TopicPartition};
+
+/// Bytes read at a time while replaying.
+const REPLAY_BYTES: usize = 4 << 20;
+
+/// All groups of a broker and those who want to hear of changes.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    state: Mutex<State>,
+    watchers: Mutex<Vec<Weak<Signal>>>,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    coordinator: GroupCoordinator,
+    loaded: bool,
+    /// `__consumer_offsets`, once it exists.
+    log: Option<Arc<TopicEntry>>,
+    /// Its partitions with appends that nobody waits for.
+    unsettled: BTreeSet<PartitionId>,
+}
+
+/// Records that were appended and are to be waited for.
+struct Written {
+    partition: Arc<topic::Partition>,
+    position: LogPosition,
+    last: Offset,
+}
+
+impl Groups {
+    /// Has everybody who waits look again.
+    pub(super) fn notify(&self) {
+        self.watchers.lock().iter().filter_map(Weak::upgrade).for_each(|signal| signal.notify());
+    }
+
+    fn watch(&self, signal: &Arc<Signal>) {
+        let mut watchers = self.watchers.lock();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(Arc::downgrade(signal));
+    }
+}
+
+impl State {
+    /// Takes into memory what has become durable while nobody waited.
+    fn settle_visible(&mut self) -> Result<()> {
+        let Some(log) = self.log.clone() else { return Ok(()) };
+        for number in std::mem::take(&mut self.unsettled) {
+            let offsets = log.partition(number)?.offsets()?;
+            self.coordinator.settle(number, offsets.high_watermark + -1)?;
+            if offsets.high_watermark < offsets.end {
+                self.unsettled.insert(number);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Runs `call` with the coordinator loaded and up to date.
+    fn with_groups<T>(&self, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.check_open()?;
+        let mut state = self.groups.state.lock();
+        if !state.loaded {
+            state.log = self.registry.get(CONSUMER_OFFSETS);
+            state.coordinator = GroupCoordinator::default();
+            if let Some(log) = state.log.clone() {
+                log.partitions().iter().try_for_each(|partition| replay(&mut state.coordinator, partition))?;
+            }
+            state.loaded = true;
+        }
+        state.settle_visible()?;
+        call(&mut state)
+    }
+
+    /// Runs `call` on the coordinator with what it may ask about the world.
+    fn in_context<T>(&self, call: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<T> {
+        let clock = &self.context.clock;
+        let count = |topic: &str| {
+            let found = self.registry.get(topic)?;
+            i32::try_from(found.partition_count()).ok()
+        };
+        call(&Context { now: clock.now(), monotonic: clock.monotonic(), partitions: &count })
+    }
+
+    fn offsets_topic(&self, state: &mut State) -> Result<Arc<TopicEntry>> {
+        if let Some(log) = &state.log {
+            return Ok(Arc::clone(log));
+        }
+        // As a stock broker makes it.
+        let config = TopicConfig::new()
+            .cleanup_policy(CleanupPolicy::Compact)
+            .compression_of_producer()
+            .segment_bytes(100 << 20);
+        let log = match self.create(CONSUMER_OFFSETS, self.settings.offsets_partitions, &config) {
+            Err(e) if e.kind() == ErrorKind::TopicExists => self.registry.get(CONSUMER_OFFSETS).ok_or(e)?,
+            created => created?,
+        };
+        state.log = Some(Arc::clone(&log));
+        Ok(log)
+    }
+
+    /// Appends one batch of records and stages it in memory.
+    fn write(&self, state: &mut State, append: LogAppend) -> Result<Option<Written>> {
+        if append.records.is_empty() {
+            return Ok(None);
+        }
+        let log = self.offsets_topic(state)?;
+        let count = i32::try_from(log.partition_count()).unwrap_or(i32::MAX);
+        let number = partition_for_group(&append.group, count);
+        let partition = log.partition(number)?;
+        let now = self.context.clock.now();
+        let mut batch = BatchBuilder::new();
+        for (key, value) in &append.records {
+            batch.push_parts(now, Some(key), value.as_deref(), &[])?;
+        }
+        let appended = partition.append(&batch.finish()?)?;
+        state.coordinator.stage(number, appended.base_offset, append);
+        state.unsettled.insert(number);
+        Ok(Some(Written { partition, position: appended.position, last: appended.last_offset }))
+    }
+
+    /// Carries out what follows from a change of membership; nobody waits for its records.
+    fn carry_out(&self, state: &mut State, effects: Effects) -> Result<()> {
+        for append in effects.appends {
+            self.write(state, append)?;
+        }
+        if effects.wake {
+            self.groups.notify();
+        }
+        Ok(())
+    }
+
+    /// Waits until records are as durable as `__consumer_offsets` says, then takes them into memory.
+    fn await_written(&self, written: impl IntoIterator<Item = Written>) -> Result<()> {
+        for Written { partition, position, last } in written {
+            partition.wait(position, partition.level())?;
+            let mut state = self.groups.state.lock();
+            state.coordinator.settle(partition.name().partition(), last)?;
+        }
+        Ok(())
+    }
+}
+
+/// Membership.
 impl Broker {
-    /// Notified whenever some group's members should look again.
-    pub(crate) fn group_signal(&self) -> &Arc<Signal> {
-        todo!()
+    /// Has `signal` notified when members of a group should look again, or topics changed.
+    pub(crate) fn watch_groups(&self, signal: &Arc<Signal>) {
+        self.inner.groups.watch(signal);
     }
 
-    pub(crate) fn join_group(&self, _group: &str, _request: JoinRequest) -> Result<()> {
-        todo!()
+    /// JoinGroup: a new member, or a known one that has given up its partitions or wants other topics.
+    pub(crate) fn join_group(&self, group: &str, request: JoinRequest) -> Result<()> {
+        let inner = &*self.inner;
+        inner.with_groups(|state| {
+            let effects = inner.in_context(|context| state.coordinator.join(group, request, context))?;
+            inner.carry_out(state, effects)
+        })
     }
 
-    /// A member's look at its group; counts as its heartbeat.
-    pub(crate) fn check_in(&self, _group: &str, _member: &str) -> Result<Membership> {
-        todo!()
+    /// Heartbeat: what a member finds when it looks at its group, and when, in monotonic time, the first
+    /// member will have stayed away too long.
+    pub(crate) fn check_in(&self, group: &str, member: &str) -> Result<(Membership, Option<Duration>)> {
+        let inner = &*self.inner;
+        inner.with_groups(|state| {
+            let found = inner.in_context(|context| state.coordinator.check_in(group, member, context))?;
+            inner.carry_out(state, found.effects)?;
+            Ok((found.membership, found.deadline))
+        })
     }
 
-    pub(crate) fn leave_group(&self, _group: &str, _member: &str) -> Result<()> {
-        todo!()
+    /// LeaveGroup.
+    pub(crate) fn leave_group(&self, group: &str, member: &str) -> Result<()> {
+        let inner = &*self.inner;
+        inner.with_groups(|state| {
+            let effects = inner.in_context(|context| state.coordinator.leave(group, member, context))?;
+            inner.carry_out(state, effects)
+        })
     }
 
-    /// Commits durably (at the level of `__consumer_offsets`), all or nothing.
+    /// Tells groups that topics came, went or grew.
+    pub(super) fn rebalance_groups(&self) -> Result<()> {
+        let inner = &*self.inner;
+        if !inner.groups.state.lock().loaded {
+            // Then nobody has joined any.
+            return Ok(());
+        }
+        inner.with_groups(|state| {
+            let effects = inner.in_context(|context| state.coordinator.topics_changed(context))?;
+            inner.carry_out(state, effects)
+        })
+    }
+}
+
+/// Committed offsets.
+impl Broker {
+    /// OffsetCommit, all or nothing. A negative generation and an empty member: from outside the group,
+    /// allowed while it has no members. Answers when it is durable.
     pub(crate) fn commit_offsets(
         &self,
-        _group: &str,
-        _by: Committer<'_>,
-        _offsets: &[(TopicPartition, OffsetCommit)],
+        group: &str,
+        member: &str,
+        generation: Generation,
+        commits: &[OffsetCommit],
     ) -> Result<()> {
-        todo!()
+        let inner = &*self.inner;
+        for commit in commits {
+            self.topic_entry(commit.partition.topic(), None)?.partition(commit.partition.partition())?;
+        }
+        let written = inner.with_groups(|state| {
+            let now = inner.context.clock.now();
+            let append = state.coordinator.commit(group, member, generation, commits, now)?;
+            inner.write(state, append)
+        })?;
+        inner.await_written(written)
     }
 
-    /// The committed offset of a topic's partition; a topic of another id than the one committed for does
-    /// not count.
-    pub(crate) fn committed_offset(
-        &self,
-        _group: &str,
-        _partition: &TopicPartition,
-        _topic_id: Uuid,
-    ) -> Result<Option<CommittedOffset>> {
-        todo!()
+    /// OffsetFetch for one partition.
+    pub(crate) fn committed_offset(&self, group: &str, partition: &TopicPartition) -> Result<Option<CommittedOffset>> {
+        self.inner.with_groups(|state| Ok(state.coordinator.committed(group, partition).cloned()))
     }
 
-    pub(crate) fn committed_offsets(&self, _group: &str) -> Result<Vec<(TopicPartition, CommittedOffset)>> {
-        todo!()
+    /// OffsetFetch for all partitions.
+    pub(crate) fn committed_offsets(&self, group: &str) -> Result<Vec<(TopicPartition, CommittedOffset)>> {
+        self.inner.with_groups(|state| {
+            Ok(state.coordinator.all_committed(group).map(|(tp, committed)| (tp.clone(), committed.clone())).collect())
+        })
     }
 
-    pub(crate) fn list_groups(&self) -> Result<Vec<GroupListing>> {
-        todo!()
+    /// OffsetDelete: forgets what a group committed in partitions that no member reads.
+    pub(crate) fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()> {
+        let inner = &*self.inner;
+        let written = inner.with_groups(|state| {
+            let append = state.coordinator.delete_offsets(group, partitions)?;
+            inner.write(state, append)
+        })?;
+        inner.await_written(written)
     }
 
-    pub(crate) fn describe_group(&self, _group: &str) -> Result<GroupDescription> {
-        todo!()
+    /// What all groups committed in a topic of that name means nothing any more.
+    pub(super) fn forget_offsets_of(&self, topic: &str) -> Result<()> {
+        let inner = &*self.inner;
+        if inner.registry.get(CONSUMER_OFFSETS).is_none() {
+            return Ok(());
+        }
+        let written = inner.with_groups(|state| {
+            let appends = state.coordinator.topic_deleted(topic)?;
+            appends.into_iter().filter_map(|append| inner.write(state, append).transpose()).collect::<Result<Vec<_>>>()
+        })?;
+        inner.await_written(written)
+    }
+}
+
+/// What tools show, and deletion.
+impl Broker {
+    /// ListGroups.
+    ///
+    /// # Errors
+    /// `Closed`; `Corrupt` when `__consumer_offsets` cannot be read.
+    pub fn groups(&self) -> Result<Vec<GroupListing>> {
+        self.inner.with_groups(|state| Ok(state.coordinator.list()))
     }
 
-    /// Forgets an empty group and its offsets.
-    pub(crate) fn delete_group(&self, _group: &str) -> Result<()> {
-        todo!()
+    /// DescribeGroups.
+    pub(crate) fn describe_group(&self, group: &str) -> Result<GroupDescription> {
+        self.inner.with_groups(|state| Ok(state.coordinator.describe(group)))
     }
+
+    /// DeleteGroups: forgets a group without members, offsets and all.
+    pub(crate) fn delete_group(&self, group: &str) -> Result<()> {
+        let inner = &*self.inner;
+        let written = inner.with_groups(|state| {
+            let append = state.coordinator.delete_group(group)?;
+            inner.write(state, append)
+        })?;
+        inner.await_written(written)
+    }
+}
+
+/// Takes one partition of `__consumer_offsets` into memory.
+fn replay(coordinator: &mut GroupCoordinator, partition: &topic::Partition) -> Result<()> {
+    let offsets = partition.offsets()?;
+    let mut next = offsets.log_start;
+    while next < offsets.high_watermark {
+        let read = partition.read(next, REPLAY_BYTES, Isolation::ReadUncommitted)?;
+        for batch in read.batches() {
+            let batch = batch?;
+            let base = batch.header().base_offset();
+            let place = |error: Error| error.partition(partition.name().clone()).offset(base);
+            replay_batch(coordinator, partition.name().partition(), &batch).map_err(place)?;
+        }
+        if read.next_offset() <= next {
+            break;
+        }
+        next = read.next_offset();
+    }
+    Ok(())
+}
+
+fn replay_batch(coordinator: &mut GroupCoordinator, partition: PartitionId, batch: &RecordBatch) -> Result<()> {
+    let header = batch.header();
+    let producer = header.producer_id();
+    if header.is_control() {
+        let committed = match batch.control_type()? {
+            ControlType::Commit => true,
+            ControlType::Abort => false,
+            _ => return Ok(()),
+        };
+        return coordinator.replay(partition, BatchKind::Marker { producer, committed }, []);
+    }
+    let kind = if header.is_transactional() { BatchKind::Transactional(producer) } else { BatchKind::Plain };
+    let decoded = batch.decode()?;
+    let records = decoded.iter().collect::<Result<Vec<_>>>()?;
+    let keyed = records.iter().filter_map(|record| Some((record.offset(), record.key()?, record.value())));
+    coordinator.replay(partition, kind, keyed)
 }

@@ -1,28 +1,322 @@
-//! The narrow waist: one typed method per Kafka verb, in process. Everything above (producers,
-//! consumers, a server) calls these and nothing below.
+//! The narrow waist: one typed method per thing that Kafka's protocol can ask for, in process.
+//! Producers, consumers and later a server stand on these verbs and on nothing below.
+//!
+//! Here: opening, closing and what a broker holds. Lock order: groups, changes, partition, catalog, registry.
+//! Invariants: the catalog is changed first and synced, the registry and the disk follow; the
+//! directory's lock lives as long as anything that could write.
 
+mod background;
+mod directory;
 mod groups;
+mod handle;
+mod maintenance;
+mod options;
+mod registry;
+mod topic_builder;
+mod topics;
 mod verbs;
 
-use std::sync::Arc;
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
-pub(crate) use groups::Committer;
+use parking_lot::Mutex;
 
-/// A directory of topics, open in this process. Clones are handles to the same one.
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::{LogContext, StateFile};
+use crate::segment::BufferPool;
+use crate::storage::{Lock, MemoryStorage, Storage, boot_id, lock_directory};
+use crate::topic;
+use crate::topic::catalog::{Catalog, CatalogOptions};
+use crate::topic::config::BrokerDefaults;
+use crate::topic::name::{CLUSTER_METADATA, CONSUMER_OFFSETS, SHARE_GROUP_STATE, TRANSACTION_STATE};
+use crate::topic::properties::ServerProperties;
+use crate::topic::{PartitionContext, PartitionHost, Urgency};
+use crate::types::{LeaderEpoch, Offset, TopicPartition, Uuid};
+
+use background::{Background, Worker};
+use directory::Found;
+use groups::Groups;
+use maintenance::Schedule;
+use options::{BrokerSettings, Threads};
+use registry::Registry;
+
+pub use handle::{Partition, Topic};
+pub use options::BrokerBuilder;
+pub use topic_builder::{TopicBuilder, TopicRef};
+
+pub(crate) use background::Task;
+pub(crate) use registry::TopicEntry;
+
+/// Counts events that a reader may wait for.
+pub(crate) use crate::log::Signal;
+
+/// A directory of topics, open in this process. Clones are handles to the same one; all methods may be
+/// called from many threads.
+///
+/// A broker has two threads of its own unless it is [`manual`](BrokerBuilder::manual):
+/// `thalweg-sync` brings appends that nobody waits for to their topic's durability and sends producers'
+/// batches whose time has come; `thalweg-maintenance` applies retention, writes checkpoints
+/// and snapshots of the catalog.
+///
+/// ```
+/// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+/// # let path = dir.path().join("data");
+/// use thalweg::{Broker, Start};
+/// let broker = Broker::open(&path)?;
+/// let orders = broker.topic("orders").partitions(4).open_or_create()?;
+/// let at = orders.send(("user-1", "paid"))?;
+/// assert_eq!(at.offset, 0);
+/// broker.close()?;
+///
+/// let broker = Broker::open(&path)?;
+/// let found: Vec<_> = broker.topic("orders").open()?.scan(Start::Earliest).collect::<Result<_, _>>()?;
+/// assert_eq!(found[0].value(), Some(&b"paid"[..]));
+/// # Ok::<(), thalweg::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Broker {
     inner: Arc<Inner>,
 }
 
-struct Inner {}
+/// What a broker holds. Dropped without `close` it is as if the process had died: nothing is synced.
+pub(crate) struct Inner {
+    context: Arc<PartitionContext>,
+    settings: BrokerSettings,
+    /// Held while topics and partitions come or go.
+    changes: Mutex<()>,
+    catalog: Catalog,
+    registry: Registry,
+    state: StateFile,
+    groups: Groups,
+    /// Counts changes of topics.
+    catalog_version: AtomicU64,
+    background: Arc<Background>,
+    schedule: Mutex<Schedule>,
+    workers: Mutex<Vec<Worker>>,
+    lock: Mutex<Option<Box<dyn Lock>>>,
+}
 
-/// Names a topic by handle or by name: `&Topic`, `&str`, `&String`. Sealed. A handle carries its topic
-/// id, so that after delete and recreate it answers `TopicDeleted`.
-pub trait TopicRef: sealed::TopicRef {}
+impl Broker {
+    /// Opens a directory, making it when there is none, with the default options.
+    ///
+    /// # Errors
+    /// See [`BrokerBuilder::open`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::builder(dir).open()
+    }
 
-pub(crate) mod sealed {
-    pub trait TopicRef {
-        fn topic_name(&self) -> &str;
-        fn topic_id(&self) -> Option<crate::types::Uuid>;
+    /// Options for opening a directory.
+    pub fn builder(dir: impl AsRef<Path>) -> BrokerBuilder {
+        BrokerBuilder::new(dir.as_ref().to_owned())
+    }
+
+    /// A broker whose files are in memory: every durability level is accepted, nothing survives the last
+    /// handle.
+    ///
+    /// # Errors
+    /// When the operating system gives no randomness for ids or no threads.
+    pub fn in_memory() -> Result<Self> {
+        Self::builder(Path::new("/memory")).storage(MemoryStorage::new()).open()
+    }
+
+    fn open_with(options: BrokerBuilder, defaults: BrokerDefaults) -> Result<Self> {
+        let storage = options.pooled();
+        let root = options.root.as_path();
+        if directory::inspect(&*storage, root)? == Found::Empty {
+            directory::create(&*storage, root)?;
+        }
+        let lock = lock_directory(&*storage, root)?;
+        // Who held the lock may have written meanwhile: look again.
+        directory::inspect(&*storage, root)?;
+        directory::consume_clean_shutdown(&*storage, root)?;
+        let buffers = BufferPool::default();
+        let log_context = LogContext {
+            storage: Arc::clone(&storage),
+            clock: Arc::clone(&options.clock),
+            buffers: buffers.clone(),
+            partition: TopicPartition::new(CLUSTER_METADATA, 0),
+            topic_id: None,
+            slot: None,
+            boot_id: boot_id(),
+            foreign: false,
+            log_start: Offset::ZERO,
+            recovery_point: Offset::ZERO,
+            sync_wanted: None,
+        };
+        let catalog_options = CatalogOptions { node_id: options.node, defaults, ..CatalogOptions::default() };
+        let catalog = Catalog::open(log_context, root, catalog_options)?;
+        directory::remove_deleted(&*storage, root)?;
+        directory::drop_stale_state(&*storage, root, catalog.image().epoch)?;
+        let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
+        let checkpoints = directory::read_checkpoints(&*storage, root)?;
+        let inner = Arc::new(Inner {
+            context: Arc::new(PartitionContext {
+                boot_id: boot_id(),
+                clock: Arc::clone(&options.clock),
+                root: root.to_owned(),
+                buffers,
+                checkpoints,
+                host: OnceLock::new(),
+                closed: AtomicBool::new(false),
+                storage,
+            }),
+            settings: options.settings,
+            registry: Registry::default(),
+            changes: Mutex::new(()),
+            catalog,
+            state,
+            groups: Groups::default(),
+            catalog_version: AtomicU64::new(0),
+            background: Arc::new(Background::new(options.clock)),
+            schedule: Mutex::new(Schedule::default()),
+            workers: Mutex::new(Vec::new()),
+            lock: Mutex::new(Some(lock)),
+        });
+        let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
+        inner.context.host.get_or_init(|| host);
+        inner.load_topics()?;
+        if options.threads == Threads::Own {
+            *inner.workers.lock() = background::start(&inner)?;
+        }
+        Ok(Self { inner })
+    }
+
+    /// Stops the threads, brings every append to its topic's durability and beyond, to the device, closes
+    /// all logs as a clean stop of Kafka leaves them, and gives the directory free, even while clones,
+    /// handles, tickets or records live; whatever they ask for later is answered with `Closed`.
+    /// A second call does nothing.
+    ///
+    /// # Errors
+    /// `Indeterminate` or `Io` when something could not be synced or written. The broker is closed all the
+    /// same and the next open recovers.
+    pub fn close(&self) -> Result<()> {
+        self.inner.close()
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.inner.context.root
+    }
+
+    /// The cluster id of the directory (`cluster.id`).
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        &self.inner.catalog.identity().cluster_id
+    }
+
+    /// The node number of the directory (`node.id`).
+    #[must_use]
+    pub fn node_id(&self) -> i32 {
+        self.inner.catalog.identity().node_id
+    }
+
+    /// The text of a server.properties with which a stock Apache Kafka (3.9 or later) serves this
+    /// directory once the broker is closed: clients connect to `listener`, the controller listens on
+    /// `controller`, each host and port.
+    ///
+    /// ```
+    /// let broker = thalweg::Broker::in_memory()?;
+    /// let text = broker.server_properties(("localhost", 9092), ("localhost", 9093));
+    /// assert!(text.contains("node.id=1\n"));
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    #[must_use]
+    pub fn server_properties(&self, listener: (&str, u16), controller: (&str, u16)) -> String {
+        let count = |topic: &str, default: u32| {
+            let existing = self.inner.registry.get(topic).and_then(|t| u32::try_from(t.partition_count()).ok());
+            existing.unwrap_or(default)
+        };
+        let defaults: Vec<_> =
+            self.inner.catalog.defaults().properties().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        ServerProperties {
+            dir: self.dir(),
+            node_id: self.node_id(),
+            listener,
+            controller,
+            offsets_partitions: count(CONSUMER_OFFSETS, self.inner.settings.offsets_partitions),
+            transaction_partitions: count(TRANSACTION_STATE, 1),
+            share_partitions: count(SHARE_GROUP_STATE, 1),
+            defaults: &defaults,
+        }
+        .to_text()
+    }
+}
+
+impl Inner {
+    fn check_open(&self) -> Result<()> {
+        match self.context.closed.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(Error::new(ErrorKind::Closed, "the broker is closed").path(&self.context.root)),
+        }
+    }
+
+    fn close(&self) -> Result<()> {
+        if self.context.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut first = self.background.run_tasks_now();
+        self.background.stop();
+        for worker in self.workers.lock().drain(..) {
+            worker.join();
+        }
+        // Whoever holds this may still be making a topic.
+        let _changes = self.changes.lock();
+        if self.context.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let mut keep = |result: Result<()>| {
+            if let (Err(error), Ok(())) = (result, &first) {
+                first = Err(error);
+            }
+        };
+        for topic in self.registry.all() {
+            for partition in topic.partitions() {
+                keep(partition.close());
+            }
+            topic.notify();
+        }
+        keep(self.state.sync());
+        keep(self.write_checkpoints());
+        keep(self.catalog.close());
+        if first.is_ok() {
+            // Last: from here on a stock broker trusts every file.
+            first = directory::write_clean_shutdown(&*self.context.storage, &self.context.root);
+        }
+        self.groups.notify();
+        *self.lock.lock() = None;
+        first
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The threads hold no reference between their rounds; they end by themselves.
+        self.background.stop();
+    }
+}
+
+impl PartitionHost for Inner {
+    fn raise_leader_epoch(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Uuid,
+        at_least: LeaderEpoch,
+    ) -> Result<LeaderEpoch> {
+        self.check_open()?;
+        self.catalog.bump_leader_epoch(topic_id, partition.partition(), at_least)
+    }
+
+    fn settle_later(&self, partition: &Arc<topic::Partition>, urgency: Urgency) {
+        self.background.settle_later(partition, urgency);
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("dir", &self.dir()).field("cluster_id", &self.cluster_id()).finish_non_exhaustive()
     }
 }

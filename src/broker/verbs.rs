@@ -1,80 +1,72 @@
-//! The broker's verbs, one per thing that Kafka's protocol can ask for: what producers, consumers
-//! and, later, a server call. Typed requests and answers, no logic of the caller's. Group verbs are
-//! in `groups.rs`.
+//! The broker's verbs on partitions: what producers, consumers and, later, a server call. Verbs on
+//! topics are in `topics.rs`, on groups in `groups.rs`.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::Broker;
+use super::{Broker, Partition};
 use crate::clock::Clock;
 use crate::error::Result;
-use crate::log::{OffsetAtTime, Signal};
+use crate::log::{Appended, LogRead};
 use crate::record::RecordBatch;
-use crate::topic::{Ack, Fetched, Partition, ReadFrom, TopicListing};
-use crate::types::{Durability, Isolation, Offset, PartitionId, ProducerId, TopicPartition, Uuid};
+use crate::topic;
+use crate::types::{Isolation, Offset, TopicPartition};
 
 impl Broker {
     /// The broker's clock.
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        todo!()
+        &self.inner.context.clock
     }
 
-    /// Notified when topics or partitions come or go, or a config changes, or the broker closes.
-    pub(crate) fn topology(&self) -> &Arc<Signal> {
-        todo!()
+    /// Changes whenever topics come, go or gain partitions.
+    pub(crate) fn catalog_version(&self) -> u64 {
+        self.inner.catalog_version.load(Ordering::Acquire)
     }
 
-    /// All topics with their ids and partition counts, Kafka's own ones included, by name.
-    pub(crate) fn list_topics(&self) -> Result<Vec<TopicListing>> {
-        todo!()
+    /// The names of all topics, Kafka's own ones included.
+    pub(crate) fn topic_names(&self) -> Vec<Arc<str>> {
+        self.inner.registry.all().iter().map(|topic| Arc::clone(&topic.name)).collect()
     }
 
-    /// One topic by name.
-    pub(crate) fn find_topic(&self, _name: &str) -> Result<Option<TopicListing>> {
-        todo!()
+    /// How many partitions a topic has, where there is one.
+    pub(crate) fn partition_count(&self, topic: &str) -> Option<i32> {
+        self.inner.registry.get(topic).and_then(|topic| i32::try_from(topic.partition_count()).ok())
     }
 
-    /// One partition; with an id, the topic of that id only (`TopicDeleted` when it is gone).
-    pub(crate) fn find_partition(
-        &self,
-        _topic: &str,
-        _topic_id: Option<Uuid>,
-        _partition: PartitionId,
-    ) -> Result<Arc<Partition>> {
-        todo!()
+    /// The partition of that name.
+    pub(crate) fn partition(&self, name: &TopicPartition) -> Result<Partition> {
+        let partition = self.topic_entry(name.topic(), None)?.partition(name.partition())?;
+        Ok(Partition::new(self.clone(), partition))
     }
 
-    /// Produce: appends one batch and returns at once; `level` `None` means the topic's own. The answer
-    /// is waited on for the acknowledgement.
-    pub(crate) fn produce(
-        &self,
-        _partition: &Arc<Partition>,
-        _batch: &RecordBatch,
-        _level: Option<Durability>,
-    ) -> Result<Ack> {
-        todo!()
+    /// Produce: stages one batch and returns at once. `Partition::wait` is the acknowledgement.
+    pub(crate) fn produce(&self, partition: &Arc<topic::Partition>, batch: &RecordBatch) -> Result<Appended> {
+        self.inner.check_open()?;
+        partition.append(batch)
     }
 
-    /// Fetch: whole batches from the one that holds `from`, about `max_bytes` of them and at least one;
-    /// empty at the visible end. An offset below the log start is `Overtaken` (its `at_offset()` is the
-    /// log start), one beyond the end `OffsetOutOfRange`. Wait for more with `Partition::watch`.
+    /// Fetch: whole batches from the one that holds `from`; empty at the visible end. An offset below the
+    /// log start is `Overtaken`, with the log start as the error's offset.
     pub(crate) fn fetch(
         &self,
-        _partition: &Arc<Partition>,
-        _from: Offset,
-        _max_bytes: usize,
-        _isolation: Isolation,
-    ) -> Result<Fetched> {
-        todo!()
+        partition: &topic::Partition,
+        from: Offset,
+        max_bytes: usize,
+        isolation: Isolation,
+    ) -> Result<LogRead> {
+        self.inner.check_open()?;
+        partition.read(from, max_bytes, isolation)
     }
 
-    /// ListOffsets: the offset that a start policy, an offset or a time means; `Latest` is the visible end
-    /// under `isolation`. A time later than every record's means the end.
-    pub(crate) fn list_offset(
-        &self,
-        _partition: &Arc<Partition>,
-        _from: ReadFrom,
-        _isolation: Isolation,
-    ) -> Result<Offset> {
-        todo!()
+    /// A block of producer ids that nobody else will ever get (`InitProducerId`, KIP-360).
+    pub(crate) fn allocate_producer_ids(&self, count: u32) -> Result<Range<i64>> {
+        self.inner.check_open()?;
+        self.inner.catalog.allocate_producer_ids(count)
+    }
+
+    /// Has `task` run by the sync thread at `due`, in monotonic time; without threads, by `run_maintenance`.
+    pub(crate) fn run_at(&self, due: std::time::Duration, task: std::sync::Weak<dyn super::Task>) {
+        self.inner.background.run_at(due, task);
     }
 }

@@ -26,14 +26,14 @@ const RESERVE_AHEAD: i64 = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     /// Segments with bytes that were not synced, oldest first.
-    unsynced: Vec<Arc<Segment>>,
+    pub(super) unsynced: Vec<Arc<Segment>>,
     /// Small files to sync with them.
-    unsynced_files: Vec<Arc<dyn File>>,
+    pub(super) unsynced_files: Vec<Arc<dyn File>>,
     /// Names in the partition's directory are not durable yet...
-    new_names: bool,
+    pub(super) new_names: bool,
     /// ...nor is the directory's own.
-    new_dir: bool,
-    epochs_changed: bool,
+    pub(super) new_dir: bool,
+    pub(super) epochs_changed: bool,
     /// Sealed segments whose indexes were not synced: the recovery point stays below them.
     pub(super) sealed: Vec<Arc<Segment>>,
     pub(super) recovery_point: Offset,

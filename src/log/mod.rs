@@ -17,6 +17,8 @@ mod signal;
 mod state;
 mod transactions;
 mod trim;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;

@@ -445,7 +445,6 @@ mod tests {
         }
     }
 
-    /// Spoils the copy of slot `index` that counts.
     fn spoil(storage: &MemoryStorage, index: u64, copy: u64) {
         raw(storage).write_all_at(&[0xff], HEADER_LEN + index * 512 + copy * 256 + 20).unwrap();
     }
@@ -477,8 +476,8 @@ mod tests {
         for log_end in 2..6 {
             slot.store(&state(log_end)).unwrap();
         }
-        let newer = usize::from(slot.content.lock().sequences[1] > slot.content.lock().sequences[0]);
-        spoil(&storage, 0, newer as u64);
+        let sequences = slot.content.lock().sequences;
+        spoil(&storage, 0, u64::from(sequences[1] > sequences[0]));
         let again = open(&storage);
         assert_eq!((again.damaged(), again.slot(topic(1), 0.into()).load()), (0, Some(state(1))));
         slot.sync().unwrap();

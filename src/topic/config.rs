@@ -10,12 +10,13 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::LogConfig;
 use crate::record::{Codec, Compression, TimestampType};
 use crate::types::Durability;
 
 mod table;
 
-use table::{Effect, SPECS, Spec};
+use table::{SPECS, Spec};
 
 /// What happens to old records (`cleanup.policy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -231,7 +232,7 @@ impl TopicConfig {
             Codec::Zstd => ("zstd", "compression.zstd.level"),
         };
         let typed = self.put("compression.type", name);
-        match compression.level_set() {
+        match compression.chosen_level() {
             Some(n) => typed.put(level, n),
             None => typed,
         }
@@ -524,6 +525,26 @@ pub(crate) struct TopicSettings {
     pub(crate) min_compaction_lag: Duration,
     pub(crate) max_compaction_lag: Duration,
     pub(crate) min_cleanable_dirty_ratio: f64,
+}
+
+impl TopicSettings {
+    /// What the log of each partition is to do.
+    pub(crate) fn log_config(&self) -> LogConfig {
+        LogConfig {
+            segment_bytes: self.segment_bytes,
+            segment_age: self.segment_age,
+            segment_jitter: self.segment_jitter,
+            index_interval_bytes: self.index_interval_bytes,
+            segment_index_bytes: self.segment_index_bytes,
+            max_message_bytes: self.max_message_bytes,
+            timestamp_type: self.timestamp_type,
+            timestamp_before_max: self.timestamp_before_max,
+            timestamp_after_max: self.timestamp_after_max,
+            durability: self.durability,
+            keys_required: self.cleanup_policy.compacts(),
+            ..LogConfig::default()
+        }
+    }
 }
 
 /// Topic settings given for the whole broker: the layer between a topic's overrides and this crate's

@@ -1,5 +1,17 @@
-//! Topics: their names, configs and catalog.
+//! Floor 5: what a topic is. Names, configs and the catalog that remembers them; partitions, which are
+//! logs with an identity; readers that need no group.
 
+pub(crate) mod catalog;
 pub(crate) mod config;
 pub(crate) mod name;
+mod partition;
 pub(crate) mod properties;
+mod reader;
+mod record;
+
+pub use config::{CleanupPolicy, ConfigEntry, ConfigSource, TopicConfig};
+pub use reader::{Scan, Tail, TailWaker};
+pub use record::{OwnedRecord, ReadFrom};
+
+pub(crate) use partition::{Checkpoints, Partition, PartitionContext, PartitionHost, Urgency};
+pub(crate) use reader::{PartitionSource, resolve};

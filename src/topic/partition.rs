@@ -5,19 +5,21 @@
 //! of groups, what a topic is. Invariants: no append carries an epoch above the catalog's; after
 //! `delete` or `close` no call reaches the log.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::fetched::Fetched;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{
-    Appended, Committed, Log, LogConfig, LogContext, LogOffsets, LogPosition, OffsetAtTime, Signal, StateSlot,
+    Appended, Committed, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, OffsetAtTime, Signal, StateSlot,
 };
 use crate::record::RecordBatch;
+use crate::segment::BufferPool;
 use crate::storage::Storage;
 use crate::types::{Durability, Isolation, LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
 
@@ -45,13 +47,33 @@ pub(crate) enum Urgency {
     Soon,
 }
 
+/// Kafka's three offset checkpoints as found at open.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpoints {
+    pub(crate) log_start: HashMap<TopicPartition, Offset>,
+    pub(crate) recovery_point: HashMap<TopicPartition, Offset>,
+    pub(crate) high_watermark: HashMap<TopicPartition, Offset>,
+}
+
+/// What one partition puts into them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Checkpoint {
+    /// Zero while it is the first segment's base.
+    pub(crate) log_start: Offset,
+    pub(crate) recovery_point: Offset,
+    pub(crate) high_watermark: Offset,
+}
+
 /// What all partitions of one broker share.
 pub(crate) struct PartitionContext {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) root: PathBuf,
+    pub(crate) buffers: BufferPool,
     pub(crate) boot_id: [u8; 16],
-    pub(crate) host: Weak<dyn PartitionHost>,
+    /// What Kafka's checkpoint files say of each partition.
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) host: OnceLock<Weak<dyn PartitionHost>>,
     /// Set once, when the broker closes.
     pub(crate) closed: AtomicBool,
 }
@@ -158,13 +180,21 @@ impl Partition {
         if let Some(log) = self.log.get() {
             return Ok(log);
         }
+        let noted = |offsets: &HashMap<_, _>| offsets.get(&self.name).copied().unwrap_or_default();
         let context = LogContext {
             storage: Arc::clone(&self.context.storage),
             clock: Arc::clone(&self.context.clock),
             partition: self.name.clone(),
             topic_id: Some(self.topic_id),
             slot: Some(Arc::clone(&self.slot)),
+            buffers: self.context.buffers.clone(),
             boot_id: self.context.boot_id,
+            // The broker drops the whole state file when somebody else had the directory.
+            foreign: false,
+            log_start: noted(&self.context.checkpoints.log_start),
+            recovery_point: noted(&self.context.checkpoints.recovery_point),
+            // The broker's own queue knows which partitions want a sync.
+            sync_wanted: None,
         };
         let log = Log::open_in(context, &self.dir(), self.config.lock().clone())?;
         Ok(self.log.get_or_init(|| log))
@@ -179,8 +209,13 @@ impl Partition {
     }
 
     /// The log if some call has opened it already.
-    pub(crate) fn opened(&self) -> Option<&Log> {
+    fn opened(&self) -> Option<&Log> {
         self.log.get().filter(|_| self.check_alive().is_ok())
+    }
+
+    /// Whether some call has opened the log.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.opened().is_some()
     }
 
     /// Stages one batch: it has its offsets and nothing more. [`wait`](Self::wait) and
@@ -211,7 +246,7 @@ impl Partition {
         if !stale() {
             return Ok(());
         }
-        let Some(host) = self.context.host.upgrade() else {
+        let Some(host) = self.host() else {
             return Err(Error::new(ErrorKind::Closed, "the broker is closed").partition(self.name.clone()));
         };
         let at_least = LeaderEpoch::new(log.leader_epoch().get().saturating_add(1));
@@ -221,10 +256,14 @@ impl Partition {
         Ok(())
     }
 
+    fn host(&self) -> Option<Arc<dyn PartitionHost>> {
+        self.context.host.get().and_then(Weak::upgrade)
+    }
+
     fn queue(self: &Arc<Self>, urgency: Urgency) {
         let was_queued = self.queued.swap(true, Ordering::AcqRel);
         if (!was_queued || urgency == Urgency::Now)
-            && let Some(host) = self.context.host.upgrade()
+            && let Some(host) = self.host()
         {
             host.settle_later(self, urgency);
         }
@@ -250,18 +289,32 @@ impl Partition {
         self.on_log(|log| log.wait(newest, level))
     }
 
-    /// Makes everything that was appended so far survive the loss of power.
-    pub(crate) fn sync(&self) -> Result<()> {
-        self.opened().map_or(Ok(()), Log::sync)
+    /// Lets the log finish what waits for nobody: sealed segments, files of deleted ones.
+    pub(crate) fn tend(&self) -> Result<()> {
+        self.opened().map_or(Ok(()), Log::run_maintenance)
+    }
+
+    /// Deletes old segments; see `Log::apply_retention`.
+    pub(crate) fn apply_retention(&self, age: Option<Duration>, bytes: Option<u64>) -> Result<()> {
+        self.on_log(|log| log.apply_retention(age, bytes))
+    }
+
+    /// What Kafka's checkpoints shall say; `None` when no call has opened the log. Also after close.
+    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
+        let log = self.log.get()?;
+        let offsets = log.offsets();
+        let inside = offsets.log_start > log.first_segment();
+        Some(Checkpoint {
+            log_start: if inside { offsets.log_start } else { Offset::ZERO },
+            recovery_point: log.recovery_point(),
+            high_watermark: offsets.high_watermark,
+        })
     }
 
     /// Reads whole batches from the one that holds `from`. An offset below the log start is `Overtaken`,
     /// with the log start as the error's offset.
-    pub(crate) fn read(&self, from: Offset, max_bytes: usize, isolation: Isolation) -> Result<Fetched> {
-        self.on_log(|log| match log.read(from, max_bytes, isolation) {
-            Ok(read) => Ok(Fetched::new(self.name.clone(), from, &read)),
-            Err(error) => Err(self.overtaken(log, from).unwrap_or(error)),
-        })
+    pub(crate) fn read(&self, from: Offset, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
+        self.on_log(|log| log.read(from, max_bytes, isolation).map_err(|e| self.overtaken(log, from).unwrap_or(e)))
     }
 
     fn overtaken(&self, log: &Log, from: Offset) -> Option<Error> {

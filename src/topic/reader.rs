@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::fetched::{ConsumerRecord, Fetched, ReadFrom, decode_from};
 use super::partition::Partition;
+use super::record::{OwnedRecord, ReadFrom, decode_from};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Signal;
 use crate::record::RecordBatch;
@@ -55,20 +55,22 @@ struct Cursor {
     /// A scan stops here.
     end: Option<Offset>,
     done: bool,
-    /// Batches fetched, and how many of them are decoded.
-    fetched: Option<(Fetched, usize)>,
-    records: VecDeque<ConsumerRecord>,
+    /// Batches read and not decoded yet.
+    batches: VecDeque<RecordBatch>,
+    /// Where the next read goes on, past markers and batches of aborted transactions.
+    read_to: Offset,
+    records: VecDeque<OwnedRecord>,
     /// Follows the decoded records: damage, and where to go on after it.
     damage: Option<(Error, Offset)>,
 }
 
 impl Cursor {
     fn new(partition: Arc<Partition>, position: Offset, end: Option<Offset>) -> Self {
-        Self { partition, position, end, done: false, fetched: None, records: VecDeque::new(), damage: None }
+        Self { partition, position, end, done: false, batches: VecDeque::new(), read_to: position, records: VecDeque::new(), damage: None }
     }
 
     /// The next record that is there already; `None` when the partition has no more now.
-    fn next(&mut self, isolation: Isolation) -> Option<Result<ConsumerRecord>> {
+    fn next(&mut self, isolation: Isolation) -> Option<Result<OwnedRecord>> {
         loop {
             if let Some(record) = self.records.pop_front() {
                 self.position = record.offset().next();
@@ -87,7 +89,7 @@ impl Cursor {
                 Ok(false) => return None,
                 Err(error) => {
                     match (error.kind(), error.at_offset()) {
-                        (ErrorKind::Overtaken, Some(start)) => self.position = start,
+                        (ErrorKind::Overtaken, Some(start)) => (self.position, self.read_to) = (start, start),
                         _ => self.done = true,
                     }
                     return Some(Err(error));
@@ -96,28 +98,24 @@ impl Cursor {
         }
     }
 
-    /// Decodes the next batch, fetching when there is none; `false` at the visible end.
+    /// Decodes the next batch, reading when there is none; `false` at the visible end.
     fn advance(&mut self, isolation: Isolation) -> Result<bool> {
-        let (fetched, index) = match self.fetched.take() {
-            Some(pending) => pending,
-            None => (self.partition.read(self.position, FETCH_BYTES, isolation)?, 0),
-        };
-        if let Some(batch) = fetched.batches().get(index) {
-            self.decode(&fetched, batch);
-            self.fetched = Some((fetched, index + 1));
+        if let Some(batch) = self.batches.pop_front() {
+            self.decode(&batch);
             return Ok(true);
         }
-        // Markers and aborted batches may follow the last one that is shown.
-        let moved = fetched.next_offset() > self.position;
-        self.position = self.position.max(fetched.next_offset());
-        Ok(moved || index > 0)
+        self.position = self.position.max(self.read_to);
+        let read = self.partition.read(self.position, FETCH_BYTES, isolation)?;
+        self.read_to = read.next_offset();
+        self.batches = read.data_batches().collect::<Result<_>>()?;
+        Ok(self.read_to > self.position)
     }
 
-    fn decode(&mut self, fetched: &Fetched, batch: &RecordBatch) {
-        let (at, end, records) = (fetched.topic_partition(), self.end, &mut self.records);
+    fn decode(&mut self, batch: &RecordBatch) {
+        let (at, end, records) = (self.partition.name(), self.end, &mut self.records);
         let decoded = decode_from(at, batch, self.position, |batch, record| {
             if end.is_none_or(|end| record.offset() < end) {
-                records.push_back(ConsumerRecord::new(at, batch, record));
+                records.push_back(OwnedRecord::new(at, batch, record));
             }
             Ok(())
         });
@@ -170,7 +168,7 @@ impl Scan {
 }
 
 impl Iterator for Scan {
-    type Item = Result<ConsumerRecord>;
+    type Item = Result<OwnedRecord>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(error) = self.failed.take() {
@@ -273,7 +271,7 @@ impl Tail {
     }
 
     /// The next record, or `None` when none came within `timeout` or the tail has ended.
-    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<ConsumerRecord>> {
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<OwnedRecord>> {
         self.next_within(Some(timeout))
     }
 
@@ -287,7 +285,7 @@ impl Tail {
         Ok(())
     }
 
-    fn next_within(&mut self, timeout: Option<Duration>) -> Option<Result<ConsumerRecord>> {
+    fn next_within(&mut self, timeout: Option<Duration>) -> Option<Result<OwnedRecord>> {
         loop {
             let seen = self.control.signal.count();
             if self.ended || self.control.ended.load(Ordering::Acquire) {
@@ -309,7 +307,7 @@ impl Tail {
     }
 
     /// What is there already, partitions taking turns.
-    fn next_ready(&mut self) -> Option<Result<ConsumerRecord>> {
+    fn next_ready(&mut self) -> Option<Result<OwnedRecord>> {
         if let Some(error) = self.failed.take() {
             self.ended = true;
             return Some(Err(error));
@@ -333,7 +331,7 @@ impl Tail {
 }
 
 impl Iterator for Tail {
-    type Item = Result<ConsumerRecord>;
+    type Item = Result<OwnedRecord>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.next_within(None)

@@ -161,6 +161,11 @@ impl Compression {
     pub const fn codec(self) -> Codec {
         self.codec
     }
+
+    /// The level that was chosen, if one was.
+    pub(crate) const fn chosen_level(self) -> Option<i32> {
+        self.level
+    }
 }
 
 /// The codec at its default level.

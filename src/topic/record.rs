@@ -1,12 +1,11 @@
-//! From batches to records: what scans, tails and consumers share. A record keeps its batch's bytes
-//! alive and copies nothing.
+//! From batches to records as scans and tails hand them out. A record keeps its batch's bytes alive
+//! and copies nothing.
 
 use std::fmt;
 
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::log::{LogOffsets, LogRead};
 use crate::record::{DecodedBatch, Header, RecordBatch, RecordRef};
 use crate::types::{LeaderEpoch, Offset, PartitionId, Start, Timestamp, TopicPartition};
 
@@ -66,7 +65,7 @@ impl From<Timestamp> for ReadFrom {
 /// # Ok::<(), thalweg::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
-pub struct ConsumerRecord {
+pub struct OwnedRecord {
     at: TopicPartition,
     offset: Offset,
     timestamp: Timestamp,
@@ -76,7 +75,7 @@ pub struct ConsumerRecord {
     headers: Vec<Header>,
 }
 
-impl ConsumerRecord {
+impl OwnedRecord {
     pub(crate) fn new(at: &TopicPartition, batch: &DecodedBatch, record: &RecordRef<'_>) -> Self {
         Self {
             at: at.clone(),
@@ -163,9 +162,9 @@ impl ConsumerRecord {
     }
 }
 
-impl fmt::Debug for ConsumerRecord {
+impl fmt::Debug for OwnedRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConsumerRecord")
+        f.debug_struct("OwnedRecord")
             .field("at", &self.at)
             .field("offset", &self.offset)
             .field("timestamp", &self.timestamp)
@@ -173,63 +172,6 @@ impl fmt::Debug for ConsumerRecord {
             .field("value", &self.value)
             .field("headers", &self.headers)
             .finish()
-    }
-}
-
-/// What one fetch gave: the batches that an application may see, and where to go on.
-#[derive(Debug)]
-pub(crate) struct Fetched {
-    at: TopicPartition,
-    from: Offset,
-    batches: Vec<RecordBatch>,
-    next: Offset,
-    offsets: LogOffsets,
-}
-
-impl Fetched {
-    pub(crate) fn new(at: TopicPartition, from: Offset, read: &LogRead) -> Self {
-        Self {
-            at,
-            from,
-            batches: read.data_batches().collect(),
-            next: read.next_offset().max(from),
-            offsets: read.offsets(),
-        }
-    }
-
-    pub(crate) fn topic_partition(&self) -> &TopicPartition {
-        &self.at
-    }
-
-    /// The offset that was asked for: records below it in the first batch are not wanted.
-    pub(crate) fn from(&self) -> Offset {
-        self.from
-    }
-
-    /// No batch to decode; `next_offset` may still have moved over control batches.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.batches.is_empty()
-    }
-
-    pub(crate) fn batches(&self) -> &[RecordBatch] {
-        &self.batches
-    }
-
-    pub(crate) fn next_offset(&self) -> Offset {
-        self.next
-    }
-
-    /// The log's offsets at the time of the read.
-    pub(crate) fn offsets(&self) -> LogOffsets {
-        self.offsets
-    }
-
-    /// Passes each record that was asked for to `each`, until it has had enough.
-    pub(crate) fn for_each(&self, mut each: impl FnMut(&DecodedBatch, &RecordRef<'_>) -> Result<()>) -> Result<()> {
-        for batch in &self.batches {
-            decode_from(&self.at, batch, self.from, &mut each)?;
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,198 @@
+//! The top of the directory: whose it is, who holds it, how it was left. Kafka's rules: the
+//! clean-shutdown marker goes before the first write and comes back last (facts A.5, trap 14).
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::{decode_offsets, encode_offsets};
+use crate::storage::{EntryKind, Storage, read_file, replace_file};
+use crate::topic::Checkpoints;
+use crate::topic::properties::META_PROPERTIES;
+use crate::types::{LeaderEpoch, Offset, TopicPartition, Uuid};
+
+/// Our own state of all partitions; a name that Kafka ignores.
+pub(super) const STATE_FILE: &str = "thalweg.state";
+/// The raft epoch of the catalog when we last had the directory. Every start of a stock broker raises it.
+const LAST_EPOCH: &str = "thalweg.epoch";
+const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
+const LOCK: &str = ".lock";
+pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
+pub(super) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+
+/// A checkpoint line is under 300 bytes: this is a million partitions.
+const CHECKPOINT_BYTES_MAX: u64 = 300 << 20;
+
+/// What stands at the path that is to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing, or a directory that holds nothing of anybody's.
+    Empty,
+    /// A directory that Kafka or this crate wrote.
+    Formatted,
+}
+
+/// Looks without changing anything.
+pub(super) fn inspect(storage: &dyn Storage, root: &Path) -> Result<Found> {
+    let entries = match storage.list(root) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Empty),
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            return Err(Error::new(ErrorKind::InvalidArgument, "there is a file where the directory should be").path(root));
+        }
+        listed => listed.map_err(|e| Error::io("cannot list the directory", root, e))?,
+    };
+    if entries.iter().any(|e| e.name == META_PROPERTIES && e.kind == EntryKind::File) {
+        return Ok(Found::Formatted);
+    }
+    // A first open that was interrupted leaves these.
+    let ours = |name: &str| name == LOCK || name.strip_suffix(".tmp").is_some_and(|n| n == META_PROPERTIES);
+    match entries.iter().find(|e| !ours(&e.name)) {
+        None => Ok(Found::Empty),
+        Some(stranger) => {
+            let what = match stranger.kind {
+                EntryKind::Directory => "directory",
+                _ => "file",
+            };
+            let message = format!("the directory has no meta.properties but holds the {what} {:?}", stranger.name);
+            Err(Error::new(ErrorKind::InvalidArgument, message)
+                .path(root)
+                .remedy("name an empty or new directory, or one that Kafka formatted; nothing was changed"))
+        }
+    }
+}
+
+/// Makes the directory and what is missing above it, each name durable.
+pub(super) fn create(storage: &dyn Storage, root: &Path) -> Result<()> {
+    if root.as_os_str().is_empty() || storage.metadata(root).is_ok() {
+        return Ok(());
+    }
+    let parent = root.parent().filter(|p| !p.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create(storage, parent)?;
+    }
+    match storage.create_dir(root) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made.map_err(|e| Error::io("cannot make the directory", root, e))?,
+    }
+    let parent = parent.unwrap_or(Path::new("."));
+    storage.sync_dir(parent).map_err(|e| Error::io("cannot sync the parent directory", parent, e))
+}
+
+/// Takes the clean-shutdown marker away, durably, before anything else is written: a stock broker that
+/// finds it trusts every file.
+pub(super) fn consume_clean_shutdown(storage: &dyn Storage, root: &Path) -> Result<()> {
+    let path = root.join(CLEAN_SHUTDOWN);
+    match storage.remove_file(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        removed => removed.map_err(|e| Error::io("cannot remove the clean-shutdown marker", &path, e))?,
+    }
+    storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))
+}
+
+/// Says that all is synced, trimmed and checkpointed. `replace_file` syncs file and name.
+pub(super) fn write_clean_shutdown(storage: &dyn Storage, root: &Path) -> Result<()> {
+    replace_file(storage, &root.join(CLEAN_SHUTDOWN), br#"{"version":0,"brokerEpoch":-1}"#)
+}
+
+/// Kafka's own checkpoints. A malformed one counts as absent, as it does for Kafka.
+pub(super) fn read_checkpoints(storage: &dyn Storage, root: &Path) -> Result<Checkpoints> {
+    let read = |name: &str| -> Result<HashMap<TopicPartition, Offset>> {
+        let bytes = read_file(storage, &root.join(name), CHECKPOINT_BYTES_MAX)?.unwrap_or_default();
+        Ok(decode_offsets(&bytes).unwrap_or_default().into_iter().collect())
+    };
+    Ok(Checkpoints {
+        log_start: read(LOG_STARTS)?,
+        recovery_point: read(RECOVERY_POINTS)?,
+        high_watermark: read(HIGH_WATERMARKS)?,
+    })
+}
+
+pub(super) fn write_checkpoint(
+    storage: &dyn Storage,
+    root: &Path,
+    name: &str,
+    offsets: &[(TopicPartition, Offset)],
+) -> Result<()> {
+    replace_file(storage, &root.join(name), encode_offsets(offsets).as_bytes())
+}
+
+/// Drops our own notes when another program had the directory since: it may have cut, cleaned or appended
+/// to any log, and what we noted would then be taken for evidence against sound files.
+pub(super) fn drop_stale_state(storage: &dyn Storage, root: &Path, epoch: LeaderEpoch) -> Result<()> {
+    let note = root.join(LAST_EPOCH);
+    let now = format!("{epoch}\n");
+    if read_file(storage, &note, 64)?.is_some_and(|last| last == now.as_bytes()) {
+        return Ok(());
+    }
+    let state = root.join(STATE_FILE);
+    match storage.remove_file(&state) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        removed => {
+            removed.map_err(|e| Error::io("cannot remove the stale state file", &state, e))?;
+            storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))?;
+        }
+    }
+    replace_file(storage, &note, now.as_bytes())
+}
+
+/// Removes what an interrupted deletion left: Kafka's own names for topics that are already gone from
+/// the catalog.
+pub(super) fn remove_deleted(storage: &dyn Storage, root: &Path) -> Result<()> {
+    let entries = storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))?;
+    for entry in entries.iter().filter(|e| e.kind == EntryKind::Directory && is_deleted_dir(&e.name)) {
+        let path = root.join(&entry.name);
+        storage.remove_dir_all(&path).map_err(|e| Error::io("cannot remove a deleted partition", &path, e))?;
+    }
+    Ok(())
+}
+
+/// `<topic>-<partition>.<32 hex digits>-delete`.
+fn is_deleted_dir(name: &str) -> bool {
+    let Some((partition, id)) = name.strip_suffix("-delete").and_then(|n| n.rsplit_once('.')) else { return false };
+    let numbered = partition.rsplit_once('-').is_some_and(|(topic, n)| !topic.is_empty() && n.parse::<i32>().is_ok());
+    numbered && id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Moves a partition's directory out of the way under Kafka's name for its kind, `-delete` or `-stray`.
+/// The new name is cut to 255 bytes as Kafka does. `None` when there is no directory.
+pub(super) fn set_aside(storage: &dyn Storage, dir: &Path, kind: &str) -> Result<Option<PathBuf>> {
+    if storage.metadata(dir).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    let hex: String = Uuid::random()?.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+    let suffix = format!(".{hex}-{kind}");
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let kept: String = name.chars().take(255 - suffix.len()).collect();
+    let aside = dir.with_file_name(format!("{kept}{suffix}"));
+    storage.rename(dir, &aside).map_err(|e| Error::io("cannot set a partition's directory aside", dir, e))?;
+    Ok(Some(aside))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn only_kafkas_own_names_count_as_deleted() {
+        let hex = "0123456789abcdef0123456789abcdef";
+        assert!(is_deleted_dir(&format!("a.b-7.{hex}-delete")));
+        for name in [&format!("a-7.{hex}-stray"), &format!("a.{hex}-delete"), "a-7.0123-delete", "to-delete", "a-7"] {
+            assert!(!is_deleted_dir(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_strangers_directory_is_named_and_left_alone() {
+        let storage = MemoryStorage::new();
+        let root = Path::new("/data");
+        create(&storage, root).unwrap();
+        assert_eq!(inspect(&storage, root).unwrap(), Found::Empty);
+        storage.create_dir(&root.join("photos")).unwrap();
+        let error = inspect(&storage, root).unwrap_err();
+        assert!(error.to_string().contains("\"photos\""), "{error}");
+        assert_eq!(storage.list(root).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,360 @@
+//! What a caller holds: topics and partitions. A handle is the topic's id, not its name, and keeps the
+//! broker open.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Broker, Signal, TopicEntry};
+use crate::error::Result;
+use crate::log::{Appended, Committed, LogOffsets, LogPosition, LogRead, OffsetAtTime};
+use crate::record::{BatchBuilder, Record, RecordBatch};
+use crate::topic::{self, ConfigEntry, PartitionSource, ReadFrom, Scan, Tail};
+use crate::types::{Durability, Isolation, Offset, PartitionId, Timestamp, TopicPartition, Uuid};
+
+/// A topic. Cheap to clone. It means the topic that it was opened as: once that is deleted every call
+/// answers `TopicDeleted`, even if a topic of the same name is made anew.
+///
+/// ```
+/// use thalweg::{Broker, Start};
+/// let broker = Broker::in_memory()?;
+/// let orders = broker.topic("orders").partitions(2).create()?;
+/// orders.send(("user-1", "paid"))?;
+/// assert_eq!(orders.scan(Start::Earliest).count(), 1);
+/// # Ok::<(), thalweg::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Topic {
+    broker: Broker,
+    entry: Arc<TopicEntry>,
+}
+
+impl Topic {
+    pub(super) fn new(broker: Broker, entry: Arc<TopicEntry>) -> Self {
+        Self { broker, entry }
+    }
+
+    /// The broker that holds it.
+    #[must_use]
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    pub(crate) fn entry(&self) -> &Arc<TopicEntry> {
+        &self.entry
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.entry.name
+    }
+
+    /// Its id, which no other topic ever has (KIP-516).
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.entry.id
+    }
+
+    /// How many partitions it has; they count from 0. The number can grow.
+    #[must_use]
+    pub fn partition_count(&self) -> usize {
+        self.entry.partition_count()
+    }
+
+    /// One of its partitions.
+    ///
+    /// # Errors
+    /// `UnknownTopicOrPartition` when there are fewer; `TopicDeleted`.
+    pub fn partition(&self, partition: impl Into<PartitionId>) -> Result<Partition> {
+        Ok(Partition::new(self.broker.clone(), self.entry.partition(partition.into())?))
+    }
+
+    /// All its partitions by number.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<Partition> {
+        self.entry.partitions().into_iter().map(|p| Partition::new(self.broker.clone(), p)).collect()
+    }
+
+    fn source(&self) -> Arc<dyn PartitionSource> {
+        Arc::new(Source { entry: Arc::clone(&self.entry), _broker: self.broker.clone() })
+    }
+
+    /// Reads everything from `from` to the end as it is now, one partition after the other. An offset
+    /// means that offset in every partition.
+    pub fn scan(&self, from: impl Into<ReadFrom>) -> Scan {
+        Scan::new(self.source(), from.into())
+    }
+
+    /// Reads from `from` on and waits for more, all partitions merged. Any number of tails may run.
+    pub fn tail(&self, from: impl Into<ReadFrom>) -> Tail {
+        Tail::new(self.source(), from.into())
+    }
+
+    /// Raises the number of partitions to `total`. Records of a key that went to one partition may go to another
+    /// from then on (the place is the key's hash modulo the count), and groups rebalance. The number never
+    /// shrinks.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when `total` is not more than there are; `TopicDeleted`; `Io`.
+    ///
+    /// ```
+    /// let broker = thalweg::Broker::in_memory()?;
+    /// let orders = broker.topic("orders").create()?;
+    /// orders.add_partitions(3)?;
+    /// assert_eq!(orders.partition_count(), 3);
+    /// assert!(orders.add_partitions(2).is_err());
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    pub fn add_partitions(&self, total: u32) -> Result<()> {
+        self.broker.create_partitions(&self.entry, total)
+    }
+
+    /// The value in force of one config by Kafka's name.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for an unknown name; `TopicDeleted`.
+    ///
+    /// ```
+    /// let broker = thalweg::Broker::in_memory()?;
+    /// let orders = broker.topic("orders").create()?;
+    /// orders.alter_configs(&[("retention.ms", Some("60000"))])?;
+    /// assert_eq!(orders.config("retention.ms")?, "60000");
+    /// orders.alter_configs(&[("retention.ms", None)])?;
+    /// assert_eq!(orders.config("retention.ms")?, "-1");
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    pub fn config(&self, name: &str) -> Result<String> {
+        let entries = self.describe_configs()?;
+        match entries.iter().find(|entry| entry.name() == name) {
+            Some(entry) => Ok(entry.value().to_owned()),
+            // For its message, which has the nearest name.
+            None => topic::TopicConfig::new().altered(&[(name, None)]).map(|_| String::new()),
+        }
+    }
+
+    /// Every config with the value in force and the layer that it comes from, by name.
+    ///
+    /// # Errors
+    /// `TopicDeleted`; `Closed`.
+    pub fn describe_configs(&self) -> Result<Vec<ConfigEntry>> {
+        self.broker.describe_configs(&self.entry)
+    }
+
+    /// Changes configs by Kafka's names, all or none: a value sets, `None` goes back to the default.
+    /// Appends from then on follow.
+    ///
+    /// # Errors
+    /// `InvalidConfig`, naming the config; nothing was changed then. `TopicDeleted`; `Io`.
+    pub fn alter_configs(&self, changes: &[(&str, Option<&str>)]) -> Result<()> {
+        self.broker.alter_configs(&self.entry, changes)
+    }
+
+    /// Deletes the topic, its records and what groups committed in it. Readers and writers that have it find
+    /// out at their next call; records that they hold stay readable.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for Kafka's own topics; `TopicDeleted`; `Io`.
+    ///
+    /// ```
+    /// use thalweg::{Broker, ErrorKind};
+    /// let broker = Broker::in_memory()?;
+    /// let old = broker.topic("orders").create()?;
+    /// old.delete()?;
+    /// broker.topic("orders").create()?;
+    /// assert_eq!(old.send("x").unwrap_err().kind(), ErrorKind::TopicDeleted);
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    pub fn delete(&self) -> Result<()> {
+        self.broker.delete_topic(&self.entry)
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topic").field("name", &self.name()).field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+/// A topic's partitions for a reader that keeps the broker open.
+struct Source {
+    entry: Arc<TopicEntry>,
+    _broker: Broker,
+}
+
+impl PartitionSource for Source {
+    fn partitions_after(&self, known: usize) -> Result<Vec<Arc<topic::Partition>>> {
+        self.entry.partitions_after(known)
+    }
+
+    fn watch(&self, signal: &Arc<Signal>) {
+        self.entry.watch(signal);
+    }
+}
+
+/// One partition of a topic: an ordered log of records. Cheap to clone; follows the topic's id as
+/// [`Topic`] does.
+///
+/// An append has two steps, as with [`Log`](crate::Log): [`append`](Self::append) gives a batch its offsets and
+/// returns at once, [`wait`](Self::wait) blocks until it is as durable as asked.
+///
+/// ```
+/// use thalweg::{Broker, Isolation, Offset};
+/// let broker = Broker::in_memory()?;
+/// let partition = broker.topic("orders").create()?.partition(0)?;
+/// let appended = partition.append_records([("user-1", "paid"), ("user-2", "paid")])?;
+/// partition.wait(appended.position, partition.durability())?;
+/// assert_eq!(partition.offsets()?.high_watermark, 2);
+/// let read = partition.read(Offset::ZERO, 1 << 20, Isolation::ReadCommitted)?;
+/// assert_eq!(read.next_offset(), 2);
+/// # Ok::<(), thalweg::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Partition {
+    broker: Broker,
+    inner: Arc<topic::Partition>,
+}
+
+impl Partition {
+    pub(super) fn new(broker: Broker, inner: Arc<topic::Partition>) -> Self {
+        Self { broker, inner }
+    }
+
+    /// Topic and number.
+    #[must_use]
+    pub fn topic_partition(&self) -> &TopicPartition {
+        self.inner.name()
+    }
+
+    /// The id of its topic.
+    #[must_use]
+    pub fn topic_id(&self) -> Uuid {
+        self.inner.topic_id()
+    }
+
+    /// The level at which records become visible to readers, and at which they are acknowledged unless
+    /// another is asked for.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.inner.level()
+    }
+
+    /// Appends one batch: validates it, assigns its offsets, stages it and returns at once. It becomes as durable as
+    /// the topic says also when nobody waits. Atomic across crashes.
+    ///
+    /// # Errors
+    /// As [`Log::append`](crate::Log::append); `TopicDeleted`; `Closed`.
+    pub fn append(&self, batch: &RecordBatch) -> Result<Appended> {
+        self.broker.produce(&self.inner, batch)
+    }
+
+    /// Appends records as one batch; records without a timestamp get the broker's time.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append); `InvalidRecord` when there is no record.
+    pub fn append_records<R: Into<Record>>(&self, records: impl IntoIterator<Item = R>) -> Result<Appended> {
+        let now = self.broker.clock().now();
+        let mut batch = BatchBuilder::new();
+        for record in records {
+            let record = record.into();
+            batch.push(record.explicit_timestamp().unwrap_or(now), &record)?;
+        }
+        self.append(&batch.finish()?)
+    }
+
+    /// Blocks until an append has reached `level`; the calling thread may do the writing and syncing for all
+    /// who wait.
+    ///
+    /// # Errors
+    /// As [`Log::wait`](crate::Log::wait); `TopicDeleted`.
+    pub fn wait(&self, position: LogPosition, level: Durability) -> Result<()> {
+        self.inner.wait(position, level)
+    }
+
+    /// The same as a future; the broker's sync thread does the work.
+    ///
+    /// # Errors
+    /// `TopicDeleted`; `Closed`.
+    pub fn committed(&self, position: LogPosition, level: Durability) -> Result<Committed> {
+        self.inner.committed(position, level)
+    }
+
+    /// Reads whole batches from the one that holds `offset`: about `max_bytes` of them and at least one; empty
+    /// at the end of what `isolation` may see.
+    ///
+    /// # Errors
+    /// `Overtaken` below the log start, with the first readable offset; `OffsetOutOfRange` beyond the end;
+    /// `Corrupt`; `TopicDeleted`; `Closed`.
+    pub fn read(&self, offset: impl Into<Offset>, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
+        self.broker.fetch(&self.inner, offset.into(), max_bytes, isolation)
+    }
+
+    /// The partition's offsets now.
+    ///
+    /// # Errors
+    /// `TopicDeleted`; `Closed`; whatever opening the log meets, if nothing touched it before.
+    pub fn offsets(&self) -> Result<LogOffsets> {
+        self.inner.offsets()
+    }
+
+    /// The first record in offset order whose timestamp is at least `time` (ListOffsets).
+    ///
+    /// # Errors
+    /// `Corrupt`; `Io`; `TopicDeleted`; `Closed`.
+    pub fn offset_at(&self, time: impl Into<Timestamp>, isolation: Isolation) -> Result<Option<OffsetAtTime>> {
+        self.inner.offset_at(time.into(), isolation)
+    }
+
+    /// Bytes in all its segments, as written.
+    ///
+    /// # Errors
+    /// `TopicDeleted`; `Closed`.
+    pub fn size_bytes(&self) -> Result<u64> {
+        self.inner.size_bytes()
+    }
+
+    /// Has `signal` notified whenever more becomes readable, the log start moves, or the partition goes away. One
+    /// that is gone already notifies at once.
+    pub(crate) fn watch(&self, signal: &Arc<Signal>) {
+        if self.inner.watch(signal).is_err() {
+            signal.notify();
+        }
+    }
+
+    fn source(&self) -> Arc<dyn PartitionSource> {
+        Arc::new(self.clone())
+    }
+
+    /// Reads everything from `from` to the end as it is now.
+    pub fn scan(&self, from: impl Into<ReadFrom>) -> Scan {
+        Scan::new(self.source(), from.into())
+    }
+
+    /// Reads from `from` on and waits for more.
+    pub fn tail(&self, from: impl Into<ReadFrom>) -> Tail {
+        Tail::new(self.source(), from.into())
+    }
+
+    /// Makes all records below `to` unreadable, durably, and removes the segments that hold nothing else
+    /// (DeleteRecords). Answers the log start, which never moves back.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange` above the high watermark; `TopicDeleted`; `Io`.
+    pub fn delete_records(&self, to: impl Into<Offset>) -> Result<Offset> {
+        self.inner.delete_records(to.into())
+    }
+}
+
+impl PartitionSource for Partition {
+    fn partitions_after(&self, known: usize) -> Result<Vec<Arc<topic::Partition>>> {
+        self.inner.check_alive()?;
+        Ok(if known == 0 { vec![Arc::clone(&self.inner)] } else { Vec::new() })
+    }
+
+    fn watch(&self, _signal: &Arc<Signal>) {}
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.inner, f)
+    }
+}

@@ -1,0 +1,129 @@
+//! The slow rounds: retention and checkpoints. When they run is decided here, what they do to a log is
+//! the log's. The catalog writes its snapshots by itself.
+//!
+//! Kafka's order holds within a round (facts D.3) and nothing above the high watermark is ever
+//! deleted. A failure stops neither the other partitions nor the next round.
+
+use std::time::Duration;
+
+use super::{Broker, Inner, directory};
+use crate::error::Result;
+use crate::topic;
+use crate::types::Offset;
+
+/// When each round ran last, in monotonic time; `None` before the first.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    retention: Option<Duration>,
+    checkpoints: Option<Duration>,
+}
+
+/// Whether a round is due; a broker that just opened waits one interval.
+fn is_due(last: &mut Option<Duration>, interval: Duration, now: Duration) -> bool {
+    let started = *last.get_or_insert(now);
+    let due = now.saturating_sub(started) >= interval;
+    if due {
+        *last = Some(now);
+    }
+    due
+}
+
+impl Broker {
+    /// Does all background work that there is, on the calling thread: open batches of producers are sent,
+    /// appends reach their topic's durability, retention is applied, checkpoints are written. For brokers that
+    /// are [`manual`](super::BrokerBuilder::manual); others may call it, too.
+    ///
+    /// # Errors
+    /// The first failure; the rest is done all the same. `Closed` after [`close`](Self::close).
+    pub fn run_maintenance(&self) -> Result<()> {
+        self.inner.check_open()?;
+        self.inner.background.settle_queued();
+        let retained = self.inner.apply_retention();
+        let kept = self.inner.tend_logs();
+        retained.and(kept).and_then(|()| self.inner.write_checkpoints())
+    }
+}
+
+impl Inner {
+    /// What the maintenance thread does at each tick. Failures are the partition's to report: its log is
+    /// poisoned and says so to whoever appends or closes.
+    pub(super) fn run_due_rounds(&self) {
+        let now = self.context.clock.monotonic();
+        let (retention, checkpoints) = {
+            let mut schedule = self.schedule.lock();
+            (
+                is_due(&mut schedule.retention, self.settings.retention_interval, now),
+                is_due(&mut schedule.checkpoints, self.settings.checkpoint_interval, now),
+            )
+        };
+        if retention {
+            drop(self.apply_retention());
+        }
+        if checkpoints {
+            drop(self.tend_logs().and_then(|()| self.write_checkpoints()));
+        }
+    }
+
+    /// Deletes old segments of topics that say so (`retention.ms`, `retention.bytes`, `cleanup.policy`).
+    fn apply_retention(&self) -> Result<()> {
+        let mut first = Ok(());
+        for topic in self.registry.all() {
+            let limits = topic.with_settings(|s| {
+                let limited = s.retention.is_some() || s.retention_bytes.is_some();
+                (s.cleanup_policy.deletes() && limited).then_some((s.retention, s.retention_bytes))
+            });
+            let Some((age, bytes)) = limits else { continue };
+            for partition in topic.partitions() {
+                first = first.and(partition.apply_retention(age, bytes));
+            }
+        }
+        first
+    }
+
+    /// Lets every open log finish what waits for nobody.
+    fn tend_logs(&self) -> Result<()> {
+        self.each_open_partition(|partition| partition.tend())
+    }
+
+    fn each_open_partition(&self, mut call: impl FnMut(&topic::Partition) -> Result<()>) -> Result<()> {
+        let mut first = Ok(());
+        for topic in self.registry.all() {
+            for partition in topic.partitions() {
+                if partition.is_touched() {
+                    first = first.and(call(&partition));
+                }
+            }
+        }
+        first
+    }
+
+    /// Kafka's three checkpoints of all partitions. What an untouched partition had in them stays.
+    pub(super) fn write_checkpoints(&self) -> Result<()> {
+        let (storage, root) = (&*self.context.storage, &*self.context.root);
+        let before = &self.context.checkpoints;
+        let (mut recovery, mut starts, mut highs) = (Vec::new(), Vec::new(), Vec::new());
+        for partition in self.registry.all().iter().flat_map(|topic| topic.partitions()) {
+            let name = partition.name();
+            let mut note = |recovery_point: Offset, log_start: Offset, high: Offset| {
+                recovery.push((name.clone(), recovery_point));
+                highs.push((name.clone(), high));
+                if log_start > Offset::ZERO {
+                    starts.push((name.clone(), log_start));
+                }
+            };
+            match partition.checkpoint() {
+                Some(at) => note(at.recovery_point, at.log_start, at.high_watermark),
+                None => {
+                    let of = |offsets: &std::collections::HashMap<_, Offset>| {
+                        offsets.get(name).copied().unwrap_or_default()
+                    };
+                    note(of(&before.recovery_point), of(&before.log_start), of(&before.high_watermark));
+                }
+            }
+        }
+        directory::write_checkpoint(storage, root, directory::RECOVERY_POINTS, &recovery)?;
+        directory::write_checkpoint(storage, root, directory::LOG_STARTS, &starts)?;
+        directory::write_checkpoint(storage, root, directory::HIGH_WATERMARKS, &highs)
+    }
+
+}

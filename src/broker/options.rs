@@ -1,0 +1,209 @@
+//! How a broker is opened: everything that differs from the defaults.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Broker;
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::{DiskStorage, PooledStorage, Storage};
+use crate::topic::config::BrokerDefaults;
+use crate::types::Durability;
+
+/// Options of a [`Broker`]; from [`Broker::builder`].
+///
+/// ```
+/// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+/// use thalweg::{Broker, Durability};
+/// let broker = Broker::builder(dir.path().join("data"))
+///     .config("log.retention.hours", "168")
+///     .config("num.partitions", "4")
+///     .durability(Durability::ProcessCrash)
+///     .open()?;
+/// assert_eq!(broker.topic("orders").create()?.partition_count(), 4);
+/// broker.close()?;
+/// # Ok::<(), thalweg::Error>(())
+/// ```
+#[must_use = "nothing is opened before open()"]
+pub struct BrokerBuilder {
+    pub(super) root: PathBuf,
+    pub(super) storage: Option<Arc<dyn Storage>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) node: Option<i32>,
+    pub(super) open_files: Option<usize>,
+    pub(super) threads: Threads,
+    defaults: BrokerDefaults,
+    pub(super) settings: BrokerSettings,
+    refused: Option<Error>,
+}
+
+/// Who does the background work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Threads {
+    Own,
+    /// The caller, with `run_maintenance`.
+    None,
+}
+
+/// Broker-level settings that are no topic's default, by Kafka's names.
+#[derive(Clone, Debug)]
+pub(super) struct BrokerSettings {
+    /// `num.partitions`
+    pub(super) partitions: u32,
+    /// `offsets.topic.num.partitions`; Kafka's default is 50.
+    pub(super) offsets_partitions: u32,
+    /// `log.retention.check.interval.ms`
+    pub(super) retention_interval: Duration,
+    /// `log.flush.offset.checkpoint.interval.ms`
+    pub(super) checkpoint_interval: Duration,
+}
+
+impl Default for BrokerSettings {
+    fn default() -> Self {
+        Self {
+            partitions: 1,
+            offsets_partitions: 1,
+            retention_interval: Duration::from_secs(300),
+            checkpoint_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+impl BrokerSettings {
+    /// Sets one of its own by name; `None` when the name is not among them.
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<()>> {
+        let count = |target: &mut u32| match value.trim().parse() {
+            Ok(n @ 1..=0x7fff_ffff) => {
+                *target = n;
+                Ok(())
+            }
+            _ => Err(invalid(name, value, "is not a number from 1")),
+        };
+        let time = |target: &mut Duration| match value.trim().parse() {
+            Ok(millis @ 1..) => {
+                *target = Duration::from_millis(millis);
+                Ok(())
+            }
+            _ => Err(invalid(name, value, "is not a time in milliseconds, at least 1")),
+        };
+        Some(match name {
+            "num.partitions" => count(&mut self.partitions),
+            "offsets.topic.num.partitions" => count(&mut self.offsets_partitions),
+            "log.retention.check.interval.ms" => time(&mut self.retention_interval),
+            "log.flush.offset.checkpoint.interval.ms" => time(&mut self.checkpoint_interval),
+            _ => return None,
+        })
+    }
+}
+
+fn invalid(name: &str, value: &str, why: &str) -> Error {
+    Error::new(ErrorKind::InvalidConfig, format!("{name}={value:?} {why}"))
+}
+
+impl BrokerBuilder {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            storage: None,
+            clock: Arc::new(SystemClock::new()),
+            node: None,
+            open_files: None,
+            threads: Threads::Own,
+            defaults: BrokerDefaults::default(),
+            settings: BrokerSettings::default(),
+            refused: None,
+        }
+    }
+
+    /// The disk to keep everything on; the machine's own unless said otherwise.
+    pub fn storage(mut self, storage: impl Storage + 'static) -> Self {
+        self.storage = Some(Arc::new(storage));
+        self
+    }
+
+    /// Where time comes from; the machine's clock unless said otherwise.
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Sets a broker-level config by Kafka's name: a default for all topics that do not say otherwise
+    /// (`log.retention.ms`, `log.segment.bytes`, `compression.type`), or one of `num.partitions`,
+    /// `offsets.topic.num.partitions`, `log.retention.check.interval.ms` and
+    /// `log.flush.offset.checkpoint.interval.ms`. A bad name or value is reported by
+    /// [`open`](Self::open).
+    pub fn config(mut self, name: &str, value: &str) -> Self {
+        let set = match self.settings.set(name, value) {
+            Some(set) => set,
+            None => self.defaults.clone().set(name, value).map(|defaults| self.defaults = defaults),
+        };
+        if let Err(error) = set {
+            self.refused.get_or_insert(error);
+        }
+        self
+    }
+
+    /// What an acknowledged append survives on topics that do not say otherwise (`log.flush.interval.messages`);
+    /// the default is [`Durability::PowerLoss`]. [`Durability::None`] is for single appends only.
+    pub fn durability(self, level: Durability) -> Self {
+        const NAME: &str = "log.flush.interval.messages";
+        match level {
+            Durability::PowerLoss => self.config(NAME, "1"),
+            Durability::ProcessCrash => self.config(NAME, &i64::MAX.to_string()),
+            Durability::None => {
+                let why = "a broker's durability is PowerLoss or ProcessCrash; ask for None per append";
+                Self { refused: self.refused.or(Some(Error::new(ErrorKind::InvalidConfig, why))), ..self }
+            }
+        }
+    }
+
+    /// The node number of a new directory (`node.id`, default 1). An existing one must have the same.
+    pub fn node_id(mut self, node: u16) -> Self {
+        self.node = Some(i32::from(node));
+        self
+    }
+
+    /// How many files may be open at a time, at least 1; more partitions than that share them. The
+    /// default is half of what the process may open, at most 1024.
+    pub fn max_open_files(mut self, files: usize) -> Self {
+        self.open_files = Some(files);
+        self
+    }
+
+    /// Starts no thread: call [`Broker::run_maintenance`] instead. Without it futures of appends do not resolve,
+    /// weaker acknowledged appends of PowerLoss topics do not become visible, nothing is deleted by
+    /// retention and open batches of producers go only when somebody waits or flushes.
+    pub fn manual(mut self) -> Self {
+        self.threads = Threads::None;
+        self
+    }
+
+    /// Opens the directory, making it when there is none.
+    ///
+    /// # Errors
+    /// `Locked` when another process, or another broker in this one, has it open; `InvalidArgument` when
+    /// it holds what neither Kafka nor this crate wrote; `InvalidConfig`; `Unsupported` and `ReadOnly` for
+    /// a directory of several nodes or of a release that this one does not know; `Corrupt`; `Io`.
+    pub fn open(mut self) -> Result<Broker> {
+        if let Some(refused) = self.refused.take() {
+            return Err(refused);
+        }
+        let defaults = std::mem::take(&mut self.defaults);
+        Broker::open_with(self, defaults)
+    }
+
+    /// The storage, with a bound on open files.
+    pub(super) fn pooled(&self) -> Arc<dyn Storage> {
+        let disk = self.storage.clone().unwrap_or_else(|| Arc::new(DiskStorage::new()));
+        let capacity = self.open_files.unwrap_or_else(PooledStorage::default_capacity);
+        Arc::new(PooledStorage::new(disk, capacity))
+    }
+}
+
+impl fmt::Debug for BrokerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BrokerBuilder").field("root", &self.root).field("threads", &self.threads).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,185 @@
+//! The topics that are open: what the catalog's image says, with the live partitions beside it. The
+//! catalog decides, the registry follows; a topic is looked up here on every call.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::{LogConfig, Signal};
+use crate::topic::config::{BrokerDefaults, TopicSettings};
+use crate::topic::{self, PartitionSource, TopicConfig, name};
+use crate::types::{PartitionId, TopicPartition, Uuid};
+
+/// A topic's overrides and the values in force.
+#[derive(Debug)]
+pub(crate) struct Configured {
+    pub(crate) overrides: TopicConfig,
+    pub(crate) settings: TopicSettings,
+}
+
+impl Configured {
+    pub(crate) fn new(overrides: TopicConfig, defaults: &BrokerDefaults) -> Self {
+        let settings = overrides.settings(defaults);
+        Self { overrides, settings }
+    }
+}
+
+/// One live topic. Outlives its deletion for as long as handles hold it.
+#[derive(Debug)]
+pub(crate) struct TopicEntry {
+    pub(crate) name: Arc<str>,
+    pub(crate) id: Uuid,
+    configured: ArcSwap<Configured>,
+    partitions: RwLock<Vec<Arc<topic::Partition>>>,
+    watchers: Mutex<Vec<Weak<Signal>>>,
+    deleted: AtomicBool,
+}
+
+impl TopicEntry {
+    pub(crate) fn new(name: Arc<str>, id: Uuid, configured: Configured, partitions: Vec<Arc<topic::Partition>>) -> Self {
+        Self {
+            name,
+            id,
+            configured: ArcSwap::from_pointee(configured),
+            partitions: RwLock::new(partitions),
+            watchers: Mutex::new(Vec::new()),
+            deleted: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn is_internal(&self) -> bool {
+        name::is_internal(&self.name)
+    }
+
+    pub(crate) fn configured(&self) -> Arc<Configured> {
+        self.configured.load_full()
+    }
+
+    /// Runs `look` on the values in force, without a count of references.
+    pub(crate) fn with_settings<T>(&self, look: impl FnOnce(&TopicSettings) -> T) -> T {
+        look(&self.configured.load().settings)
+    }
+
+    pub(crate) fn configure(&self, configured: Configured) {
+        let log_config = log_config(&configured.settings);
+        self.configured.store(Arc::new(configured));
+        for partition in &*self.partitions.read() {
+            partition.configure(log_config.clone());
+        }
+    }
+
+    pub(crate) fn partition_count(&self) -> usize {
+        self.partitions.read().len()
+    }
+
+    pub(crate) fn partitions(&self) -> Vec<Arc<topic::Partition>> {
+        self.partitions.read().clone()
+    }
+
+    pub(crate) fn partition(&self, partition: PartitionId) -> Result<Arc<topic::Partition>> {
+        self.check_alive()?;
+        let partitions = self.partitions.read();
+        let found = usize::try_from(partition.get()).ok().and_then(|at| partitions.get(at));
+        found.cloned().ok_or_else(|| {
+            let count = partitions.len();
+            Error::new(ErrorKind::UnknownTopicOrPartition, format!("the topic has {count} partitions, from 0"))
+                .partition(TopicPartition::new(Arc::clone(&self.name), partition))
+        })
+    }
+
+    pub(crate) fn check_alive(&self) -> Result<()> {
+        match self.deleted.load(Ordering::Acquire) {
+            true => Err(deleted(&self.name)),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn add_partitions(&self, added: Vec<Arc<topic::Partition>>) {
+        self.partitions.write().extend(added);
+        self.notify();
+    }
+
+    /// Marks the topic and its partitions deleted; readers and writers find out at their next call.
+    pub(crate) fn delete(&self) {
+        self.deleted.store(true, Ordering::Release);
+        for partition in self.partitions() {
+            partition.delete();
+        }
+        self.notify();
+    }
+
+    pub(crate) fn notify(&self) {
+        self.watchers.lock().iter().filter_map(Weak::upgrade).for_each(|signal| signal.notify());
+    }
+}
+
+impl PartitionSource for TopicEntry {
+    fn partitions_after(&self, known: usize) -> Result<Vec<Arc<topic::Partition>>> {
+        self.check_alive()?;
+        Ok(self.partitions.read().iter().skip(known).cloned().collect())
+    }
+
+    fn watch(&self, signal: &Arc<Signal>) {
+        let mut watchers = self.watchers.lock();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(Arc::downgrade(signal));
+    }
+}
+
+pub(crate) fn deleted(name: &str) -> Error {
+    Error::new(ErrorKind::TopicDeleted, format!("topic {name:?} was deleted"))
+        .remedy("open it anew if a topic of that name was created since")
+}
+
+pub(crate) fn unknown(name: &str) -> Error {
+    Error::new(ErrorKind::UnknownTopicOrPartition, format!("there is no topic {name:?}"))
+        .remedy("create it, or see Broker::topics for those that exist")
+}
+
+/// All live topics by name.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    topics: RwLock<BTreeMap<Arc<str>, Arc<TopicEntry>>>,
+}
+
+impl Registry {
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<TopicEntry>> {
+        self.topics.read().get(name).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<TopicEntry>> {
+        self.topics.read().values().cloned().collect()
+    }
+
+    pub(crate) fn insert(&self, entry: TopicEntry) -> Arc<TopicEntry> {
+        let entry = Arc::new(entry);
+        self.topics.write().insert(Arc::clone(&entry.name), Arc::clone(&entry));
+        entry
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        self.topics.write().remove(name);
+    }
+}
+
+/// What a log needs of a topic's settings.
+pub(crate) fn log_config(settings: &TopicSettings) -> LogConfig {
+    LogConfig {
+        segment_bytes: settings.segment_bytes,
+        segment_age: settings.segment_age,
+        segment_jitter: settings.segment_jitter,
+        index_interval_bytes: settings.index_interval_bytes,
+        segment_index_bytes: settings.segment_index_bytes,
+        max_message_bytes: settings.max_message_bytes,
+        timestamp_type: settings.timestamp_type,
+        timestamp_before_max: settings.timestamp_before_max,
+        timestamp_after_max: settings.timestamp_after_max,
+        durability: settings.durability,
+        keys_required: settings.cleanup_policy.compacts(),
+        ..LogConfig::default()
+    }
+}

@@ -1,0 +1,223 @@
+//! Topics come, change and go. Order on disk, as a stock broker needs it (kraft-directory.md,
+//! section 5): creation puts the record first and leaves the directory to the first append; deletion
+//! removes the record first, then the directory, under Kafka's name for it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::registry::{Configured, TopicEntry, deleted, log_config, unknown};
+use super::{Broker, Inner, directory};
+use crate::error::{Error, ErrorKind, Result};
+use crate::topic::catalog::TopicImage;
+use crate::topic::{self, ConfigEntry, TopicConfig, name};
+use crate::types::{LeaderEpoch, PartitionId, TopicPartition, Uuid};
+
+impl Inner {
+    /// Puts every topic of the catalog into the registry; no log is opened.
+    pub(super) fn load_topics(&self) -> Result<()> {
+        let image = self.catalog.image();
+        let mut live = std::collections::HashSet::new();
+        for topic in image.topics() {
+            let entry = self.entry(topic);
+            live.extend(entry.partitions().iter().map(|p| (topic.id, p.name().partition())));
+            self.registry.insert(entry);
+        }
+        for (id, partition) in self.state.partitions() {
+            if !live.contains(&(id, partition)) {
+                self.state.free(id, partition)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn configured(&self, topic: &str) -> Configured {
+        Configured::new(self.catalog.topic_config(topic), self.catalog.defaults())
+    }
+
+    fn count_change(&self) {
+        self.catalog_version.fetch_add(1, Ordering::AcqRel);
+        self.groups.notify();
+    }
+
+    fn entry(&self, topic: &TopicImage) -> TopicEntry {
+        let configured = self.configured(&topic.name);
+        let partitions = topic.partitions().map(|(number, state)| {
+            self.partition(&topic.name, topic.id, number, LeaderEpoch::new(state.leader_epoch), &configured)
+        });
+        let partitions = partitions.collect();
+        TopicEntry::new(Arc::clone(&topic.name), topic.id, configured, partitions)
+    }
+
+    fn partition(
+        &self,
+        name: &Arc<str>,
+        id: Uuid,
+        number: PartitionId,
+        epoch: LeaderEpoch,
+        configured: &Configured,
+    ) -> Arc<topic::Partition> {
+        let slot = self.state.slot(id, number);
+        let name = TopicPartition::new(Arc::clone(name), number);
+        let config = log_config(&configured.settings);
+        Arc::new(topic::Partition::new(Arc::clone(&self.context), name, id, epoch, config, slot))
+    }
+
+    /// A directory of that name belongs to a topic that the catalog no longer has: it is set aside under the
+    /// name that Kafka would give it.
+    fn clear_place(&self, topic: &str, from: usize, to: usize) -> Result<()> {
+        let (storage, root) = (&*self.context.storage, &self.context.root);
+        let mut moved = false;
+        for number in from..to {
+            moved |= directory::set_aside(storage, &root.join(format!("{topic}-{number}")), "stray")?.is_some();
+        }
+        match moved {
+            true => storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e)),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn create(&self, topic: &str, partitions: u32, config: &TopicConfig) -> Result<Arc<TopicEntry>> {
+        let _changes = self.changes.lock();
+        self.check_open()?;
+        if self.registry.get(topic).is_some() {
+            return Err(Error::new(ErrorKind::TopicExists, format!("topic {topic:?} exists already"))
+                .remedy("open it, or use open_or_create"));
+        }
+        self.clear_place(topic, 0, partitions as usize)?;
+        let image = self.catalog.create_topic(topic, Uuid::random()?, partitions, config)?;
+        let entry = self.registry.insert(self.entry(&image));
+        self.count_change();
+        Ok(entry)
+    }
+
+    fn delete(&self, entry: &TopicEntry) -> Result<()> {
+        let _changes = self.changes.lock();
+        self.check_open()?;
+        entry.check_alive()?;
+        self.catalog.delete_topic(entry.id)?;
+        self.registry.remove(&entry.name);
+        entry.delete();
+        self.count_change();
+        let (storage, root) = (&*self.context.storage, &self.context.root);
+        let mut aside = Vec::new();
+        for partition in entry.partitions() {
+            aside.extend(directory::set_aside(storage, &partition.dir(), "delete")?);
+            self.state.free(entry.id, partition.name().partition())?;
+        }
+        if aside.is_empty() {
+            return Ok(());
+        }
+        storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))?;
+        for dir in aside {
+            storage.remove_dir_all(&dir).map_err(|e| Error::io("cannot remove a deleted partition", &dir, e))?;
+        }
+        storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))
+    }
+
+    fn add(&self, entry: &TopicEntry, total: u32) -> Result<()> {
+        let _changes = self.changes.lock();
+        self.check_open()?;
+        entry.check_alive()?;
+        let present = entry.partition_count();
+        self.clear_place(&entry.name, present, total as usize)?;
+        let image = self.catalog.add_partitions(entry.id, total)?;
+        let configured = entry.configured();
+        let added = image.partitions().skip(present).map(|(number, state)| {
+            self.partition(&entry.name, entry.id, number, LeaderEpoch::new(state.leader_epoch), &configured)
+        });
+        entry.add_partitions(added.collect());
+        self.count_change();
+        Ok(())
+    }
+
+    fn alter(&self, entry: &TopicEntry, changes: &[(&str, Option<&str>)]) -> Result<()> {
+        let _changes = self.changes.lock();
+        self.check_open()?;
+        entry.check_alive()?;
+        self.catalog.alter_configs(entry.id, changes)?;
+        entry.configure(self.configured(&entry.name));
+        Ok(())
+    }
+}
+
+/// The verbs on topics. A topic is its id: the name alone finds the one that has it now.
+impl Broker {
+    /// CreateTopics. `partitions` `None` is `num.partitions`.
+    pub(crate) fn create_topic(
+        &self,
+        topic: &str,
+        partitions: Option<u32>,
+        config: TopicConfig,
+    ) -> Result<Arc<TopicEntry>> {
+        name::validate(topic)?;
+        let partitions = partitions.unwrap_or(self.inner.settings.partitions);
+        if !(1..=0x7fff_ffff).contains(&partitions) {
+            let message = format!("a topic cannot have {partitions} partitions");
+            return Err(Error::new(ErrorKind::InvalidArgument, message).remedy("ask for at least one"));
+        }
+        config.validate(self.inner.catalog.defaults())?;
+        // Offsets that were committed in an earlier topic of that name mean nothing in this one.
+        self.forget_offsets_of(topic)?;
+        let entry = self.inner.create(topic, partitions, &config)?;
+        self.rebalance_groups()?;
+        Ok(entry)
+    }
+
+    /// DeleteTopics.
+    pub(crate) fn delete_topic(&self, entry: &TopicEntry) -> Result<()> {
+        if entry.is_internal() {
+            return Err(Error::new(ErrorKind::InvalidArgument, format!("topic {:?} is Kafka's own", entry.name)));
+        }
+        self.inner.delete(entry)?;
+        self.forget_offsets_of(&entry.name)?;
+        self.rebalance_groups()
+    }
+
+    /// CreatePartitions: `total` is the new count.
+    pub(crate) fn create_partitions(&self, entry: &TopicEntry, total: u32) -> Result<()> {
+        if entry.is_internal() {
+            let message = format!("the partition count of {:?} places groups and must not change", entry.name);
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        self.inner.add(entry, total)?;
+        self.rebalance_groups()
+    }
+
+    /// IncrementalAlterConfigs: a value sets, `None` goes back to the default.
+    pub(crate) fn alter_configs(&self, entry: &TopicEntry, changes: &[(&str, Option<&str>)]) -> Result<()> {
+        self.inner.alter(entry, changes)
+    }
+
+    /// DescribeConfigs.
+    pub(crate) fn describe_configs(&self, entry: &TopicEntry) -> Result<Vec<ConfigEntry>> {
+        self.inner.check_open()?;
+        entry.check_alive()?;
+        Ok(entry.configured().overrides.describe(self.inner.catalog.defaults()))
+    }
+
+    /// The topic of that name.
+    pub(crate) fn find_topic(&self, topic: &str) -> Result<Option<Arc<TopicEntry>>> {
+        self.inner.check_open()?;
+        Ok(self.inner.registry.get(topic))
+    }
+
+    /// The topic of that name and, where one is given, of that id.
+    pub(crate) fn topic_entry(&self, topic: &str, id: Option<Uuid>) -> Result<Arc<TopicEntry>> {
+        let found = self.find_topic(topic)?;
+        match (found, id) {
+            (Some(entry), Some(id)) if entry.id != id => Err(deleted(topic)),
+            (Some(entry), _) => Ok(entry),
+            (None, Some(_)) => Err(deleted(topic)),
+            (None, None) => {
+                name::validate(topic)?;
+                Err(unknown(topic))
+            }
+        }
+    }
+
+    /// All topics by name, Kafka's own ones included.
+    pub(crate) fn all_topics(&self) -> Result<Vec<Arc<TopicEntry>>> {
+        self.inner.check_open()?;
+        Ok(self.inner.registry.all())
+    }
+}

@@ -1,0 +1,560 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::record::{EndMarker, TimestampType, TxnOutcome};
+use crate::storage::{MemoryStorage, OpenMode};
+use crate::types::ProducerId;
+
+const T: i64 = 1_700_000_000_000;
+
+struct Bed {
+    storage: Arc<dyn Storage>,
+    clock: ManualClock,
+    dir: PathBuf,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let bed = Self {
+            storage: Arc::new(MemoryStorage::default()),
+            clock: ManualClock::new(Timestamp::new(T)),
+            dir: PathBuf::from("data/t-0"),
+        };
+        bed.storage.create_dir(bed.dir.parent().unwrap()).unwrap();
+        bed
+    }
+
+    fn open(&self, config: LogConfig) -> Log {
+        Log::open_on(Arc::clone(&self.storage), Arc::new(self.clock.clone()), &self.dir, config).unwrap()
+    }
+
+    /// As kill -9 does: nothing is closed, the lock goes, the operating system keeps what it was given.
+    fn kill(&self, log: Log) {
+        drop(log);
+    }
+
+    fn file(&self, name: &str) -> Vec<u8> {
+        let file = self.storage.open(&self.dir.join(name), OpenMode::Read).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    fn overwrite(&self, name: &str, position: u64, bytes: &[u8]) {
+        let file = self.storage.open(&self.dir.join(name), OpenMode::CreateIfAbsent).unwrap();
+        file.write_all_at(bytes, position).unwrap();
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.storage.list(&self.dir).unwrap().into_iter().map(|e| e.name).collect();
+        names.sort();
+        names
+    }
+}
+
+fn small() -> LogConfig {
+    LogConfig::default().segment_bytes(400).index_interval_bytes(0)
+}
+
+fn put(log: &Log, values: &[&str]) -> Appended {
+    let appended = log.append_records(values.iter().copied()).unwrap();
+    log.wait(appended.position, Durability::PowerLoss).unwrap();
+    appended
+}
+
+fn all(log: &Log) -> Vec<(i64, String)> {
+    from(log, log.offsets().log_start, Isolation::ReadCommitted)
+}
+
+fn from(log: &Log, mut at: Offset, isolation: Isolation) -> Vec<(i64, String)> {
+    let mut found = Vec::new();
+    loop {
+        let read = log.read(at, 100, isolation).unwrap();
+        if read.next_offset() == at {
+            return found;
+        }
+        for batch in read.data_batches() {
+            for record in batch.unwrap().decode().unwrap().iter() {
+                let record = record.unwrap();
+                if record.offset() >= at {
+                    let value = String::from_utf8(record.value().unwrap().to_vec()).unwrap();
+                    found.push((record.offset().get(), value));
+                }
+            }
+        }
+        at = read.next_offset();
+    }
+}
+
+fn numbered(range: std::ops::Range<i64>) -> Vec<(i64, String)> {
+    range.map(|n| (n, format!("value {n}"))).collect()
+}
+
+fn fill(log: &Log, range: std::ops::Range<i64>) {
+    for n in range {
+        put(log, &[&format!("value {n}")]);
+    }
+}
+
+#[test]
+fn what_was_appended_is_read_back_across_segments_and_reopening() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..20);
+    assert_eq!(all(&log), numbered(0..20));
+    assert!(bed.names().iter().filter(|n| n.ends_with(".log")).count() > 3, "it rolled: {:?}", bed.names());
+    log.close().unwrap();
+    let log = bed.open(small());
+    assert_eq!(log.recovery().rows, [RecoveryRow::Clean]);
+    assert_eq!(log.recovery().scanned_bytes, 0);
+    assert_eq!(all(&log), numbered(0..20));
+    fill(&log, 20..25);
+    assert_eq!(from(&log, Offset::new(13), Isolation::ReadUncommitted), numbered(13..25));
+}
+
+#[test]
+fn a_killed_log_serves_all_that_was_acknowledged() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..12);
+    bed.kill(log);
+    let log = bed.open(small());
+    assert_eq!(log.recovery().rows, [RecoveryRow::Scanned]);
+    assert_eq!(all(&log), numbered(0..12));
+    assert_eq!(put(&log, &["value 12"]).base_offset, 12);
+    log.close().unwrap();
+    assert_eq!(bed.open(small()).recovery().rows, [RecoveryRow::Clean]);
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_everything_before_it_served() {
+    for garbage in [&[0_u8; 100][..], &[0xff; 30], &[7; 200]] {
+        let bed = Bed::new();
+        let log = bed.open(LogConfig::default());
+        fill(&log, 0..3);
+        let size = log.size_bytes();
+        bed.kill(log);
+        bed.overwrite("00000000000000000000.log", size, garbage);
+        let log = bed.open(LogConfig::default());
+        assert_eq!(log.recovery().rows, [RecoveryRow::TornTail]);
+        assert_eq!(log.recovery().cut_bytes, garbage.len() as u64);
+        assert_eq!(all(&log), numbered(0..3));
+        fill(&log, 3..5);
+        assert_eq!(all(&log), numbered(0..5));
+        bed.kill(log);
+        assert_eq!(bed.open(LogConfig::default()).recovery().rows, [RecoveryRow::Scanned]);
+    }
+}
+
+#[test]
+fn damage_below_the_frontier_is_kept_and_its_offsets_are_not_given_out_again() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..6);
+    log.close().unwrap();
+    let size = bed.file("00000000000000000000.log").len() as u64;
+    bed.overwrite("00000000000000000000.log", size - 3, b"x");
+    let log = bed.open(LogConfig::default());
+    assert_eq!(log.recovery().rows, [RecoveryRow::DamagedTail]);
+    assert_eq!(log.recovery().damaged, [Offset::new(5)]);
+    assert_eq!(put(&log, &["value 6"]).base_offset, 6);
+    let read = |at: i64| log.read(at, 1, Isolation::ReadCommitted);
+    assert_eq!(read(4).unwrap().next_offset(), 5);
+    let error = read(5).unwrap_err();
+    assert_eq!((error.kind(), error.at_offset()), (ErrorKind::Corrupt, Some(Offset::new(5))));
+    assert_eq!(from(&log, Offset::new(6), Isolation::ReadCommitted), numbered(6..7));
+    assert_eq!(bed.file("00000000000000000000.log").len() as u64, size, "nothing durable was deleted");
+}
+
+#[test]
+fn damage_inside_a_sealed_segment_costs_only_itself() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..20);
+    log.close().unwrap();
+    bed.overwrite("00000000000000000000.log", 70, b"\xff\xff");
+    let log = bed.open(small());
+    assert_eq!(log.read(0, 1, Isolation::ReadCommitted).unwrap_err().kind(), ErrorKind::Corrupt);
+    let second = log.first_segment();
+    assert_eq!(second, 0);
+    let next_base = bed.names().into_iter().filter(|n| n.ends_with(".log")).nth(1).unwrap();
+    let next_base: i64 = next_base.trim_end_matches(".log").parse().unwrap();
+    assert_eq!(from(&log, Offset::new(next_base), Isolation::ReadCommitted), numbered(next_base..20));
+}
+
+#[test]
+fn lost_and_wrong_indexes_are_rebuilt() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..20);
+    log.close().unwrap();
+    let good: Vec<_> = bed.names().into_iter().filter(|n| n.ends_with("index")).map(|n| (n.clone(), bed.file(&n))).collect();
+    for (at, (name, bytes)) in good.iter().enumerate() {
+        let path = bed.dir.join(name);
+        match at % 3 {
+            0 => bed.storage.remove_file(&path).unwrap(),
+            1 => bed.overwrite(name, 0, &vec![0xee; bytes.len().max(12)]),
+            _ => bed.overwrite(name, bytes.len() as u64, &[0; 24]),
+        }
+    }
+    let log = bed.open(small());
+    for n in 0..20 {
+        let found = from(&log, Offset::new(n), Isolation::ReadCommitted);
+        assert_eq!(found, numbered(n..20));
+    }
+    assert_eq!(log.offset_at(T, Isolation::ReadCommitted).unwrap().unwrap().offset, 0);
+}
+
+#[test]
+fn indexes_equal_those_that_kafka_writes_for_the_same_batches() {
+    // vectors.json `index_density`: twelve batches of 117 bytes; checked in the index module, here end to end.
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default().index_interval_bytes(100));
+    let times = [11, 41, 21, 31, 91, 51, 61, 71, 81, 101, 111, 6];
+    for time in times {
+        let record = |n: i64| Record::new(vec![b'v'; 17]).timestamp(T + n);
+        let mut batch = BatchBuilder::new();
+        for n in [time, time.min(5)] {
+            batch.push(Timestamp::new(T + n), &record(n)).unwrap();
+        }
+        let batch = batch.finish().unwrap();
+        log.append(&batch, LeaderEpoch::new(0)).unwrap();
+    }
+    log.close().unwrap();
+    let index = bed.file("00000000000000000000.index");
+    // An entry for every batch but the first, each naming its batch's last offset.
+    assert_eq!(index.len(), 11 * 8);
+    assert_eq!(index[..4], 3_i32.to_be_bytes());
+    let time_index = bed.file("00000000000000000000.timeindex");
+    let entries: Vec<(i64, i32)> = time_index
+        .chunks_exact(12)
+        .map(|e| (i64::from_be_bytes(e[..8].try_into().unwrap()) - T, i32::from_be_bytes(e[8..].try_into().unwrap())))
+        .collect();
+    assert_eq!(entries, [(41, 3), (91, 9), (101, 19), (111, 21)]);
+}
+
+#[test]
+fn a_reader_sees_only_what_is_durable_at_the_logs_level() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    let weak = log.append_records(["a"]).unwrap();
+    assert_eq!(log.offsets().end, 1);
+    log.wait(weak.position, Durability::None).unwrap();
+    log.wait(weak.position, Durability::ProcessCrash).unwrap();
+    assert!(all(&log).is_empty(), "acknowledged, but a power cut could take it back");
+    log.wait(weak.position, Durability::PowerLoss).unwrap();
+    assert_eq!(all(&log).len(), 1);
+
+    log.configure(LogConfig::default().durability(Durability::ProcessCrash));
+    let written = log.append_records(["b"]).unwrap();
+    assert_eq!(all(&log).len(), 1, "staged bytes are never visible");
+    log.wait(written.position, Durability::ProcessCrash).unwrap();
+    let offsets = log.offsets();
+    assert_eq!((offsets.high_watermark, offsets.frontier), (Offset::new(2), Offset::new(1)));
+    assert_eq!(all(&log).len(), 2);
+}
+
+#[test]
+fn offsets_that_were_acknowledged_in_memory_are_not_given_out_twice() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..2);
+    let lost = log.append_records(["lost"]).unwrap();
+    log.wait(lost.position, Durability::None).unwrap();
+    bed.kill(log);
+    let log = bed.open(LogConfig::default());
+    assert!(log.needs_new_epoch());
+    assert_eq!(log.recovery().rows, [RecoveryRow::Scanned, RecoveryRow::Reserved]);
+    assert!(log.offsets().end > 2);
+    let next = put(&log, &["later"]);
+    assert!(next.base_offset > lost.last_offset);
+    let mut expected = numbered(0..2);
+    expected.push((next.base_offset.get(), "later".to_owned()));
+    assert_eq!(all(&log), expected);
+    log.close().unwrap();
+    let log = bed.open(LogConfig::default());
+    assert_eq!(log.recovery().rows, [RecoveryRow::Clean]);
+    assert_eq!(all(&log), expected);
+}
+
+#[test]
+fn the_log_start_is_durable_and_deletes_whole_segments() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..20);
+    let before = bed.names();
+    log.advance_log_start(13).unwrap();
+    assert!(bed.names().len() < before.len());
+    let error = log.read(12, 100, Isolation::ReadCommitted).unwrap_err();
+    assert_eq!((error.kind(), error.at_offset()), (ErrorKind::OffsetOutOfRange, Some(Offset::new(13))));
+    bed.kill(log);
+    let log = bed.open(small());
+    assert_eq!(log.offsets().log_start, 13);
+    assert_eq!(all(&log), numbered(13..20));
+    assert_eq!(log.advance_log_start(21).unwrap_err().kind(), ErrorKind::OffsetOutOfRange);
+    log.advance_log_start(20).unwrap();
+    log.close().unwrap();
+    let log = bed.open(small());
+    assert_eq!((log.offsets().log_start, log.offsets().end), (Offset::new(20), Offset::new(20)));
+    assert_eq!(put(&log, &["x"]).base_offset, 20);
+}
+
+#[test]
+fn truncation_cuts_whole_batches_and_survives_reopening() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..20);
+    log.truncate(7).unwrap();
+    assert_eq!(log.offsets().end, 7);
+    assert_eq!(all(&log), numbered(0..7));
+    put(&log, &["value 7", "value 8"]);
+    log.truncate(8).unwrap();
+    assert_eq!(log.offsets().end, 7, "the batch that holds offset 8 goes whole");
+    fill(&log, 7..9);
+    bed.kill(log);
+    assert_eq!(all(&bed.open(small())), numbered(0..9));
+}
+
+#[test]
+fn offsets_by_time_find_the_first_record_late_enough() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    for (n, time) in [5, 20, 10, 40, 30].into_iter().enumerate() {
+        log.append_records([Record::new(format!("value {n}")).timestamp(T + time)]).unwrap();
+    }
+    log.sync().unwrap();
+    let at = |time: i64| log.offset_at(T + time, Isolation::ReadCommitted).unwrap().map(|f| (f.offset.get(), f.timestamp.get() - T));
+    assert_eq!(at(0), Some((0, 5)));
+    assert_eq!(at(6), Some((1, 20)));
+    assert_eq!(at(21), Some((3, 40)));
+    assert_eq!(at(41), None);
+}
+
+#[test]
+fn read_committed_stops_at_open_transactions_and_skips_aborted_ones() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    let pid = ProducerId::new(7);
+    let send = |sequence: i32, value: &str| {
+        let mut batch = BatchBuilder::new().producer(pid, 0, sequence).transactional();
+        batch.push(Timestamp::new(T), &Record::new(value)).unwrap();
+        log.append(&batch.finish().unwrap(), LeaderEpoch::new(0)).unwrap();
+        log.sync().unwrap();
+    };
+    let end = |outcome| {
+        let marker = EndMarker { outcome, coordinator_epoch: 0 };
+        let batch = BatchBuilder::end_marker(marker, pid, 0, Timestamp::new(T)).unwrap();
+        log.append(&batch, LeaderEpoch::new(0)).unwrap();
+        log.sync().unwrap();
+    };
+    put(&log, &["plain"]);
+    send(0, "kept");
+    assert_eq!(log.offsets().last_stable, 1);
+    assert_eq!(all(&log).len(), 1);
+    end(TxnOutcome::Commit);
+    send(1, "dropped");
+    put(&log, &["between"]);
+    assert_eq!(log.offsets().last_stable, 3);
+    end(TxnOutcome::Abort);
+    put(&log, &["last"]);
+    let expected: Vec<_> = [(0, "plain"), (1, "kept"), (4, "between"), (6, "last")].map(|(n, v)| (n, v.to_owned())).into();
+    assert_eq!(all(&log), expected);
+    assert_eq!(from(&log, Offset::ZERO, Isolation::ReadUncommitted).len(), 5);
+    send(2, "open");
+    log.close().unwrap();
+    let log = bed.open(small());
+    assert_eq!(log.offsets().last_stable, 7, "an open transaction is still open after a clean close");
+    assert_eq!(all(&log), expected);
+    // Without indexes and snapshots all of it comes back from the batches.
+    drop(log);
+    for name in bed.names() {
+        if name.ends_with("index") || name.ends_with("snapshot") || name.ends_with("checkpoint") || name.ends_with("state") {
+            bed.storage.remove_file(&bed.dir.join(name)).unwrap();
+        }
+    }
+    let log = bed.open(small());
+    assert_eq!(log.offsets().last_stable, 7);
+    assert_eq!(all(&log), expected);
+}
+
+#[test]
+fn a_duplicate_gets_the_first_copys_offsets() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    let batch = |sequence| {
+        let mut batch = BatchBuilder::new().producer(ProducerId::new(1), 0, sequence);
+        batch.push(Timestamp::new(T), &Record::new("x")).unwrap();
+        batch.finish().unwrap()
+    };
+    let append = |sequence| log.append(&batch(sequence), LeaderEpoch::new(0));
+    let first = append(0).unwrap();
+    append(1).unwrap();
+    assert_eq!(append(0).unwrap().base_offset, first.base_offset);
+    assert_eq!(log.offsets().end, 2);
+    assert_eq!(append(5).unwrap_err().kind(), ErrorKind::OutOfOrderSequence);
+    log.close().unwrap();
+    let log = bed.open(LogConfig::default());
+    assert_eq!(log.append(&batch(1), LeaderEpoch::new(0)).unwrap().base_offset, 1);
+}
+
+#[test]
+fn an_older_leader_epoch_is_fenced() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    let batch = || {
+        let mut batch = BatchBuilder::new();
+        batch.push(Timestamp::new(T), &Record::new("x")).unwrap();
+        batch.finish().unwrap()
+    };
+    log.append(&batch(), LeaderEpoch::new(3)).unwrap();
+    assert_eq!(log.append(&batch(), LeaderEpoch::new(2)).unwrap_err().kind(), ErrorKind::FencedLeaderEpoch);
+    log.append(&batch(), LeaderEpoch::new(5)).unwrap();
+    log.close().unwrap();
+    assert_eq!(bed.file("leader-epoch-checkpoint"), b"0\n2\n3 0\n5 1\n");
+    assert_eq!(bed.open(LogConfig::default()).end_offset_for_epoch(4), Some((LeaderEpoch::new(3), Offset::new(1))));
+}
+
+#[test]
+fn limits_and_rules_of_the_log_are_kept() {
+    let bed = Bed::new();
+    let config = LogConfig { keys_required: true, timestamp_after_max: Some(Duration::from_secs(1)), ..LogConfig::default() };
+    let log = bed.open(config.max_message_bytes(200));
+    let refused = |record: Record| log.append_records([record]).unwrap_err().kind();
+    assert_eq!(refused(Record::new("no key")), ErrorKind::InvalidRecord);
+    assert_eq!(refused(Record::new(vec![0; 300]).key("k")), ErrorKind::TooLarge);
+    assert_eq!(refused(Record::new("x").key("k").timestamp(T + 2000)), ErrorKind::InvalidTimestamp);
+    assert_eq!(log.append_records(Vec::<Record>::new()).unwrap_err().kind(), ErrorKind::InvalidRecord);
+    assert_eq!(log.offsets().end, 0);
+    log.configure(LogConfig::default().timestamp_type(TimestampType::LogAppendTime));
+    bed.clock.advance(Duration::from_millis(5));
+    let appended = log.append_records([Record::new("x").timestamp(9)]).unwrap();
+    assert_eq!(appended.append_time, Some(Timestamp::new(T + 5)));
+    log.sync().unwrap();
+    let read = log.read(0, 100, Isolation::ReadCommitted).unwrap();
+    let stored = read.data_batches().next().unwrap().unwrap().decode().unwrap();
+    assert_eq!(stored.iter().next().unwrap().unwrap().timestamp(), T + 5);
+}
+
+#[test]
+fn retention_follows_kafkas_rules() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..20);
+    let total = log.size_bytes();
+    log.apply_retention(None, Some(total)).unwrap();
+    assert_eq!(log.offsets().log_start, 0);
+    log.apply_retention(None, Some(total - 1)).unwrap();
+    assert_eq!(log.offsets().log_start, 0, "a segment goes only when enough stays without it");
+    log.apply_retention(None, Some(total / 2)).unwrap();
+    assert!(log.offsets().log_start > 0);
+    assert!(log.size_bytes() >= total / 2);
+    bed.clock.advance(Duration::from_secs(10));
+    put(&log, &["value 20"]);
+    log.apply_retention(Some(Duration::from_secs(5)), None).unwrap();
+    assert!(log.offsets().log_start <= 20 && all(&log).last().unwrap().0 == 20);
+    bed.clock.advance(Duration::from_secs(10));
+    log.apply_retention(Some(Duration::from_secs(5)), None).unwrap();
+    assert_eq!(log.offsets().log_start, 21, "everything was old");
+    assert_eq!(put(&log, &["x"]).base_offset, 21);
+}
+
+#[test]
+fn segments_roll_by_record_time_and_by_a_full_index() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default().segment_age(Duration::from_millis(10)));
+    for time in [0, 10, 11, 12] {
+        log.append_records([Record::new("x").timestamp(T + time)]).unwrap();
+    }
+    log.close().unwrap();
+    let bases = |bed: &Bed| bed.names().into_iter().filter(|n| n.ends_with(".log")).collect::<Vec<_>>();
+    assert_eq!(bases(&bed), ["00000000000000000000.log", "00000000000000000002.log"]);
+
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default().index_interval_bytes(0).segment_index_bytes(100));
+    for n in 0..14 {
+        log.append_records([Record::new("x").timestamp(T - n)]).unwrap();
+    }
+    log.close().unwrap();
+    assert_eq!(bases(&bed), ["00000000000000000000.log", "00000000000000000013.log"]);
+}
+
+#[test]
+fn a_tailing_reader_is_woken_and_a_closed_log_says_so() {
+    let bed = Bed::new();
+    let log = Arc::new(bed.open(LogConfig::default()));
+    let reader = std::thread::spawn({
+        let log = Arc::clone(&log);
+        move || {
+            let woken = log.wait_readable(0, Isolation::ReadCommitted, Duration::from_secs(1_000_000));
+            (woken, log.wait_readable(1, Isolation::ReadCommitted, Duration::from_secs(1_000_000)))
+        }
+    });
+    put(&log, &["x"]);
+    log.close().unwrap();
+    let (first, second) = reader.join().unwrap();
+    assert!(matches!(first, Ok(true) | Err(_)));
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(log.append_records(["y"]).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(log.read(0, 1, Isolation::ReadCommitted).unwrap_err().kind(), ErrorKind::Closed);
+    log.close().unwrap();
+}
+
+#[test]
+fn a_future_resolves_when_somebody_syncs() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    let appended = log.append_records(["x"]).unwrap();
+    let mut future = std::pin::pin!(log.committed(appended.position, Durability::PowerLoss));
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    assert!(future.as_mut().poll(&mut context).is_pending());
+    log.sync().unwrap();
+    assert!(matches!(future.as_mut().poll(&mut context), Poll::Ready(Ok(()))));
+}
+
+#[test]
+fn many_writers_share_syncs_and_lose_nothing() {
+    let bed = Bed::new();
+    let log = Arc::new(bed.open(LogConfig::default().segment_bytes(20_000)));
+    let writers: Vec<_> = (0..4)
+        .map(|w| {
+            let log = Arc::clone(&log);
+            std::thread::spawn(move || (0..100).for_each(|n| drop(put(&log, &[&format!("{w}/{n}")]))))
+        })
+        .collect();
+    let mut seen = Vec::new();
+    while seen.len() < 400 {
+        let at = seen.last().map_or(Offset::ZERO, |(n, _)| Offset::new(*n).next());
+        log.wait_readable(at, Isolation::ReadCommitted, Duration::from_secs(1_000)).unwrap();
+        seen.extend(from(&log, at, Isolation::ReadCommitted));
+    }
+    writers.into_iter().for_each(|w| w.join().unwrap());
+    for w in 0..4 {
+        let mine: Vec<_> = seen.iter().filter(|(_, v)| v.starts_with(&format!("{w}/"))).map(|(_, v)| v.clone()).collect();
+        assert_eq!(mine, (0..100).map(|n| format!("{w}/{n}")).collect::<Vec<_>>());
+    }
+    assert_eq!(seen.iter().map(|(n, _)| *n).collect::<Vec<_>>(), (0..400).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_reader_keeps_its_bytes_while_segments_are_deleted() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..10);
+    let read = log.read(0, 1, Isolation::ReadCommitted).unwrap();
+    log.advance_log_start(10).unwrap();
+    let batch = read.data_batches().next().unwrap().unwrap();
+    assert_eq!(batch.decode().unwrap().iter().next().unwrap().unwrap().value(), Some(&b"value 0"[..]));
+}
+
+#[test]
+fn only_one_handle_opens_a_log() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    let error = Log::open_on(Arc::clone(&bed.storage), Arc::new(bed.clock.clone()), &bed.dir, LogConfig::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked);
+    log.close().unwrap();
+    bed.open(LogConfig::default());
+}
