@@ -2,6 +2,7 @@
 
 mod broker;
 mod clock;
+mod consumer;
 mod error;
 mod group;
 mod index;
@@ -18,6 +19,9 @@ mod wire;
 
 pub use broker::{Broker, BrokerBuilder, Partition, Topic, TopicBuilder, TopicRef};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use consumer::{
+    Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, PartitionLag, Records, RecordsIter,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use group::{
     Assignor, CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupState, MemberDescription,
