@@ -2,10 +2,9 @@
 
 mod broker;
 mod clock;
+mod consumer;
 mod error;
-#[allow(dead_code, unused_imports)]
 mod group;
-#[allow(dead_code, unused_imports)]
 mod index;
 mod log;
 mod record;
@@ -20,6 +19,9 @@ mod wire;
 
 pub use broker::{Broker, BrokerBuilder, Partition, Topic, TopicBuilder, TopicRef};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use consumer::{
+    Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, PartitionLag, Records, RecordsIter,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use group::{
     Assignor, CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupState, MemberDescription,
