@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod clock;
+pub mod docs;
 mod error;
 mod index;
 mod log;
