@@ -7,9 +7,7 @@ use crate::client::Client;
 
 /// Dumps every log, index, snapshot and checkpoint of one partition directory; panics where the tool finds fault.
 pub(crate) fn partition(client: &mut Client, dir: &Path) -> Vec<String> {
-    let lines =
-        dump(client, &files(dir), &["--deep-iteration"]).unwrap_or_else(|fault| panic!("{}: {fault}", dir.display()));
-    lines
+    dump(client, &files(dir), &["--deep-iteration"]).unwrap_or_else(|fault| panic!("{}: {fault}", dir.display()))
 }
 
 /// The tool's output; `Err` holds the line in which it found fault.

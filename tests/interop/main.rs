@@ -9,9 +9,11 @@
     reason = "this suite drives other programs: files, time and processes are its subject"
 )]
 
+mod batches;
 mod client;
 mod dump;
 mod kafka;
+mod logs;
 mod node;
 mod peer;
 mod self_test;

@@ -114,7 +114,9 @@ impl<'k> Node<'k> {
     /// Its warnings and errors, or the end of its log where it has none.
     pub(crate) fn complaints(&self) -> String {
         let log = self.log();
-        let loud = |line: &&str| [" ERROR ", " FATAL ", "Exception"].iter().any(|word| line.contains(word));
+        let loud = |line: &&str| {
+            [" ERROR ", " FATAL ", "Exception"].iter().any(|word| line.contains(word)) && !line.contains(" INFO ")
+        };
         let mut lines: Vec<_> = log.lines().filter(loud).take(30).collect();
         if lines.is_empty() {
             lines = log.lines().rev().take(10).collect();

@@ -127,15 +127,14 @@ impl Peer {
         self.rows(&["group-read", group, topic])
     }
 
-    /// Records of `bytes` bytes each; `partition` -1 lets keys decide; `outcome`: none, commit or abort.
+    /// `count` records of `bytes` bytes each; `partition` -1 lets keys decide; `outcome`: none, commit or abort.
     pub(crate) fn produce(
         &mut self,
         topic: &str,
         partition: i32,
         codec: &str,
         outcome: &str,
-        count: usize,
-        bytes: usize,
+        (count, bytes): (usize, usize),
         tag: &str,
     ) -> Vec<Row> {
         let [partition, count, bytes] = [i64::from(partition), count as i64, bytes as i64].map(|n| n.to_string());

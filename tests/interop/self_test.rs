@@ -21,11 +21,11 @@ fn a_broker_on_its_own_directory(kafka: &Kafka) {
     client.ask(&["create", "t", "2", "retention.ms=-1", "index.interval.bytes=100"]);
     let mut sent: Vec<Row> = Vec::new();
     for codec in CODECS {
-        sent.extend(client.produce("t", -1, codec, "none", 20, 100, codec));
+        sent.extend(client.produce("t", -1, codec, "none", (20, 100), codec));
     }
-    sent.extend(client.produce("t", 0, "zstd", "commit", 5, 10, "kept"));
+    sent.extend(client.produce("t", 0, "zstd", "commit", (5, 10), "kept"));
     sent.sort();
-    let aborted = client.produce("t", 1, "none", "abort", 5, 10, "dropped");
+    let aborted = client.produce("t", 1, "none", "abort", (5, 10), "dropped");
 
     assert_eq!(client.consume("t", "read_committed"), sent);
     assert_eq!(client.consume("t", "read_uncommitted").len(), sent.len() + aborted.len());
@@ -70,7 +70,7 @@ fn dump_log_finds_fault(kafka: &Kafka) {
     let mut client = node.client();
     client.ask(&["create", "t", "1", "index.interval.bytes=0"]);
     for tag in ["a", "b", "c"] {
-        client.produce("t", 0, "none", "none", 2, 50, tag);
+        client.produce("t", 0, "none", "none", (2, 50), tag);
     }
     node.stop();
 
@@ -81,7 +81,7 @@ fn dump_log_finds_fault(kafka: &Kafka) {
     let mut bad = good.clone();
     *bad.last_mut().expect("records") ^= 1;
     fs::write(&log, bad).expect("a log file");
-    let fault = dump::dump(&mut client, &[log.clone()], &["--deep-iteration"]);
+    let fault = dump::dump(&mut client, std::slice::from_ref(&log), &["--deep-iteration"]);
     assert!(fault.is_err(), "{fault:?}");
 
     fs::write(&log, good).expect("a log file");

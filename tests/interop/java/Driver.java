@@ -15,6 +15,7 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.Properties;
 import java.util.TreeMap;
+import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
 import org.apache.kafka.clients.admin.Admin;
@@ -33,6 +34,7 @@ import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.header.Headers;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
@@ -110,8 +112,8 @@ public final class Driver {
             case "topics" -> topics();
             case "configs" -> configs(a[1]);
             case "create" -> create(a[1], Integer.parseInt(a[2]), a);
-            case "delete" -> admin().deleteTopics(List.of(a[1])).all().get();
-            case "grow" -> admin().createPartitions(Map.of(a[1], NewPartitions.increaseTo(Integer.parseInt(a[2])))).all().get();
+            case "delete" -> delete(a[1]);
+            case "grow" -> grow(a[1], Integer.parseInt(a[2]));
             case "alter" -> alter(a[1], a[2], a[3]);
             case "offsets" -> offsets(a[1], a[2]);
             case "consume" -> consume(a[1], a[2]);
@@ -152,12 +154,54 @@ public final class Driver {
             configs.put(a[i].substring(0, equals), a[i].substring(equals + 1));
         }
         admin().createTopics(List.of(new NewTopic(topic, partitions, (short) 1).configs(configs))).all().get();
+        settle(() -> led(topic) == partitions);
+    }
+
+    private void delete(String topic) throws Exception {
+        admin().deleteTopics(List.of(topic)).all().get();
+        settle(() -> !admin().listTopics().names().get().contains(topic));
+    }
+
+    private void grow(String topic, int partitions) throws Exception {
+        admin().createPartitions(Map.of(topic, NewPartitions.increaseTo(partitions))).all().get();
+        settle(() -> led(topic) == partitions);
     }
 
     private void alter(String topic, String name, String value) throws Exception {
+        ConfigResource resource = new ConfigResource(ConfigResource.Type.TOPIC, topic);
         AlterConfigOp.OpType type = value.equals("~") ? AlterConfigOp.OpType.DELETE : AlterConfigOp.OpType.SET;
         AlterConfigOp op = new AlterConfigOp(new ConfigEntry(name, value), type);
-        admin().incrementalAlterConfigs(Map.of(new ConfigResource(ConfigResource.Type.TOPIC, topic), List.of(op))).all().get();
+        admin().incrementalAlterConfigs(Map.of(resource, List.of(op))).all().get();
+        settle(() -> {
+            ConfigEntry now = admin().describeConfigs(List.of(resource)).all().get().get(resource).get(name);
+            boolean own = now.source() == ConfigEntry.ConfigSource.DYNAMIC_TOPIC_CONFIG;
+            return type == AlterConfigOp.OpType.DELETE ? !own : own && now.value().equals(value);
+        });
+    }
+
+    /** The controller answers before the broker has caught up with it. */
+    private static void settle(Callable<Boolean> done) throws Exception {
+        long deadline = System.nanoTime() + WAIT.toNanos();
+        while (true) {
+            try {
+                if (done.call()) {
+                    return;
+                }
+            } catch (ExecutionException e) {
+                if (!(e.getCause() instanceof UnknownTopicOrPartitionException)) {
+                    throw e;
+                }
+            }
+            if (System.nanoTime() > deadline) {
+                throw new IllegalStateException("the broker does not follow its controller");
+            }
+            Thread.sleep(10);
+        }
+    }
+
+    private long led(String topic) throws Exception {
+        var all = admin().describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions();
+        return all.stream().filter(p -> p.leader() != null).count();
     }
 
     private void offsets(String topic, String at) throws Exception {
