@@ -169,7 +169,8 @@ impl Catalog {
         known(&image, id).cloned()
     }
 
-    /// Sets configs of a topic, or removes them (`None`): all or none.
+    /// Sets configs of a topic, or removes them (`None`): all or none. Where the catalog did not yet say what
+    /// this crate does by default, it says so from then on.
     pub(crate) fn alter_configs(&self, id: Uuid, changes: &[(&str, Option<&str>)]) -> Result<()> {
         let changed = self.change(|image| {
             let resource = Resource::topic(&*known(image, id)?.name);
