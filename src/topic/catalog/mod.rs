@@ -362,5 +362,12 @@ fn known_partition(image: &Image, id: Uuid, partition: PartitionId) -> Result<&P
     })
 }
 
+/// Bytes from hexadecimal digits; white space is for the eye.
+#[cfg(test)]
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap()).collect()
+}
+
 #[cfg(test)]
 mod tests;
