@@ -89,7 +89,7 @@ impl Background {
         self.stopping.notify();
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
 
@@ -128,6 +128,9 @@ impl Background {
     pub(super) fn settle_queued(&self) {
         self.run_due_tasks();
         for partition in self.take_partitions() {
+            if self.is_stopped() {
+                return;
+            }
             drop(partition.settle());
         }
     }
@@ -166,23 +169,23 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Vec<Worker>> {
 fn sync_loop(background: &Background, inner: &Weak<Inner>) {
     while !background.is_stopped() {
         let seen = background.wake.count();
-        // Held while writing, so that the directory's lock is.
-        let Some(alive) = inner.upgrade() else { return };
         let next_task = background.run_due_tasks();
         let (idle, urgent) = {
             let queue = background.queue.lock();
             (queue.partitions.is_empty(), queue.urgent)
         };
+        if background.is_stopped() {
+            return;
+        }
         if idle {
-            drop(alive);
-            if !background.is_stopped() {
-                background.wake.wait_past(seen, next_task);
-            }
+            background.wake.wait_past(seen, next_task);
             continue;
         }
         if !urgent {
             background.wake.wait_past(seen, Some(GATHER));
         }
+        // Held while writing, so that the directory's lock is.
+        let Some(_alive) = inner.upgrade() else { return };
         background.settle_queued();
     }
 }

@@ -74,6 +74,9 @@ impl Inner {
             });
             let Some((age, bytes)) = limits else { continue };
             for partition in topic.partitions() {
+                if self.background.is_stopped() {
+                    return first;
+                }
                 first = first.and(partition.apply_retention(age, bytes));
             }
         }
@@ -89,7 +92,7 @@ impl Inner {
         let mut first = Ok(());
         for topic in self.registry.all() {
             for partition in topic.partitions() {
-                if partition.is_touched() {
+                if partition.is_touched() && !self.background.is_stopped() {
                     first = first.and(call(&partition));
                 }
             }

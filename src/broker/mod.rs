@@ -78,9 +78,26 @@ pub(crate) use crate::log::Signal;
 #[derive(Clone)]
 pub struct Broker {
     inner: Arc<Inner>,
+    open: Arc<OpenGuard>,
 }
 
-/// What a broker holds. Dropped without `close` it is as if the process had died: nothing is synced.
+/// Shared by all handles. Without `close` the end of the last one is as if the process had died: nothing is
+/// synced any more.
+struct OpenGuard {
+    background: Arc<Background>,
+    workers: Mutex<Vec<Worker>>,
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        // Starts no write and no sync; waits for one that is in flight, so that the directory is free for
+        // another broker when this returns.
+        self.background.stop();
+        self.workers.get_mut().drain(..).for_each(Worker::join);
+    }
+}
+
+/// What a broker holds.
 pub(crate) struct Inner {
     context: Arc<PartitionContext>,
     settings: BrokerSettings,
@@ -94,7 +111,6 @@ pub(crate) struct Inner {
     catalog_version: AtomicU64,
     background: Arc<Background>,
     schedule: Mutex<Schedule>,
-    workers: Mutex<Vec<Worker>>,
     lock: Mutex<Option<Box<dyn Lock>>>,
 }
 
@@ -171,16 +187,17 @@ impl Broker {
             catalog_version: AtomicU64::new(0),
             background: Arc::new(Background::new(options.clock)),
             schedule: Mutex::new(Schedule::default()),
-            workers: Mutex::new(Vec::new()),
             lock: Mutex::new(Some(lock)),
         });
         let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
         inner.context.host.get_or_init(|| host);
         inner.load_topics()?;
-        if options.threads == Threads::Own {
-            *inner.workers.lock() = background::start(&inner)?;
-        }
-        Ok(Self { inner })
+        let workers = match options.threads {
+            Threads::Own => background::start(&inner)?,
+            Threads::None => Vec::new(),
+        };
+        let open = OpenGuard { background: Arc::clone(&inner.background), workers: Mutex::new(workers) };
+        Ok(Self { inner, open: Arc::new(open) })
     }
 
     /// Stops the threads, brings every append to its topic's durability and beyond, to the device, closes
@@ -192,7 +209,7 @@ impl Broker {
     /// `Indeterminate` or `Io` when something could not be synced or written. The broker is closed all the
     /// same and the next open recovers.
     pub fn close(&self) -> Result<()> {
-        self.inner.close()
+        self.inner.close(&self.open)
     }
 
     /// The directory.
@@ -253,15 +270,13 @@ impl Inner {
         }
     }
 
-    fn close(&self) -> Result<()> {
+    fn close(&self, open: &OpenGuard) -> Result<()> {
         if self.context.closed.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut first = self.background.run_tasks_now();
         self.background.stop();
-        for worker in self.workers.lock().drain(..) {
-            worker.join();
-        }
+        open.workers.lock().drain(..).for_each(Worker::join);
         // Whoever holds this may still be making a topic.
         let _changes = self.changes.lock();
         if self.context.closed.swap(true, Ordering::AcqRel) {
@@ -288,13 +303,6 @@ impl Inner {
         self.groups.notify();
         *self.lock.lock() = None;
         first
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // The threads hold no reference between their rounds; they end by themselves.
-        self.background.stop();
     }
 }
 

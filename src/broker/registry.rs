@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{LogConfig, Signal};
+use crate::log::Signal;
 use crate::topic::config::{BrokerDefaults, TopicSettings};
 use crate::topic::{self, PartitionSource, TopicConfig, name};
 use crate::types::{PartitionId, TopicPartition, Uuid};
@@ -65,7 +65,7 @@ impl TopicEntry {
     }
 
     pub(crate) fn configure(&self, configured: Configured) {
-        let log_config = log_config(&configured.settings);
+        let log_config = configured.settings.log_config();
         self.configured.store(Arc::new(configured));
         for partition in &*self.partitions.read() {
             partition.configure(log_config.clone());
@@ -163,23 +163,5 @@ impl Registry {
 
     pub(crate) fn remove(&self, name: &str) {
         self.topics.write().remove(name);
-    }
-}
-
-/// What a log needs of a topic's settings.
-pub(crate) fn log_config(settings: &TopicSettings) -> LogConfig {
-    LogConfig {
-        segment_bytes: settings.segment_bytes,
-        segment_age: settings.segment_age,
-        segment_jitter: settings.segment_jitter,
-        index_interval_bytes: settings.index_interval_bytes,
-        segment_index_bytes: settings.segment_index_bytes,
-        max_message_bytes: settings.max_message_bytes,
-        timestamp_type: settings.timestamp_type,
-        timestamp_before_max: settings.timestamp_before_max,
-        timestamp_after_max: settings.timestamp_after_max,
-        durability: settings.durability,
-        keys_required: settings.cleanup_policy.compacts(),
-        ..LogConfig::default()
     }
 }

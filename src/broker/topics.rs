@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::registry::{Configured, TopicEntry, deleted, log_config, unknown};
+use super::registry::{Configured, TopicEntry, deleted, unknown};
 use super::{Broker, Inner, directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::topic::catalog::TopicImage;
@@ -58,7 +58,7 @@ impl Inner {
     ) -> Arc<topic::Partition> {
         let slot = self.state.slot(id, number);
         let name = TopicPartition::new(Arc::clone(name), number);
-        let config = log_config(&configured.settings);
+        let config = configured.settings.log_config();
         Arc::new(topic::Partition::new(Arc::clone(&self.context), name, id, epoch, config, slot))
     }
 

@@ -146,10 +146,6 @@ impl Partition {
         self.context.root.join(self.name.to_string())
     }
 
-    pub(crate) fn slot(&self) -> &Arc<StateSlot> {
-        &self.slot
-    }
-
     /// The level at which appends become visible, and are acknowledged unless they ask for another.
     pub(crate) fn level(&self) -> Durability {
         self.config.lock().durability

@@ -208,6 +208,8 @@ pub struct Tail {
     control: Arc<Control>,
     failed: Option<Error>,
     ended: bool,
+    /// How many events there had been when it last looked for added partitions.
+    looked_at: u64,
 }
 
 #[derive(Debug, Default)]
@@ -251,6 +253,7 @@ impl Tail {
             control,
             failed: None,
             ended: false,
+            looked_at: 0,
         };
         tail.isolation(Isolation::default())
     }
@@ -294,14 +297,18 @@ impl Tail {
             if self.control.interrupted.swap(false, Ordering::AcqRel) {
                 return Some(Err(Error::new(ErrorKind::Interrupted, "a waker interrupted the tail")));
             }
+            if seen != self.looked_at {
+                // Partitions may have been added; what they hold already is wanted, too.
+                self.looked_at = seen;
+                if let Err(error) = self.join_partitions(Start::Earliest.into()) {
+                    self.failed = Some(error);
+                }
+            }
             if let Some(item) = self.next_ready() {
                 return Some(item);
             }
             if !self.control.signal.wait_past(seen, timeout) {
                 return None;
-            }
-            if let Err(error) = self.join_partitions(Start::Earliest.into()) {
-                self.failed = Some(error);
             }
         }
     }
