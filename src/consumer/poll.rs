@@ -273,8 +273,7 @@ impl Consumer {
             (ErrorKind::Overtaken, Some(log_start), _) => cursor.seek(log_start),
             (ErrorKind::OffsetOutOfRange, _, start @ (Start::Earliest | Start::Latest)) => {
                 // Should this fail as well, the position stays and so does the error.
-                if let Ok(offset) = position::seek(partition, ReadFrom::Start(start), self.settings.isolation)
-                {
+                if let Ok(offset) = position::seek(partition, ReadFrom::Start(start), self.settings.isolation) {
                     cursor.seek(offset);
                 }
             }

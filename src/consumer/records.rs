@@ -226,6 +226,9 @@ impl<'a> ConsumerRecord<'a> {
 
 impl fmt::Debug for ConsumerRecord<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConsumerRecord").field("partition", &self.chunk.partition).field("record", &self.record).finish()
+        f.debug_struct("ConsumerRecord")
+            .field("partition", &self.chunk.partition)
+            .field("record", &self.record)
+            .finish()
     }
 }
