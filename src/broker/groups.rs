@@ -166,7 +166,7 @@ impl Inner {
 
 /// Membership.
 impl Broker {
-    /// Has `signal` notified when members of a group should look again, or topics changed.
+    /// Has `signal` notified when members of some group should look again, or topics changed.
     pub(crate) fn watch_groups(&self, signal: &Arc<Signal>) {
         self.inner.groups.watch(signal);
     }
@@ -324,8 +324,8 @@ fn replay_batch(coordinator: &mut GroupCoordinator, partition: PartitionId, batc
     let producer = header.producer_id();
     if header.is_control() {
         let committed = match batch.control_type()? {
-            ControlType::Commit => true,
-            ControlType::Abort => false,
+            Some(ControlType::Commit) => true,
+            Some(ControlType::Abort) => false,
             _ => return Ok(()),
         };
         return coordinator.replay(partition, BatchKind::Marker { producer, committed }, []);

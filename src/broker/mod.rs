@@ -23,11 +23,10 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{LogContext, StateFile};
 use crate::segment::BufferPool;
-use crate::storage::{Lock, MemoryStorage, Storage, boot_id, lock_directory};
+use crate::storage::{Lock, MemoryStorage, boot_id, lock_directory};
 use crate::topic;
 use crate::topic::catalog::{Catalog, CatalogOptions};
 use crate::topic::config::BrokerDefaults;
@@ -320,3 +319,6 @@ impl fmt::Debug for Broker {
         f.debug_struct("Broker").field("dir", &self.dir()).field("cluster_id", &self.cluster_id()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

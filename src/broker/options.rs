@@ -196,7 +196,7 @@ impl BrokerBuilder {
 
     /// The storage, with a bound on open files.
     pub(super) fn pooled(&self) -> Arc<dyn Storage> {
-        let disk = self.storage.clone().unwrap_or_else(|| Arc::new(DiskStorage::new()));
+        let disk = self.storage.clone().unwrap_or_else(|| Arc::new(DiskStorage));
         let capacity = self.open_files.unwrap_or_else(PooledStorage::default_capacity);
         Arc::new(PooledStorage::new(disk, capacity))
     }

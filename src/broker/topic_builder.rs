@@ -14,46 +14,66 @@ pub trait TopicRef: sealed::Sealed {}
 impl<T: sealed::Sealed + ?Sized> TopicRef for T {}
 
 mod sealed {
-    use super::{Arc, Broker, Result, TopicEntry};
+    use super::Topic;
 
     pub trait Sealed {
-        fn entry_in(&self, broker: &Broker) -> Result<Arc<TopicEntry>>;
+        fn name(&self) -> &str;
+
+        /// The topic itself, where more than its name is known.
+        fn handle(&self) -> Option<&Topic>;
     }
 }
 
 impl sealed::Sealed for str {
-    fn entry_in(&self, broker: &Broker) -> Result<Arc<TopicEntry>> {
-        broker.topic_entry(self, None)
+    fn name(&self) -> &str {
+        self
+    }
+
+    fn handle(&self) -> Option<&Topic> {
+        None
     }
 }
 
 impl sealed::Sealed for String {
-    fn entry_in(&self, broker: &Broker) -> Result<Arc<TopicEntry>> {
-        broker.topic_entry(self, None)
+    fn name(&self) -> &str {
+        self
+    }
+
+    fn handle(&self) -> Option<&Topic> {
+        None
     }
 }
 
 impl sealed::Sealed for Topic {
-    fn entry_in(&self, broker: &Broker) -> Result<Arc<TopicEntry>> {
-        if !Arc::ptr_eq(&broker.inner, &self.broker().inner) {
-            let message = format!("the handle of topic {:?} belongs to another broker", self.name());
-            return Err(Error::new(ErrorKind::InvalidArgument, message).remedy("open the topic in this one"));
-        }
-        self.entry().check_alive()?;
-        Ok(Arc::clone(self.entry()))
+    fn name(&self) -> &str {
+        Topic::name(self)
+    }
+
+    fn handle(&self) -> Option<&Topic> {
+        Some(self)
     }
 }
 
 impl<T: sealed::Sealed + ?Sized> sealed::Sealed for &T {
-    fn entry_in(&self, broker: &Broker) -> Result<Arc<TopicEntry>> {
-        (**self).entry_in(broker)
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn handle(&self) -> Option<&Topic> {
+        (**self).handle()
     }
 }
 
 impl Broker {
     /// The live topic that `topic` names.
-    pub(crate) fn resolve(&self, topic: impl TopicRef) -> Result<Arc<TopicEntry>> {
-        topic.entry_in(self)
+    pub(crate) fn resolve<T: TopicRef + ?Sized>(&self, topic: &T) -> Result<Arc<TopicEntry>> {
+        let Some(handle) = topic.handle() else { return self.topic_entry(topic.name(), None) };
+        if !Arc::ptr_eq(&self.inner, &handle.broker().inner) {
+            let message = format!("the handle of topic {:?} belongs to another broker", handle.name());
+            return Err(Error::new(ErrorKind::InvalidArgument, message).remedy("open the topic in this one"));
+        }
+        handle.entry().check_alive()?;
+        Ok(Arc::clone(handle.entry()))
     }
 
     /// Names a topic, to be opened or created. Nothing happens before.
@@ -194,8 +214,9 @@ impl TopicBuilder {
         }
         let defaults = self.broker.inner.catalog.defaults();
         self.config.validate(defaults)?;
-        for (asked, has) in self.config.describe(defaults).iter().zip(entry.configured().overrides.describe(defaults)) {
-            if self.config.get(asked.name()).is_some() && asked.value() != has.value() {
+        let present = entry.configured().overrides.describe(defaults);
+        for asked in self.config.describe(defaults).iter().filter(|asked| self.config.get(asked.name()).is_some()) {
+            if let Some(has) = present.iter().find(|has| has.name() == asked.name() && has.value() != asked.value()) {
                 return mismatch(asked.name(), &has.value(), &asked.value());
             }
         }

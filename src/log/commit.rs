@@ -256,12 +256,10 @@ impl Inner {
         if covered(&reserved) {
             return Ok(());
         }
-        let mut state = self.slot_state(false);
-        state.reserved = end + RESERVE_AHEAD;
-        state.weak_acks = reserved.volatile || volatile;
-        slot.store(&state)?;
+        let raised = super::Reserved { end: end + RESERVE_AHEAD, volatile: reserved.volatile || volatile };
+        slot.store(&self.slot_state_with(false, raised))?;
         slot.sync()?;
-        *reserved = super::Reserved { end: state.reserved, volatile: state.weak_acks };
+        *reserved = raised;
         Ok(())
     }
 

@@ -15,10 +15,10 @@ mod read;
 mod recover;
 mod signal;
 mod state;
-mod transactions;
-mod trim;
 #[cfg(test)]
 mod tests;
+mod transactions;
+mod trim;
 
 use std::fmt;
 use std::future::Future;
@@ -302,7 +302,7 @@ impl Log {
     /// Appends records as one batch in the log's newest epoch; records without a timestamp get the clock's.
     ///
     /// # Errors
-    /// As [`Log::append`]; [`ErrorKind::InvalidRecord`] when there is no record.
+    /// As [`Log::append`]; [`ErrorKind::InvalidArgument`] when there is no record.
     pub fn append_records<R: Into<Record>>(&self, records: impl IntoIterator<Item = R>) -> Result<Appended> {
         let now = self.inner.context.clock.now();
         let mut batch = BatchBuilder::new();
@@ -651,8 +651,12 @@ impl Inner {
 
     /// What the state slot should say now.
     fn slot_state(&self, clean: bool) -> SlotState {
-        let offsets = self.marks.load();
         let reserved = *self.reserved.lock();
+        self.slot_state_with(clean, reserved)
+    }
+
+    fn slot_state_with(&self, clean: bool, reserved: Reserved) -> SlotState {
+        let offsets = self.marks.load();
         SlotState {
             clean,
             weak_acks: reserved.volatile && !clean,

@@ -191,7 +191,8 @@ fn lost_and_wrong_indexes_are_rebuilt() {
     let log = bed.open(small());
     fill(&log, 0..20);
     log.close().unwrap();
-    let good: Vec<_> = bed.names().into_iter().filter(|n| n.ends_with("index")).map(|n| (n.clone(), bed.file(&n))).collect();
+    let good: Vec<_> =
+        bed.names().into_iter().filter(|n| n.ends_with("index")).map(|n| (n.clone(), bed.file(&n))).collect();
     for (at, (name, bytes)) in good.iter().enumerate() {
         let path = bed.dir.join(name);
         match at % 3 {
@@ -326,7 +327,9 @@ fn offsets_by_time_find_the_first_record_late_enough() {
         log.append_records([Record::new(format!("value {n}")).timestamp(T + time)]).unwrap();
     }
     log.sync().unwrap();
-    let at = |time: i64| log.offset_at(T + time, Isolation::ReadCommitted).unwrap().map(|f| (f.offset.get(), f.timestamp.get() - T));
+    let at = |time: i64| {
+        log.offset_at(T + time, Isolation::ReadCommitted).unwrap().map(|f| (f.offset.get(), f.timestamp.get() - T))
+    };
     assert_eq!(at(0), Some((0, 5)));
     assert_eq!(at(6), Some((1, 20)));
     assert_eq!(at(21), Some((3, 40)));
@@ -360,7 +363,8 @@ fn read_committed_stops_at_open_transactions_and_skips_aborted_ones() {
     assert_eq!(log.offsets().last_stable, 3);
     end(TxnOutcome::Abort);
     put(&log, &["last"]);
-    let expected: Vec<_> = [(0, "plain"), (1, "kept"), (4, "between"), (6, "last")].map(|(n, v)| (n, v.to_owned())).into();
+    let expected: Vec<_> =
+        [(0, "plain"), (1, "kept"), (4, "between"), (6, "last")].map(|(n, v)| (n, v.to_owned())).into();
     assert_eq!(all(&log), expected);
     assert_eq!(from(&log, Offset::ZERO, Isolation::ReadUncommitted).len(), 5);
     send(2, "open");
@@ -371,7 +375,11 @@ fn read_committed_stops_at_open_transactions_and_skips_aborted_ones() {
     // Without indexes and snapshots all of it comes back from the batches.
     drop(log);
     for name in bed.names() {
-        if name.ends_with("index") || name.ends_with("snapshot") || name.ends_with("checkpoint") || name.ends_with("state") {
+        if name.ends_with("index")
+            || name.ends_with("snapshot")
+            || name.ends_with("checkpoint")
+            || name.ends_with("state")
+        {
             bed.storage.remove_file(&bed.dir.join(name)).unwrap();
         }
     }
@@ -420,13 +428,14 @@ fn an_older_leader_epoch_is_fenced() {
 #[test]
 fn limits_and_rules_of_the_log_are_kept() {
     let bed = Bed::new();
-    let config = LogConfig { keys_required: true, timestamp_after_max: Some(Duration::from_secs(1)), ..LogConfig::default() };
+    let config =
+        LogConfig { keys_required: true, timestamp_after_max: Some(Duration::from_secs(1)), ..LogConfig::default() };
     let log = bed.open(config.max_message_bytes(200));
     let refused = |record: Record| log.append_records([record]).unwrap_err().kind();
     assert_eq!(refused(Record::new("no key")), ErrorKind::InvalidRecord);
     assert_eq!(refused(Record::new(vec![0; 300]).key("k")), ErrorKind::TooLarge);
     assert_eq!(refused(Record::new("x").key("k").timestamp(T + 2000)), ErrorKind::InvalidTimestamp);
-    assert_eq!(log.append_records(Vec::<Record>::new()).unwrap_err().kind(), ErrorKind::InvalidRecord);
+    assert_eq!(log.append_records(Vec::<Record>::new()).unwrap_err().kind(), ErrorKind::InvalidArgument);
     assert_eq!(log.offsets().end, 0);
     log.configure(LogConfig::default().timestamp_type(TimestampType::LogAppendTime));
     bed.clock.advance(Duration::from_millis(5));
@@ -532,7 +541,8 @@ fn many_writers_share_syncs_and_lose_nothing() {
     }
     writers.into_iter().for_each(|w| w.join().unwrap());
     for w in 0..4 {
-        let mine: Vec<_> = seen.iter().filter(|(_, v)| v.starts_with(&format!("{w}/"))).map(|(_, v)| v.clone()).collect();
+        let mine: Vec<_> =
+            seen.iter().filter(|(_, v)| v.starts_with(&format!("{w}/"))).map(|(_, v)| v.clone()).collect();
         assert_eq!(mine, (0..100).map(|n| format!("{w}/{n}")).collect::<Vec<_>>());
     }
     assert_eq!(seen.iter().map(|(n, _)| *n).collect::<Vec<_>>(), (0..400).collect::<Vec<_>>());
@@ -553,7 +563,8 @@ fn a_reader_keeps_its_bytes_while_segments_are_deleted() {
 fn only_one_handle_opens_a_log() {
     let bed = Bed::new();
     let log = bed.open(LogConfig::default());
-    let error = Log::open_on(Arc::clone(&bed.storage), Arc::new(bed.clock.clone()), &bed.dir, LogConfig::default()).unwrap_err();
+    let error = Log::open_on(Arc::clone(&bed.storage), Arc::new(bed.clock.clone()), &bed.dir, LogConfig::default())
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Locked);
     log.close().unwrap();
     bed.open(LogConfig::default());

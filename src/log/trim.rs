@@ -44,6 +44,8 @@ impl Inner {
         }
         drop(appender);
         self.drop_segments_below(to);
+        let first = self.segments.load().first().map_or(to, |s| s.base());
+        writer.sealed.retain(|s| s.base() >= first);
         let buried = self.bury();
         drop(writer);
         self.notify();

@@ -246,7 +246,7 @@ impl<'a> Iterator for Headers<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         // Checked when the record was read, so there always is one.
-        let (key, value, rest) = layout::read_header(self.rest)?;
+        let ((key, value), rest) = layout::read_header(self.rest)?;
         self.rest = rest;
         Some((std::str::from_utf8(key).unwrap_or("\u{fffd}"), value))
     }

@@ -1,13 +1,11 @@
 //! The 61 bytes at the front of every record batch v2.
 //!
 //! ```text
-//!  0        8        12       16 17       21   23       27        35        43        51  53       57       61
-//!  +--------+--------+--------+--+--------+----+--------+---------+---------+---------+---+--------+--------+----
-//!  | base   | length | leader |2 | crc    |attr| last   | base    | max     |producer |pro| base   | record | records,
-//!  | offset |        | epoch  |  |        |    | offset | time-   | time-   |id       |duc| sequ-  | count  | plain or
-//!  |        |        |        |  |        |    | delta  | stamp   | stamp   |         |er | ence   |        | compressed
-//!  +--------+--------+--------+--+--------+----+--------+---------+---------+---------+---+--------+--------+----
-//!  |<- not under the CRC: the log assigns ->|  |<---------------- under the CRC, to the end of the batch -------
+//!  0        8        12      16 17     21   23       27       35       43       51    53       57      61
+//!  | base   | length | leader| m| crc  |attr| last   | base   | max    | produ- |produ|  base  | record|
+//!  | offset |        | epoch | a|      |    | offset | time-  | time-  | cer    | cer | sequ-  | count | records
+//!  |        |        |       | g|      |    | delta  | stamp  | stamp  | id     |epoch| ence   |       |
+//!  |<---- given by the log, no CRC --->|<------------- under the CRC, to the end of the batch -------------
 //! ```
 
 use std::fmt;
@@ -240,6 +238,18 @@ impl BatchHeader {
         batch[..Self::LEN].copy_from_slice(&self.to_bytes());
         self.crc = wire::crc32c(&batch[CRC_COVERS_FROM..]);
         batch[CRC..ATTRIBUTES].copy_from_slice(&self.crc.to_be_bytes());
+    }
+
+    /// `data` as a batch whose magic, length and CRC are right, where it is long enough to have them.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn repaired(data: &[u8]) -> Option<bytes::Bytes> {
+        let mut bytes = data.get(..Self::LEN).map(|_| data.to_vec())?;
+        let length = i32::try_from(data.len() - Self::PREFIX_LEN).ok()?;
+        bytes[LENGTH..LEADER_EPOCH].copy_from_slice(&length.to_be_bytes());
+        bytes[MAGIC..CRC].copy_from_slice(&CURRENT_MAGIC.to_be_bytes());
+        let crc = wire::crc32c(&bytes[CRC_COVERS_FROM..]);
+        bytes[CRC..ATTRIBUTES].copy_from_slice(&crc.to_be_bytes());
+        Some(bytes.into())
     }
 
     /// The bytes before the magic byte, with another base offset and leader epoch.

@@ -17,8 +17,9 @@ use crate::wire::varint;
 pub(super) const SMALLEST_RECORD: usize = 7;
 /// The least that a header takes: two lengths.
 const SMALLEST_HEADER: usize = 2;
-/// Room for everything in front of a key: length, attributes, both deltas, key length.
-const HEAD_ROOM: usize = 3 * varint::MAX_U32_LEN + 1 + varint::MAX_U64_LEN;
+/// Room for what stands between a record's length and its key: attributes, both deltas, key length. The
+/// lengths are of 32 bits in the end, but may be encoded before that is known.
+const FRONT_ROOM: usize = 1 + 2 * varint::MAX_U64_LEN + varint::MAX_U32_LEN;
 
 /// A record's fields, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +60,13 @@ pub(super) fn read(section: &[u8]) -> Result<(Fields<'_>, &[u8]), Flaw> {
     Ok((Fields { timestamp_delta, offset_delta, key, value, header_count, headers }, outer.0))
 }
 
-/// Reads the header at the front of `headers`, which [`read`] has checked: key, value, what follows.
-pub(super) fn read_header(headers: &[u8]) -> Option<(&[u8], Option<&[u8]>, &[u8])> {
+/// A header's key and value.
+type RawHeader<'a> = (&'a [u8], Option<&'a [u8]>);
+
+/// Reads the header at the front of `headers`, which [`read`] has checked; answers it and what follows it.
+pub(super) fn read_header(headers: &[u8]) -> Option<(RawHeader<'_>, &[u8])> {
     let mut cursor = Cursor(headers);
-    let (key, value) = cursor.header().ok()?;
-    Some((key, value, cursor.0))
+    Some((cursor.header().ok()?, cursor.0))
 }
 
 struct Cursor<'a>(&'a [u8]);
@@ -110,7 +113,7 @@ impl<'a> Cursor<'a> {
         Ok(count)
     }
 
-    fn header(&mut self) -> Result<(&'a [u8], Option<&'a [u8]>), Flaw> {
+    fn header(&mut self) -> Result<RawHeader<'a>, Flaw> {
         let key = self.nullable()?.ok_or("a header's key is null")?;
         Ok((key, self.nullable()?))
     }
@@ -127,44 +130,42 @@ pub(super) fn write(
     value: Option<&[u8]>,
     headers: &[Header],
 ) -> Option<()> {
-    let header_bytes: usize = headers.iter().map(|h| field_len(Some(h.key().as_bytes())) + field_len(h.value())).sum();
-    let length = 1
-        + varint::signed_len64(timestamp_delta)
-        + varint::signed_len32(offset_delta)
-        + field_len(key)
-        + field_len(value)
-        + varint::signed_len64(headers.len() as i64)
-        + header_bytes;
-    // Every part is smaller than the whole, so no later length can fail to fit.
+    // The small fields are encoded aside first: that tells their sizes, and with them the record's length.
+    let mut front = Small::new();
+    front.put(0); // Attributes; a zero is the same byte as a number and as a varint.
+    front.put(timestamp_delta);
+    front.put(i64::from(offset_delta));
+    front.put(announced(key));
+    let length = front.len + key.map_or(0, <[u8]>::len) + field_len(value) + headers_len(headers);
+    // Every part is smaller than the whole, so no other length can fail to fit.
     let length = i32::try_from(length).ok()?;
 
-    let mut head = Head { bytes: [0; HEAD_ROOM], len: 0 };
-    head.signed(i64::from(length));
-    head.signed(0); // Attributes; a zero is the same byte as a number and as a varint.
-    head.signed(timestamp_delta);
-    head.signed(i64::from(offset_delta));
-    head.signed(announced(key));
-    out.reserve(length as usize + varint::MAX_U32_LEN);
-    out.extend_from_slice(&head.bytes[..head.len]);
+    push_signed(out, i64::from(length));
+    out.extend_from_slice(front.bytes());
     out.extend_from_slice(key.unwrap_or_default());
-    write_field(out, value);
+    push_field(out, value);
     push_signed(out, headers.len() as i64);
     for header in headers {
-        write_field(out, Some(header.key().as_bytes()));
-        write_field(out, header.value());
+        push_field(out, Some(header.key().as_bytes()));
+        push_field(out, header.value());
     }
     Some(())
 }
 
-/// The front of a record, put together before it is copied out in one piece.
-struct Head {
-    bytes: [u8; HEAD_ROOM],
+/// A few encoded numbers on the stack.
+struct Small {
+    bytes: [u8; FRONT_ROOM],
     len: usize,
 }
 
-impl Head {
+impl Small {
     #[inline]
-    fn signed(&mut self, value: i64) {
+    fn new() -> Self {
+        Self { bytes: [0; FRONT_ROOM], len: 0 }
+    }
+
+    #[inline]
+    fn put(&mut self, value: i64) {
         let mut value = varint::fold64(value);
         while value >= 0x80 {
             self.bytes[self.len] = (value & 0x7f) as u8 | 0x80;
@@ -173,6 +174,11 @@ impl Head {
         }
         self.bytes[self.len] = value as u8;
         self.len += 1;
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 
@@ -186,22 +192,27 @@ fn field_len(field: Option<&[u8]>) -> usize {
     varint::signed_len64(announced(field)) + field.map_or(0, <[u8]>::len)
 }
 
+/// The bytes of the headers and their count.
 #[inline]
-fn write_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
+fn headers_len(headers: &[Header]) -> usize {
+    let each = headers.iter().map(|h| field_len(Some(h.key().as_bytes())) + field_len(h.value()));
+    varint::signed_len64(headers.len() as i64) + each.sum::<usize>()
+}
+
+#[inline]
+fn push_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
     push_signed(out, announced(field));
     out.extend_from_slice(field.unwrap_or_default());
 }
 
 #[inline]
 fn push_signed(out: &mut Vec<u8>, value: i64) {
-    let folded = varint::fold64(value);
-    if folded < 0x80 {
-        out.push(folded as u8);
-    } else {
-        let mut long = [0; varint::MAX_U64_LEN];
-        let len = varint::write64(folded, &mut long);
-        out.extend_from_slice(&long[..len]);
+    let mut value = varint::fold64(value);
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
     }
+    out.push(value as u8);
 }
 
 #[cfg(test)]
@@ -219,9 +230,9 @@ mod tests {
         let (fields, rest) = read(&golden).unwrap();
         assert!(rest.is_empty());
         assert_eq!((fields.key, fields.value), (Some(&b"k0"[..]), Some(&b"value-0"[..])));
-        let (key, value, rest) = read_header(fields.headers).unwrap();
-        assert_eq!((key, value), (&b"h1"[..], Some(&b"hv"[..])));
-        assert_eq!(read_header(rest), Some((&b"h2"[..], None, &b""[..])));
+        let (first, rest) = read_header(fields.headers).unwrap();
+        assert_eq!(first, (&b"h1"[..], Some(&b"hv"[..])));
+        assert_eq!(read_header(rest), Some(((&b"h2"[..], None), &b""[..])));
     }
 
     #[test]

@@ -24,4 +24,9 @@ pub use header::{BatchHeader, TimestampType};
 pub use producing::{Header, IntoPayload, Record};
 
 pub(crate) use batch::validate_crc;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use codec::{compress, decompress};
 pub(crate) use validate::{BatchFacts, validate_produced};
+
+#[cfg(test)]
+mod tests;

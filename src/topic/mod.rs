@@ -14,4 +14,4 @@ pub use reader::{Scan, Tail, TailWaker};
 pub use record::{OwnedRecord, ReadFrom};
 
 pub(crate) use partition::{Checkpoints, Partition, PartitionContext, PartitionHost, Urgency};
-pub(crate) use reader::{PartitionSource, resolve};
+pub(crate) use reader::PartitionSource;

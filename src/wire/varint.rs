@@ -47,12 +47,6 @@ pub(crate) const fn signed_len64(value: i64) -> usize {
     len64(fold64(value))
 }
 
-/// How many bytes `value` takes after folding.
-#[inline]
-pub(crate) const fn signed_len32(value: i32) -> usize {
-    len64(fold32(value) as u64)
-}
-
 /// Writes `value` at the start of `out` and tells how many bytes it took.
 #[inline]
 pub(crate) fn write64(mut value: u64, out: &mut [u8; MAX_U64_LEN]) -> usize {
@@ -130,7 +124,7 @@ mod tests {
             prop_assert_eq!(read64(&out).map(|(v, n)| (unfold64(v), n)), Some((value, len)));
 
             let len = write64(u64::from(fold32(small)), &mut out);
-            prop_assert_eq!(len, signed_len32(small));
+            prop_assert_eq!(len, signed_len64(i64::from(small)));
             prop_assert_eq!(read32(&out).map(|(v, n)| (unfold32(v), n)), Some((small, len)));
         }
     }

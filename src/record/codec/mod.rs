@@ -1,5 +1,14 @@
 //! The five codecs of a records section and their levels.
 
+#[cfg(feature = "gzip")]
+mod gzip;
+#[cfg(feature = "lz4")]
+mod lz4;
+#[cfg(feature = "snappy")]
+mod snappy;
+#[cfg(feature = "zstd")]
+mod zstd;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -176,23 +185,76 @@ impl From<Codec> for Compression {
 }
 
 /// Appends `records` to `out`, compressed.
-pub(super) fn compress(compression: Compression, records: &[u8], out: &mut Vec<u8>) -> Result<()> {
+pub(crate) fn compress(compression: Compression, records: &[u8], out: &mut Vec<u8>) -> Result<()> {
     match compression.codec {
         Codec::None => {
             out.extend_from_slice(records);
             Ok(())
         }
+        #[cfg(feature = "gzip")]
+        Codec::Gzip => gzip::compress(records, compression.level, out),
+        #[cfg(feature = "snappy")]
+        Codec::Snappy => snappy::compress(records, out),
+        #[cfg(feature = "lz4")]
+        Codec::Lz4 => lz4::compress(records, out),
+        #[cfg(feature = "zstd")]
+        Codec::Zstd => zstd::compress(records, compression.level, out),
+        #[allow(unreachable_patterns, reason = "reached when a feature is off")]
         codec => Err(feature_off(codec)),
     }
 }
 
 /// The records that `section` holds, at most `limit` bytes of them.
-pub(super) fn decompress(codec: Codec, _section: &[u8], _limit: usize) -> Result<Vec<u8>> {
-    Err(feature_off(codec))
+///
+/// Every codec allocates its output once, for the least of the limit, what the compressed bytes can
+/// hold at most, and what they announce. A lie costs an error, not memory.
+pub(crate) fn decompress(codec: Codec, section: &[u8], limit: usize) -> Result<Vec<u8>> {
+    let mut records = match codec {
+        Codec::None => {
+            let fits = section.get(..limit.min(section.len())).filter(|s| s.len() == section.len());
+            fits.map(<[u8]>::to_vec).ok_or_else(|| over_limit(codec, limit))
+        }
+        #[cfg(feature = "gzip")]
+        Codec::Gzip => gzip::decompress(section, limit),
+        #[cfg(feature = "snappy")]
+        Codec::Snappy => snappy::decompress(section, limit),
+        #[cfg(feature = "lz4")]
+        Codec::Lz4 => lz4::decompress(section, limit),
+        #[cfg(feature = "zstd")]
+        Codec::Zstd => zstd::decompress(section, limit),
+        #[allow(unreachable_patterns, reason = "reached when a feature is off")]
+        codec => Err(feature_off(codec)),
+    }?;
+    // The records may be kept for long; room that an upper bound left unused should not be.
+    if records.capacity() / 2 > records.len() {
+        records.shrink_to_fit();
+    }
+    Ok(records)
 }
 
 #[cold]
+#[allow(dead_code, reason = "unused when every feature is on")]
 fn feature_off(codec: Codec) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{codec} compression is not built in"))
         .remedy(format!("build thalweg with its cargo feature \"{codec}\""))
 }
+
+#[cold]
+fn over_limit(codec: Codec, limit: usize) -> Error {
+    Error::new(ErrorKind::TooLarge, format!("{codec} records inflate to more than the {limit} bytes allowed"))
+}
+
+#[cold]
+#[allow(dead_code, reason = "unused when every feature is off")]
+fn damaged(codec: Codec, why: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("{codec} records are damaged: {why}"))
+}
+
+/// A number of up to eight bytes as lz4, zstd and gzip store them: lowest byte first.
+#[allow(dead_code, reason = "unused when every feature is off")]
+fn little_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, &byte| (number << 8) | u64::from(byte))
+}
+
+#[cfg(test)]
+mod tests;

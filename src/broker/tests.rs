@@ -1,0 +1,298 @@
+//! The broker's promises on topics, directories and readers; groups and producers test their own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::storage::{DiskStorage, Storage};
+use crate::topic::TopicConfig;
+use crate::types::{Durability, Isolation, Start, Timestamp};
+
+fn values(records: impl IntoIterator<Item = Result<crate::topic::OwnedRecord>>) -> Vec<String> {
+    let text = |r: Result<crate::topic::OwnedRecord>| String::from_utf8(r.unwrap().value().unwrap().to_vec()).unwrap();
+    records.into_iter().map(text).collect()
+}
+
+fn append(partition: &Partition, values: &[&str]) {
+    let appended = partition.append_records(values.iter().copied()).unwrap();
+    partition.wait(appended.position, partition.durability()).unwrap();
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_close_and_after_drop() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path().join("a/b")).unwrap();
+    let topic = broker.topic("orders").partitions(2).create().unwrap();
+    append(&topic.partition(1).unwrap(), &["one"]);
+    broker.close().unwrap();
+    broker.close().unwrap();
+    assert_eq!(topic.partition(1).unwrap().offsets().unwrap_err().kind(), ErrorKind::Closed);
+
+    let broker = Broker::open(dir.path().join("a/b")).unwrap();
+    let again = broker.topic("orders").partitions(2).open().unwrap();
+    assert_eq!(again.id(), topic.id());
+    append(&again.partition(1).unwrap(), &["two"]);
+    drop((broker, again));
+
+    let broker = Broker::open(dir.path().join("a/b")).unwrap();
+    assert_eq!(values(broker.topic("orders").open().unwrap().scan(Start::Earliest)), ["one", "two"]);
+}
+
+#[test]
+fn a_second_broker_on_the_directory_is_refused_until_the_first_closes() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Broker::open(dir.path()).unwrap();
+    let handle = first.topic("t").create().unwrap();
+    let error = Broker::open(dir.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+    first.close().unwrap();
+    Broker::open(dir.path()).unwrap().close().unwrap();
+    assert_eq!(handle.delete().unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn the_clean_shutdown_marker_is_there_only_while_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let marker = dir.path().join(".kafka_cleanshutdown");
+    let broker = Broker::open(dir.path()).unwrap();
+    append(&broker.topic("t").create().unwrap().partition(0).unwrap(), &["x"]);
+    assert!(!marker.exists());
+    broker.close().unwrap();
+    assert!(marker.exists());
+    for (name, text) in [
+        ("recovery-point-offset-checkpoint", "0\n1\nt 0 1\n"),
+        ("log-start-offset-checkpoint", "0\n0\n"),
+        ("replication-offset-checkpoint", "0\n1\nt 0 1\n"),
+    ] {
+        let path = dir.path().join(name);
+        let bytes = crate::storage::read_file(&DiskStorage, &path, 1 << 20).unwrap().unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), text, "{name}");
+    }
+    let broker = Broker::open(dir.path()).unwrap();
+    assert!(!marker.exists());
+    drop(broker);
+    assert!(!marker.exists());
+}
+
+#[test]
+fn a_strangers_directory_is_refused_and_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    DiskStorage.create_dir(&dir.path().join("photos")).unwrap();
+    let error = Broker::open(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("photos"), "{error}");
+    assert_eq!(DiskStorage.list(dir.path()).unwrap().len(), 1);
+}
+
+#[test]
+fn untouched_partitions_have_no_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path()).unwrap();
+    let topic = broker.topic("wide").partitions(3).create().unwrap();
+    append(&topic.partition(1).unwrap(), &["x"]);
+    assert_eq!(topic.scan(Start::Earliest).count(), 1);
+    broker.close().unwrap();
+    let dirs = DiskStorage.list(dir.path()).unwrap();
+    let mut names: Vec<_> = dirs.iter().filter(|e| e.name.starts_with("wide")).map(|e| e.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["wide-1"]);
+}
+
+#[test]
+fn a_deleted_topic_stays_deleted_under_live_handles_and_its_directory_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path()).unwrap();
+    let old = broker.topic("orders").create().unwrap();
+    let partition = old.partition(0).unwrap();
+    append(&partition, &["old"]);
+    let mut tail = old.tail(Start::Earliest);
+    let held = tail.next().unwrap().unwrap();
+    old.delete().unwrap();
+    assert_eq!(held.value(), Some(&b"old"[..]));
+    assert_eq!(tail.next().unwrap().unwrap_err().kind(), ErrorKind::TopicDeleted);
+    assert!(tail.next().is_none());
+    assert!(!dir.path().join("orders-0").exists());
+
+    let new = broker.topic("orders").create().unwrap();
+    append(&new.partition(0).unwrap(), &["new"]);
+    assert_eq!(partition.append_records(["x"]).unwrap_err().kind(), ErrorKind::TopicDeleted);
+    assert_eq!(values(new.scan(Start::Earliest)), ["new"]);
+    assert_eq!(old.scan(Start::Earliest).next().unwrap().unwrap_err().kind(), ErrorKind::TopicDeleted);
+}
+
+#[test]
+fn a_leftover_directory_of_a_deleted_topic_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path()).unwrap();
+    DiskStorage.create_dir(&dir.path().join("t-0")).unwrap();
+    append(&broker.topic("t").create().unwrap().partition(0).unwrap(), &["x"]);
+    let names: Vec<_> = DiskStorage.list(dir.path()).unwrap().into_iter().map(|e| e.name).collect();
+    assert!(names.iter().any(|n| n.starts_with("t-0.") && n.ends_with("-stray")), "{names:?}");
+}
+
+#[test]
+fn a_tail_merges_partitions_waits_and_takes_up_new_ones() {
+    let broker = Broker::in_memory().unwrap();
+    let topic = broker.topic("t").partitions(2).create().unwrap();
+    append(&topic.partition(0).unwrap(), &["before"]);
+    let mut tail = topic.tail(Start::Latest);
+    assert!(tail.next_timeout(Duration::from_millis(1)).is_none());
+    let reader = std::thread::spawn(move || values((&mut tail).take(3)));
+    append(&topic.partition(0).unwrap(), &["a"]);
+    append(&topic.partition(1).unwrap(), &["b"]);
+    topic.add_partitions(3).unwrap();
+    append(&topic.partition(2).unwrap(), &["c"]);
+    let mut seen = reader.join().unwrap();
+    seen.sort();
+    assert_eq!(seen, ["a", "b", "c"]);
+}
+
+#[test]
+fn a_waker_interrupts_and_ends_a_blocked_tail() {
+    let broker = Broker::in_memory().unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    let mut tail = topic.tail(Start::Earliest);
+    let waker = tail.waker();
+    let blocked = std::thread::spawn(move || (tail.next().unwrap().unwrap_err().kind(), tail));
+    waker.wake();
+    let (kind, mut tail) = blocked.join().unwrap();
+    assert_eq!(kind, ErrorKind::Interrupted);
+    waker.end();
+    assert!(tail.next().is_none());
+}
+
+#[test]
+fn closing_ends_a_blocked_tail() {
+    let broker = Broker::in_memory().unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    let mut tail = topic.tail(Start::Earliest);
+    let blocked = std::thread::spawn(move || tail.next().unwrap().unwrap_err().kind());
+    broker.close().unwrap();
+    assert_eq!(blocked.join().unwrap(), ErrorKind::Closed);
+}
+
+#[test]
+fn an_overtaken_reader_is_told_and_goes_on() {
+    let broker = Broker::in_memory().unwrap();
+    let partition = broker.topic("t").create().unwrap().partition(0).unwrap();
+    for value in ["0", "1", "2", "3"] {
+        append(&partition, &[value]);
+    }
+    let mut scan = partition.scan(Start::Earliest);
+    let mut tail = partition.tail(Start::Earliest);
+    assert_eq!(partition.delete_records(2).unwrap(), 2);
+    for reader in [&mut scan as &mut dyn Iterator<Item = _>, &mut tail] {
+        let gap = reader.next().unwrap().unwrap_err();
+        assert_eq!((gap.kind(), gap.at_offset()), (ErrorKind::Overtaken, Some(Offset::new(2))));
+        assert_eq!(reader.next().unwrap().unwrap().offset(), 2);
+    }
+    assert_eq!(partition.delete_records(9).unwrap_err().kind(), ErrorKind::OffsetOutOfRange);
+    assert_eq!(partition.read(1, 100, Isolation::ReadCommitted).unwrap_err().kind(), ErrorKind::Overtaken);
+}
+
+#[test]
+fn readers_start_inside_a_batch_and_by_time() {
+    let clock = ManualClock::new(Timestamp::new(1_000));
+    let builder = Broker::builder("/m").storage(MemoryStorage::new()).clock(clock.clone());
+    let broker = builder.open().unwrap();
+    let partition = broker.topic("t").create().unwrap().partition(0).unwrap();
+    append(&partition, &["a", "b", "c"]);
+    clock.advance(Duration::from_secs(1));
+    append(&partition, &["d"]);
+    assert_eq!(values(partition.scan(Offset::new(1))), ["b", "c", "d"]);
+    assert_eq!(values(partition.scan(Timestamp::new(1_500))), ["d"]);
+    assert_eq!(values(partition.scan(Timestamp::new(9_000))), [""; 0]);
+    let error = partition.scan(Start::None).next().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoOffset);
+}
+
+#[test]
+fn weak_appends_become_visible_without_anybody_waiting() {
+    let broker = Broker::in_memory().unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    let mut tail = topic.tail(Start::Earliest);
+    topic.partition(0).unwrap().append_records(["x"]).unwrap();
+    assert_eq!(tail.next().unwrap().unwrap().value(), Some(&b"x"[..]));
+}
+
+#[test]
+fn a_manual_broker_works_when_it_is_told() {
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).manual().open().unwrap();
+    let partition = broker.topic("t").create().unwrap().partition(0).unwrap();
+    let appended = partition.append_records(["x"]).unwrap();
+    let mut future = partition.committed(appended.position, Durability::PowerLoss).unwrap();
+    let mut poll = || std::pin::Pin::new(&mut future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    use std::future::Future;
+    assert!(poll().is_pending());
+    assert_eq!(partition.offsets().unwrap().high_watermark, 0);
+    broker.run_maintenance().unwrap();
+    assert!(poll().is_ready());
+    assert_eq!(partition.offsets().unwrap().high_watermark, 1);
+}
+
+#[test]
+fn retention_deletes_only_where_it_is_configured() {
+    let clock = ManualClock::new(Timestamp::new(1_000));
+    let builder = Broker::builder("/m").storage(MemoryStorage::new()).clock(clock.clone()).manual();
+    let broker = builder.open().unwrap();
+    let kept = broker.topic("kept").create().unwrap().partition(0).unwrap();
+    let config = TopicConfig::new().retention(Duration::from_secs(60));
+    let short = broker.topic("short").config(config).create().unwrap().partition(0).unwrap();
+    append(&kept, &["x"]);
+    append(&short, &["x"]);
+    clock.advance(Duration::from_secs(60));
+    broker.run_maintenance().unwrap();
+    assert_eq!(short.offsets().unwrap().log_start, 0);
+    clock.advance(Duration::from_secs(1));
+    broker.run_maintenance().unwrap();
+    assert_eq!((kept.offsets().unwrap().log_start, short.offsets().unwrap().log_start), (Offset::ZERO, Offset::new(1)));
+}
+
+#[test]
+fn open_or_create_names_both_sides_of_a_mismatch() {
+    let broker = Broker::in_memory().unwrap();
+    broker.topic("t").set("retention.ms", "1000").create().unwrap();
+    broker.topic("t").set("retention.ms", "1000").partitions(1).open_or_create().unwrap();
+    let error = broker.topic("t").set("retention.ms", "2000").open_or_create().unwrap_err();
+    assert!(error.to_string().contains("1000") && error.to_string().contains("2000"), "{error}");
+    assert_eq!(broker.topic("u").open().unwrap_err().kind(), ErrorKind::UnknownTopicOrPartition);
+    assert_eq!(broker.topic("t").create().unwrap_err().kind(), ErrorKind::TopicExists);
+    assert_eq!(broker.topic("u").set("retention.mss", "1").create().unwrap_err().kind(), ErrorKind::InvalidConfig);
+}
+
+#[test]
+fn configs_survive_and_say_where_they_come_from() {
+    let storage = MemoryStorage::new();
+    let open = || Broker::builder("/m").storage(storage.clone()).config("log.retention.hours", "2").open().unwrap();
+    let broker = open();
+    let topic = broker.topic("t").create().unwrap();
+    topic.alter_configs(&[("segment.bytes", Some("1048576"))]).unwrap();
+    let check = |topic: &Topic| {
+        assert_eq!(topic.config("segment.bytes").unwrap(), "1048576");
+        assert_eq!(topic.config("retention.ms").unwrap(), "7200000");
+    };
+    check(&topic);
+    broker.close().unwrap();
+    check(&open().topic("t").open().unwrap());
+}
+
+#[test]
+fn an_interrupted_deletion_is_finished_at_open() {
+    let dir = tempfile::tempdir().unwrap();
+    Broker::open(dir.path()).unwrap().close().unwrap();
+    let left = dir.path().join("t-0.0123456789abcdef0123456789abcdef-delete");
+    DiskStorage.create_dir(&left).unwrap();
+    Broker::open(dir.path()).unwrap();
+    assert!(!left.exists());
+}
+
+#[test]
+fn many_partitions_open_without_touching_them() {
+    let broker = Broker::in_memory().unwrap();
+    let topic = broker.topic("wide").partitions(2_000).create().unwrap();
+    let storage = Arc::clone(&broker.inner.context.storage);
+    assert_eq!(topic.partitions().len(), 2_000);
+    let dirs = storage.list(Path::new("/memory")).unwrap();
+    assert!(!dirs.iter().any(|e| e.name.starts_with("wide")));
+}

@@ -1,0 +1,203 @@
+//! What memory reading takes: nothing for each record, and never more than the promised bound for hostile bytes.
+//! A test binary of its own, with a global allocator that counts for each thread.
+
+#![expect(unsafe_code, reason = "a global allocator cannot be written without")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use bytes::Bytes;
+use thalweg::{BatchHeader, Codec, ErrorKind, Record, RecordBatch, Timestamp};
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+thread_local! {
+    static CALLS: Cell<usize> = const { Cell::new(0) };
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn account(bytes: isize) {
+    CALLS.set(CALLS.get() + 1);
+    HELD.set(HELD.get() + bytes);
+    PEAK.set(PEAK.get().max(HELD.get()));
+}
+
+// SAFETY: every call is handed on to the system's allocator as it came; the counters are plain numbers.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        account(layout.size() as isize);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        account(layout.size() as isize);
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        account(-(layout.size() as isize));
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        account(new_size as isize - layout.size() as isize);
+        unsafe { System.realloc(block, layout, new_size) }
+    }
+}
+
+/// How often memory was asked for or given back during `work`.
+fn calls_of<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = CALLS.get();
+    let result = work();
+    (CALLS.get() - before, result)
+}
+
+/// The most bytes that `work` held at once.
+fn peak_of<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = HELD.get();
+    PEAK.set(before);
+    let result = work();
+    (usize::try_from(PEAK.get() - before).unwrap(), result)
+}
+
+/// The codecs whose cargo features are on.
+fn codecs() -> impl Iterator<Item = Codec> {
+    let all = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+    all.into_iter().filter(|&codec| {
+        let mut builder = RecordBatch::builder().compression(codec);
+        builder.push(Timestamp::new(0), &Record::new("x")).unwrap();
+        builder.finish().is_ok()
+    })
+}
+
+fn batch(codec: Codec, count: i64) -> RecordBatch {
+    let mut builder = RecordBatch::builder().compression(codec);
+    for n in 0..count {
+        let record = Record::new(format!("value number {n}")).key(format!("key-{n}"));
+        let record = record.header("trace", "4bf92f35").null_header("seen");
+        builder.push(Timestamp::new(1_700_000_000_000 + n), &record).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+#[test]
+fn records_are_read_without_allocating() {
+    for codec in codecs() {
+        let decoded = batch(codec, 1_000).decode().unwrap();
+        let (calls, bytes) = calls_of(|| {
+            let mut bytes = 0;
+            for record in &decoded {
+                let record = record.unwrap();
+                bytes += record.key().unwrap().len() + record.value().unwrap().len();
+                bytes += record.headers().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len)).sum::<usize>();
+            }
+            bytes
+        });
+        assert_eq!(calls, 0, "{codec}");
+        assert!(bytes > 20_000);
+    }
+}
+
+#[test]
+fn an_uncompressed_batch_is_shared_not_copied() {
+    let batch = batch(Codec::None, 1_000);
+    let (peak, decoded) = peak_of(|| batch.decode().unwrap());
+    assert_eq!(decoded.iter().count(), 1_000);
+    assert!(peak < 200, "{peak}");
+}
+
+/// What is promised for any bytes at all.
+fn bound(input: usize, limit: usize) -> usize {
+    (64 << 10) + 8 * input + limit
+}
+
+fn decoded_within_bounds(bytes: &Bytes, limit: usize) -> Result<usize, ErrorKind> {
+    let (peak, result) = peak_of(|| {
+        let decoded = RecordBatch::parse(bytes.clone()).and_then(|batch| batch.decode_capped(limit));
+        decoded.and_then(|d| d.iter().try_fold(0, |count, record| record.map(|_| count + 1)))
+    });
+    assert!(peak <= bound(bytes.len(), limit), "{} bytes of input took {peak} at limit {limit}", bytes.len());
+    result.map_err(|e| e.kind())
+}
+
+#[test]
+fn bombs_stop_at_the_limit() {
+    for codec in codecs().skip(1) {
+        let mut builder = RecordBatch::builder().compression(codec);
+        builder.push(Timestamp::new(0), &Record::new(vec![b'z'; 8 << 20])).unwrap();
+        let bomb = builder.finish().unwrap();
+        let ratio = (8 << 20) / bomb.size_bytes();
+        assert!(ratio >= if codec == Codec::Snappy { 20 } else { 200 }, "{codec}: {ratio}");
+        for limit in [0, 1, 1_000, 1 << 20] {
+            assert_eq!(decoded_within_bounds(bomb.as_bytes(), limit), Err(ErrorKind::TooLarge), "{codec}");
+        }
+        assert_eq!(decoded_within_bounds(bomb.as_bytes(), RecordBatch::DECODE_LIMIT), Ok(1), "{codec}");
+    }
+}
+
+/// `batch` with other bytes for its records, and a CRC that fits them.
+fn with_section(batch: &RecordBatch, section: &[u8], count: i32) -> Bytes {
+    const LENGTH: usize = 8;
+    const CRC: usize = 17;
+    const ATTRIBUTES: usize = 21;
+    const COUNT: usize = 57;
+    let mut bytes = batch.as_bytes()[..BatchHeader::LEN].to_vec();
+    bytes.extend_from_slice(section);
+    let length = i32::try_from(bytes.len() - BatchHeader::PREFIX_LEN).unwrap();
+    bytes[LENGTH..LENGTH + 4].copy_from_slice(&length.to_be_bytes());
+    bytes[COUNT..].first_chunk_mut::<4>().unwrap().copy_from_slice(&count.to_be_bytes());
+    let crc = crc32c::crc32c(&bytes[ATTRIBUTES..]);
+    bytes[CRC..ATTRIBUTES].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+#[test]
+fn sizes_that_lie_cost_an_error_not_memory() {
+    if codecs().count() < 5 {
+        println!("skipped: needs every codec");
+        return;
+    }
+    let one = |codec| batch(codec, 1);
+    let many = i32::MAX;
+    let limit = RecordBatch::DECODE_LIMIT;
+    let refused = |bytes: &Bytes| assert!(decoded_within_bounds(bytes, limit).is_err());
+    let small = |bytes: &Bytes| {
+        let (peak, _) = peak_of(|| RecordBatch::parse(bytes.clone()).unwrap().decode().map(drop));
+        assert!(peak <= bound(bytes.len(), 0), "{peak}");
+        refused(bytes);
+    };
+    // A count, a record length, a key length, a header count, each of 2^31 - 1.
+    let most = [0xfe, 0xff, 0xff, 0xff, 0x0f];
+    small(&with_section(&one(Codec::None), &[0x0c, 0, 0, 0, 1, 1, 0], many));
+    small(&with_section(&one(Codec::None), &[&most[..], &[0; 20]].concat(), 1));
+    small(&with_section(&one(Codec::None), &[&[0x14, 0, 0, 0], &most[..], &[0]].concat(), 1));
+    small(&with_section(&one(Codec::None), &[&[0x14, 0, 0, 0, 1, 1], &most[..]].concat(), 1));
+    // Snappy: a bare block that announces 2^31 bytes, and a chunk that does.
+    small(&with_section(&one(Codec::Snappy), &[0xff, 0xff, 0xff, 0xff, 0x07, 0x00], 1));
+    let xerial = &one(Codec::Snappy).as_bytes()[BatchHeader::LEN..][..16].to_vec();
+    small(&with_section(&one(Codec::Snappy), &[&xerial[..], &[0x7f, 0xff, 0xff, 0xff, 1]].concat(), 1));
+    // LZ4: content size of 2^63, and a block of 2 GiB.
+    let lz4 = [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82];
+    small(&with_section(&one(Codec::Lz4), &[&lz4[..], &[0xff, 0xff, 0xff, 0x7f, 0]].concat(), 1));
+    // Zstd: a single segment whose content size is 2^62, with one raw block of one byte.
+    let zstd = [0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x09, 0, 0, b'x'];
+    small(&with_section(&one(Codec::Zstd), &zstd, 1));
+    // Gzip: one that ends by announcing 4 GiB less one byte.
+    let mut gzip = one(Codec::Gzip).as_bytes()[BatchHeader::LEN..].to_vec();
+    let end = gzip.len();
+    gzip[end - 4..].fill(0xff);
+    refused(&with_section(&one(Codec::Gzip), &gzip, 1));
+}
+
+#[test]
+fn honest_compressed_batches_stay_within_the_bound() {
+    for codec in codecs() {
+        let batch = batch(codec, 5_000);
+        let limit = batch.decode().unwrap().records_bytes();
+        assert_eq!(decoded_within_bounds(batch.as_bytes(), limit), Ok(5_000), "{codec}");
+    }
+}
