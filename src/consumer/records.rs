@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::group::Generation;
 use crate::record::{DecodedBatch, Headers, RecordIter, RecordRef, TimestampType};
+use crate::topic::OwnedRecord;
 use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp, TopicPartition};
 
 /// A run of records of one batch. They were all decoded once before, so they decode again.
@@ -211,6 +212,12 @@ impl<'a> ConsumerRecord<'a> {
     #[must_use]
     pub fn headers(&self) -> Headers<'a> {
         self.record.headers()
+    }
+
+    /// The record by itself; it shares the memory of its batch and keeps it alive.
+    #[must_use]
+    pub fn into_owned(self) -> OwnedRecord {
+        OwnedRecord::new(&self.chunk.partition, &self.chunk.batch, &self.record)
     }
 
     /// The leader epoch in which the record was appended, where its batch says (KIP-320).

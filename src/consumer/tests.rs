@@ -96,13 +96,13 @@ fn members_on_threads_share_the_partitions_and_each_record_goes_to_one() {
                     member.commit().unwrap();
                     left.fetch_sub(records.len(), std::sync::atomic::Ordering::SeqCst);
                 }
-                (member.assignment().len(), seen)
+                (member, seen)
             })
         })
         .collect();
     let results: Vec<_> = threads.into_iter().map(|t| t.join().unwrap()).collect();
-    assert_eq!(results.iter().map(|(held, _)| held).sum::<usize>(), 4);
-    let all: Vec<_> = results.into_iter().flat_map(|(_, seen)| seen).collect();
+    assert_eq!(results.iter().map(|(member, _)| member.assignment().len()).sum::<usize>(), 4);
+    let all: Vec<_> = results.iter().flat_map(|(_, seen)| seen).collect();
     assert_eq!((all.len(), all.iter().collect::<BTreeSet<_>>().len()), (4000, 4000));
     assert_eq!(group.lag().unwrap().total(), 0);
     let mut consumer = other.consumer(["t"]).max_poll_records(10_000).join().unwrap();
