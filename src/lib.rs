@@ -3,6 +3,7 @@
 mod broker;
 mod clock;
 mod consumer;
+pub mod docs;
 mod error;
 mod group;
 mod index;
