@@ -29,9 +29,9 @@ pub(super) const NO_GENERATION: Generation = -1;
 ///
 /// `Send`, and used by one thread at a time; several threads share the work by joining with a
 /// consumer each. Within the group each partition has one reader, so each record goes to one
-/// member. When members come or go the partitions are shared out anew, inside [`Consumer::poll`]:
-/// records handed out before a poll count as handled once the next poll begins, as far as the next
-/// reader is concerned only if they were committed.
+/// member. When members come or go the partitions are shared out anew, inside [`Consumer::poll`]: a
+/// member gives up its partitions when it polls, and their next readers begin at what was committed. So
+/// whoever commits before each poll hands over without a record read twice.
 ///
 /// Dropping it leaves the group at once, commits nothing and does not block.
 ///

@@ -1,12 +1,17 @@
+//! Consumers and groups against a broker in memory: what a caller is promised, without timing.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
 use crate::broker::{Broker, Topic};
 use crate::error::ErrorKind;
 use crate::group::GroupState;
+use crate::record::Record;
 use crate::storage::MemoryStorage;
+use crate::topic::ReadFrom;
 use crate::types::{Durability, Offset, Start, Timestamp, TopicPartition};
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -34,6 +39,12 @@ fn tp(partition: i32) -> TopicPartition {
 /// Where each record comes from, as `partition:offset`.
 fn places(records: &Records) -> Vec<String> {
     records.iter().map(|r| format!("{}:{}", r.partition(), r.offset())).collect()
+}
+
+#[test]
+fn records_and_consumers_move_between_threads() {
+    fn moves<T: Send + 'static>() {}
+    moves::<(Records, Consumer, ConsumerWaker, ConsumerGroup)>();
 }
 
 #[test]
@@ -83,18 +94,18 @@ fn members_on_threads_share_the_partitions_and_each_record_goes_to_one() {
     let group = broker.consumer_group("g");
     let other = broker.consumer_group("other");
     let members: Vec<_> = (0..3).map(|_| group.consumer(["t"]).join().unwrap()).collect();
-    let left = Arc::new(std::sync::atomic::AtomicUsize::new(4000));
+    let left = Arc::new(AtomicUsize::new(4000));
     let threads: Vec<_> = members
         .into_iter()
         .map(|mut member| {
             let left = Arc::clone(&left);
             std::thread::spawn(move || {
                 let mut seen = Vec::new();
-                while left.load(std::sync::atomic::Ordering::SeqCst) > 0 {
+                while left.load(Ordering::SeqCst) > 0 {
                     let records = member.poll(SHORT).unwrap();
                     seen.extend(places(&records));
                     member.commit().unwrap();
-                    left.fetch_sub(records.len(), std::sync::atomic::Ordering::SeqCst);
+                    left.fetch_sub(records.len(), Ordering::SeqCst);
                 }
                 (member, seen)
             })
@@ -194,12 +205,12 @@ fn seek_goes_everywhere() {
     let topic = topic(&broker, "t", 1);
     let partition = topic.partition(0).unwrap();
     for time in [100, 200, 300] {
-        let record = crate::Record::new("x").timestamp(Timestamp::new(time));
+        let record = Record::new("x").timestamp(Timestamp::new(time));
         let appended = partition.append_records([record]).unwrap();
         partition.wait(appended.position, Durability::PowerLoss).unwrap();
     }
     let mut consumer = broker.consumer_group("g").consumer_of([tp(0)]).join().unwrap();
-    let mut from = |to: crate::ReadFrom| {
+    let mut from = |to: ReadFrom| {
         consumer.seek(&tp(0), to).unwrap();
         places(&consumer.poll(SHORT).unwrap()).first().cloned()
     };
@@ -301,4 +312,37 @@ fn a_waker_ends_one_poll() {
     assert!(consumer.poll(Duration::ZERO).unwrap().is_empty());
     broker.close().unwrap();
     assert_eq!(consumer.poll(LONG).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+/// Members come and go while records arrive. Whoever commits each poll before the next one, and leaves
+/// only after a commit, hands over without a record lost or repeated.
+#[test]
+fn nothing_is_lost_or_repeated_while_members_come_and_go() {
+    const RECORDS: usize = 3000;
+    let broker = broker();
+    let topic = topic(&broker, "t", 3);
+    let group = broker.consumer_group("g");
+    let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let (group, seen) = (group.clone(), Arc::clone(&seen));
+            std::thread::spawn(move || {
+                while seen.lock().len() < RECORDS {
+                    let mut member = group.consumer(["t"]).max_poll_records(20).join().unwrap();
+                    for _ in 0..10 {
+                        let records = member.poll(Duration::from_millis(2)).unwrap();
+                        member.commit().unwrap();
+                        seen.lock().extend(places(&records));
+                    }
+                }
+            })
+        })
+        .collect();
+    for round in 0..RECORDS / 30 {
+        fill(&topic, i32::try_from(round % 3).unwrap(), 30);
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let seen = seen.lock();
+    assert_eq!((seen.len(), seen.iter().collect::<BTreeSet<_>>().len()), (RECORDS, RECORDS));
+    assert_eq!(group.lag().unwrap().total(), 0);
 }
