@@ -104,8 +104,9 @@ impl Consumer {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] while partitions are assigned by hand: the two do not mix.
+    /// [`ErrorKind::InvalidTopicName`] for a name that no topic can have.
     pub fn subscribe<T: AsRef<str>>(&mut self, topics: impl IntoIterator<Item = T>) -> Result<()> {
-        self.read_topics(Topics::named(topics))
+        self.read_topics(Topics::named(topics)?)
     }
 
     /// Reads a share of all topics whose whole name matches the regular expression `pattern`, those

@@ -264,6 +264,8 @@ fn a_pattern_takes_in_topics_that_come_later_and_no_internal_ones() {
     topic(&broker, "other-t", 1);
     consumer.poll(SHORT).unwrap();
     assert_eq!(consumer.assignment(), [TopicPartition::new("two", 0)]);
+    let misspelt = broker.consumer_group("g").consumer(["no topic"]).join();
+    assert_eq!(misspelt.unwrap_err().kind(), ErrorKind::InvalidTopicName);
     assert_eq!(
         broker.consumer_group("g").consumer_matching("(").join().unwrap_err().kind(),
         ErrorKind::InvalidArgument
