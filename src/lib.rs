@@ -21,7 +21,8 @@ mod wire;
 pub use broker::{Broker, BrokerBuilder, Partition, Topic, TopicBuilder, TopicRef};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::{
-    Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, PartitionLag, Records, RecordsIter,
+    Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, PartitionLag, Records,
+    RecordsIter,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use group::{

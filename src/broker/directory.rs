@@ -39,7 +39,9 @@ pub(super) fn inspect(storage: &dyn Storage, root: &Path) -> Result<Found> {
     let entries = match storage.list(root) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Empty),
         Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-            return Err(Error::new(ErrorKind::InvalidArgument, "there is a file where the directory should be").path(root));
+            return Err(
+                Error::new(ErrorKind::InvalidArgument, "there is a file where the directory should be").path(root)
+            );
         }
         listed => listed.map_err(|e| Error::io("cannot list the directory", root, e))?,
     };

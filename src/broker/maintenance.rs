@@ -117,9 +117,8 @@ impl Inner {
             match partition.checkpoint() {
                 Some(at) => note(at.recovery_point, at.log_start, at.high_watermark),
                 None => {
-                    let of = |offsets: &std::collections::HashMap<_, Offset>| {
-                        offsets.get(name).copied().unwrap_or_default()
-                    };
+                    let of =
+                        |offsets: &std::collections::HashMap<_, Offset>| offsets.get(name).copied().unwrap_or_default();
                     note(of(&before.recovery_point), of(&before.log_start), of(&before.high_watermark));
                 }
             }
@@ -128,5 +127,4 @@ impl Inner {
         directory::write_checkpoint(storage, root, directory::LOG_STARTS, &starts)?;
         directory::write_checkpoint(storage, root, directory::HIGH_WATERMARKS, &highs)
     }
-
 }

@@ -246,8 +246,13 @@ impl Broker {
             let existing = self.inner.registry.get(topic).and_then(|t| u32::try_from(t.partition_count()).ok());
             existing.unwrap_or(default)
         };
-        let defaults: Vec<_> =
-            self.inner.catalog.defaults().properties().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let defaults: Vec<_> = self
+            .inner
+            .catalog
+            .defaults()
+            .properties()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
         ServerProperties {
             dir: self.dir(),
             node_id: self.node_id(),
@@ -324,7 +329,10 @@ impl PartitionHost for Inner {
 
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broker").field("dir", &self.dir()).field("cluster_id", &self.cluster_id()).finish_non_exhaustive()
+        f.debug_struct("Broker")
+            .field("dir", &self.dir())
+            .field("cluster_id", &self.cluster_id())
+            .finish_non_exhaustive()
     }
 }
 

@@ -40,7 +40,12 @@ pub(crate) struct TopicEntry {
 }
 
 impl TopicEntry {
-    pub(crate) fn new(name: Arc<str>, id: Uuid, configured: Configured, partitions: Vec<Arc<topic::Partition>>) -> Self {
+    pub(crate) fn new(
+        name: Arc<str>,
+        id: Uuid,
+        configured: Configured,
+        partitions: Vec<Arc<topic::Partition>>,
+    ) -> Self {
         Self {
             name,
             id,

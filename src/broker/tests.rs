@@ -222,7 +222,8 @@ fn a_manual_broker_works_when_it_is_told() {
     let partition = broker.topic("t").create().unwrap().partition(0).unwrap();
     let appended = partition.append_records(["x"]).unwrap();
     let mut future = partition.committed(appended.position, Durability::PowerLoss).unwrap();
-    let mut poll = || std::pin::Pin::new(&mut future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    let mut poll =
+        || std::pin::Pin::new(&mut future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
     use std::future::Future;
     assert!(poll().is_pending());
     assert_eq!(partition.offsets().unwrap().high_watermark, 0);

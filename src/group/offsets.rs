@@ -352,6 +352,23 @@ mod tests {
     }
 
     #[test]
+    fn whatever_a_broker_wrote_into_the_topic_can_be_passed_over() {
+        let vectors: serde_json::Value = serde_json::from_str(include_str!("../../tests/data/vectors.json")).unwrap();
+        let records = vectors["records"].as_object().unwrap();
+        let written = |prefix: &str| {
+            let keys = records.iter().filter(move |(name, _)| name.starts_with(prefix) && name.ends_with("_K"));
+            keys.map(|(_, vector)| Key::decode(&bytes(vector["hex"].as_str().unwrap())).unwrap()).collect::<Vec<_>>()
+        };
+        let new_protocol = written("K43_CG_");
+        assert!(
+            new_protocol.len() > 4 && new_protocol.iter().all(|key| *key == Key::NewProtocol { group: "g2".into() })
+        );
+        let share = written("K43_SG_");
+        assert!(share.len() > 4 && share.iter().all(|key| *key == Key::Other));
+        assert_eq!(written("K43_CLASSIC_"), ["g1"; 3].map(|g| Key::Group { group: g.into() }));
+    }
+
+    #[test]
     fn committed_offsets_match_the_vectors() {
         let committed = |epoch: Option<i32>| {
             CommittedOffset::new(Offset::new(42), epoch.map(LeaderEpoch::new), "m".into(), Timestamp::new(T))

@@ -40,9 +40,11 @@ pub(crate) fn resolve(partition: &Partition, from: ReadFrom, isolation: Isolatio
     match from {
         ReadFrom::Start(Start::Earliest) => Ok(offsets.log_start),
         ReadFrom::Start(Start::Latest) => Ok(end),
-        ReadFrom::Start(Start::None) => Err(Error::new(ErrorKind::NoOffset, "the start policy is none and no position is known")
-            .partition(partition.name().clone())
-            .remedy("start at Start::Earliest, Start::Latest, an offset or a time")),
+        ReadFrom::Start(Start::None) => {
+            Err(Error::new(ErrorKind::NoOffset, "the start policy is none and no position is known")
+                .partition(partition.name().clone())
+                .remedy("start at Start::Earliest, Start::Latest, an offset or a time"))
+        }
         ReadFrom::Offset(offset) => Ok(offset),
         ReadFrom::Time(time) => Ok(partition.offset_at(time, isolation)?.map_or(end, |found| found.offset)),
     }
@@ -66,7 +68,16 @@ struct Cursor {
 
 impl Cursor {
     fn new(partition: Arc<Partition>, position: Offset, end: Option<Offset>) -> Self {
-        Self { partition, position, end, done: false, batches: VecDeque::new(), read_to: position, records: VecDeque::new(), damage: None }
+        Self {
+            partition,
+            position,
+            end,
+            done: false,
+            batches: VecDeque::new(),
+            read_to: position,
+            records: VecDeque::new(),
+            damage: None,
+        }
     }
 
     /// The next record that is there already; `None` when the partition has no more now.
