@@ -284,6 +284,23 @@ fn missing_paths(page: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<S
         .collect()
 }
 
+/// Rows `| hop | `Type::function` | `file` | ...` of the spines whose file has no such function.
+fn lost_hops(page: &str, read: impl Fn(&str) -> Option<String>) -> (usize, Vec<String>) {
+    let mut hops = 0;
+    let mut lost = Vec::new();
+    for row in page.lines() {
+        let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        let [_, number, name, file, ..] = cells[..] else { continue };
+        let (Ok(_), Some((_, function))) = (number.parse::<u8>(), name.split_once("::")) else { continue };
+        hops += 1;
+        let text = read(file).unwrap_or_default();
+        if !["(", "<"].iter().any(|open| text.contains(&format!("fn {function}{open}"))) {
+            lost.push(format!("`{name}` is not in `{file}`"));
+        }
+    }
+    (hops, lost)
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -350,6 +367,14 @@ fn pages_name_files_that_exist() {
 }
 
 #[test]
+fn spines_are_where_the_architecture_page_says() {
+    let page = read(root().join("src/docs/architecture.md"));
+    let (hops, lost) = lost_hops(&page, |file| fs::read_to_string(root().join(file)).ok());
+    assert_eq!(hops, 12, "two spines of six hops");
+    report(lost);
+}
+
+#[test]
 fn every_floor_is_inhabited() {
     let src = root().join("src");
     for (module, _) in FLOORS {
@@ -413,5 +438,8 @@ fn leftovers_are_found() {
     breaks("log/mod.rs", &"//! More.\n".repeat(HEADER_LINES_MAX), "header comment of 13 lines");
     breaks("log/mod.rs", &"const A: u8 = 0;\n".repeat(FILE_LINES_MAX + 1), "split it by subject");
     assert!(check_source("log/mod.rs", "use std::fmt;\n").iter().any(|line| line.contains("no header comment")));
+    let row = "| 2 | `Broker::produce` | `src/broker/verbs.rs` | a door |";
+    assert_eq!(lost_hops(row, |_| Some("pub(crate) fn produce(&self)".into())), (1, Vec::new()));
+    assert_eq!(lost_hops(row, |_| Some("fn produced()".into())).1.len(), 1);
     assert_eq!(missing_paths("p.md", "see `src/a.rs` and `src/b.rs`", |name| name == "src/a.rs").len(), 1);
 }
