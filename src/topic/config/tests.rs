@@ -1,3 +1,5 @@
+//! The table of configs, its layers, and what is written for a stock broker.
+
 use super::*;
 
 fn none() -> BrokerDefaults {
