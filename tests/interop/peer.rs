@@ -160,6 +160,17 @@ impl Peer {
         rows.sort();
         rows
     }
+
+    /// Waits for a line that is no answer; what comes before it is noise.
+    pub(crate) fn await_line(&mut self, wanted: &str) {
+        while self.answers.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no {wanted:?}: {e}")) != wanted {}
+    }
+
+    /// kill -9, now.
+    pub(crate) fn kill(mut self) {
+        self.process.kill().expect("the process is our child");
+        self.process.wait().expect("the process is our child");
+    }
 }
 
 impl Drop for Peer {
