@@ -410,6 +410,26 @@ mod tests {
         assert_eq!(partitions(&mut Reader::new(&encoded[2..])), partitions_given);
     }
 
+    /// Each version of a subscription only adds fields at the end, so an older one is ours without its tail.
+    #[test]
+    fn older_subscriptions_are_prefixes_of_ours() {
+        let subscription = |owned: &[TopicPartition], generation| {
+            let owned = owned.to_vec();
+            Subscription { owned, generation, ..Subscription::to(["t1".into()]) }.encode().unwrap()
+        };
+        let owned = [TopicPartition::new("t1", 0)];
+        let (no_rack, no_generation, nothing_owned) = (2, 2 + 4, 2 + 4 + 4);
+        for (version, ours, tail, vector) in [
+            (0, subscription(&[], -1), nothing_owned, "00000000000100027431ffffffff"),
+            (1, subscription(&owned, -1), no_generation, "00010000000100027431ffffffff00000001000274310000000100000000"),
+            (2, subscription(&owned, 4), no_rack, "00020000000100027431ffffffff0000000100027431000000010000000000000004"),
+        ] {
+            let vector = bytes(vector);
+            assert_eq!(vector[..2], [0, version]);
+            assert_eq!(vector[2..], ours[2..ours.len() - tail]);
+        }
+    }
+
     #[test]
     fn group_metadata_matches_the_vectors() {
         let value = format!(
