@@ -8,6 +8,7 @@ mod error;
 mod group;
 mod index;
 mod log;
+mod producer;
 mod record;
 mod segment;
 mod storage;
@@ -32,6 +33,7 @@ pub use group::{
 pub use log::{
     Appended, Committed, Log, LogConfig, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime, RecoveryRow,
 };
+pub use producer::{Partitioner, Producer, ProducerBuilder, RecordMetadata, Ticket, partition_for_key};
 pub use record::{
     BatchBuilder, BatchHeader, Codec, Compression, ControlType, DecodedBatch, EndMarker, Header, Headers, IntoPayload,
     Record, RecordBatch, RecordIter, RecordRef, TimestampType, TxnOutcome,

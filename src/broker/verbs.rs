@@ -19,6 +19,11 @@ impl Broker {
         &self.inner.context.clock
     }
 
+    /// `Closed` once it is.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        self.inner.check_open()
+    }
+
     /// Changes whenever topics come, go or gain partitions.
     pub(crate) fn catalog_version(&self) -> u64 {
         self.inner.catalog_version.load(Ordering::Acquire)

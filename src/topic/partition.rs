@@ -277,6 +277,11 @@ impl Partition {
         Ok(committed)
     }
 
+    /// Whether an append has reached `level`, without waiting.
+    pub(crate) fn is_committed(&self, position: LogPosition, level: Durability) -> Result<bool> {
+        self.on_log(|log| log.is_committed(position, level))
+    }
+
     /// Brings everything that was appended so far to the topic's level.
     pub(crate) fn settle(&self) -> Result<()> {
         // Whoever appends from here on queues again.
