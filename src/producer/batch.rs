@@ -224,7 +224,9 @@ impl Ticket {
     pub fn wait_timeout(mut self, timeout: Duration) -> std::result::Result<Result<RecordMetadata>, Self> {
         let clock = Arc::clone(self.batch.broker.clock());
         let deadline = clock.monotonic().saturating_add(timeout);
-        self.batch.wait_sent(self.linger.min(timeout));
+        if self.linger <= timeout {
+            self.batch.wait_sent(self.linger);
+        }
         let alarm = Arc::new(Alarm::default());
         let waker = Waker::from(Arc::clone(&alarm));
         loop {
