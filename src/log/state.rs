@@ -272,7 +272,7 @@ fn encode_header() -> Vec<u8> {
     header.put_slice(MAGIC);
     header.put_u32(VERSION);
     header.put_u32(SLOT_LEN as u32);
-    header.put_u32(crc32c::crc32c(&header));
+    header.put_u32(crate::wire::crc32c(&header));
     header.resize(HEADER_LEN as usize, 0);
     header
 }
@@ -370,7 +370,7 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
         out.put_u64(state.segment_size);
         out.put_u32(state.tail_crc);
     }
-    let crc = crc32c::crc32c(&copy[CHECKED_AT..]);
+    let crc = crate::wire::crc32c(&copy[CHECKED_AT..]);
     copy[..CHECKED_AT].copy_from_slice(&crc.to_be_bytes());
     copy
 }
@@ -378,7 +378,7 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
 /// `copy` is `COPY_LEN` bytes long; `None` when it is not valid.
 fn decode_copy(copy: &[u8]) -> Option<DecodedCopy> {
     let (mut crc, mut body) = copy.split_at(CHECKED_AT);
-    if crc.get_u32() != crc32c::crc32c(body) {
+    if crc.get_u32() != crate::wire::crc32c(body) {
         return None;
     }
     let (flags, sequence) = (body.get_u32(), body.get_u64());
