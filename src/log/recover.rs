@@ -27,13 +27,11 @@ use crate::types::Offset;
 use super::checkpoint;
 use super::epochs::EpochCache;
 use super::producers::{BatchFacts, ProducerStates};
-use super::state::SlotState;
+use super::state::{SlotState, TAIL_LEN};
 use super::{LogConfig, LogContext};
 
 /// Longest checkpoint or snapshot file that is read.
 const SMALL_FILE_BYTES_MAX: u64 = 256 << 20;
-/// The tail of the active segment that a clean close puts its checksum over.
-const TAIL_BYTES: u64 = 4096;
 
 /// A row of the table above that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -353,7 +351,7 @@ fn replay(
 /// CRC-32C of the last bytes of a segment: proof that a "clean" state slot speaks of this file.
 pub(super) fn tail_crc(segment: &Segment) -> Result<u32> {
     let written = segment.written();
-    let len = written.min(TAIL_BYTES);
+    let len = written.min(TAIL_LEN);
     let mut tail = vec![0; len as usize];
     let failed = |e| Error::io("cannot read the end of a segment", segment.path(FileKind::Log), e);
     segment.file()?.read_exact_at(&mut tail, written - len).map_err(failed)?;
