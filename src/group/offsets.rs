@@ -421,8 +421,18 @@ mod tests {
         let (no_rack, no_generation, nothing_owned) = (2, 2 + 4, 2 + 4 + 4);
         for (version, ours, tail, vector) in [
             (0, subscription(&[], -1), nothing_owned, "00000000000100027431ffffffff"),
-            (1, subscription(&owned, -1), no_generation, "00010000000100027431ffffffff00000001000274310000000100000000"),
-            (2, subscription(&owned, 4), no_rack, "00020000000100027431ffffffff0000000100027431000000010000000000000004"),
+            (
+                1,
+                subscription(&owned, -1),
+                no_generation,
+                "00010000000100027431ffffffff00000001000274310000000100000000",
+            ),
+            (
+                2,
+                subscription(&owned, 4),
+                no_rack,
+                "00020000000100027431ffffffff0000000100027431000000010000000000000004",
+            ),
         ] {
             let vector = bytes(vector);
             assert_eq!(vector[..2], [0, version]);
