@@ -530,7 +530,11 @@ fn many_writers_share_syncs_and_lose_nothing() {
     let writers: Vec<_> = (0..4)
         .map(|w| {
             let log = Arc::clone(&log);
-            std::thread::spawn(move || (0..100).for_each(|n| drop(put(&log, &[&format!("{w}/{n}")]))))
+            std::thread::spawn(move || {
+                for n in 0..100 {
+                    put(&log, &[&format!("{w}/{n}")]);
+                }
+            })
         })
         .collect();
     let mut seen = Vec::new();

@@ -153,7 +153,13 @@ impl Accumulator {
             let mut lanes = route.lanes.load().to_vec();
             lanes.extend(partitions.into_iter().skip(lanes.len()).map(|partition| {
                 let topic = Arc::clone(&route.topic);
-                Arc::new(Lane { partition, topic, accumulator: self.me(), open: Mutex::new(None), listed: AtomicBool::new(false) })
+                Arc::new(Lane {
+                    partition,
+                    topic,
+                    accumulator: self.me(),
+                    open: Mutex::new(None),
+                    listed: AtomicBool::new(false),
+                })
             }));
             // Two threads may both get here; one of them must not replace a lane that the other uses.
             let known = route.lanes.load();
