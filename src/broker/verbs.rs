@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Broker, Partition};
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::{Appended, LogRead};
 use crate::record::RecordBatch;
 use crate::topic;
@@ -75,7 +75,7 @@ impl Broker {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::ReadOnly`](crate::ErrorKind::ReadOnly), [`ErrorKind::Closed`](crate::ErrorKind::Closed), or when
+    /// [`ReadOnly`](crate::error::ErrorKind::ReadOnly), [`Closed`](crate::error::ErrorKind::Closed), or when
     /// the catalog cannot be written.
     pub fn allocate_producer_ids(&self, count: u32) -> Result<Range<i64>> {
         self.inner.check_open()?;
@@ -90,7 +90,7 @@ impl Broker {
     /// # Ok::<(), thalweg::Error>(())
     /// ```
     #[must_use]
-    pub fn read_only(&self) -> Option<crate::Error> {
+    pub fn read_only(&self) -> Option<Error> {
         self.inner.catalog.read_only()
     }
 
