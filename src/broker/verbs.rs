@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 
 use super::{Broker, Partition};
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, LogRead};
 use crate::record::RecordBatch;
-use crate::topic;
+use crate::topic::{self, name};
 use crate::types::{Isolation, Offset, TopicPartition};
 
 impl Broker {
@@ -62,6 +62,18 @@ impl Broker {
     ) -> Result<LogRead> {
         self.inner.check_open()?;
         partition.read(from, max_bytes, isolation)
+    }
+
+    /// DeleteRecords: makes everything below `to` unreadable, durably, for a stock broker as well.
+    pub(crate) fn delete_records(&self, partition: &topic::Partition, to: Offset) -> Result<Offset> {
+        self.inner.check_open()?;
+        if name::is_internal(partition.name().topic()) {
+            return Err(Error::new(ErrorKind::InvalidArgument, "records of Kafka's own topics are not deleted by offset")
+                .partition(partition.name().clone()));
+        }
+        let start = partition.delete_records(to)?;
+        self.inner.write_checkpoints()?;
+        Ok(start)
     }
 
     /// A block of producer ids that nobody else will ever get (`InitProducerId`, KIP-360).
