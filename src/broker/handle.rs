@@ -344,9 +344,10 @@ impl Partition {
     /// (DeleteRecords). Answers the log start, which never moves back.
     ///
     /// # Errors
-    /// `OffsetOutOfRange` above the high watermark; `TopicDeleted`; `Io`.
+    /// `OffsetOutOfRange` above the high watermark; `InvalidArgument` when the topic is only compacted
+    /// (`cleanup.policy`) or Kafka's own; `TopicDeleted`; `Io`.
     pub fn delete_records(&self, to: impl Into<Offset>) -> Result<Offset> {
-        self.inner.delete_records(to.into())
+        self.broker.delete_records(&self.inner, to.into())
     }
 }
 

@@ -85,6 +85,7 @@ pub struct Broker {
 /// synced any more.
 struct OpenGuard {
     background: Arc<Background>,
+    context: Arc<PartitionContext>,
     workers: Mutex<Vec<Worker>>,
 }
 
@@ -93,6 +94,7 @@ impl Drop for OpenGuard {
         // Starts no write and no sync; waits for one that is in flight, so that the directory is free for
         // another broker when this returns.
         self.background.stop();
+        self.context.closed.store(true, Ordering::Release);
         self.workers.get_mut().drain(..).for_each(Worker::join);
     }
 }
@@ -107,6 +109,8 @@ pub(crate) struct Inner {
     registry: Registry,
     state: StateFile,
     groups: Groups,
+    /// A partition could not be recovered: the directory must not be called clean.
+    unsound: AtomicBool,
     /// Counts changes of topics.
     catalog_version: AtomicU64,
     background: Arc<Background>,
@@ -146,7 +150,7 @@ impl Broker {
         let lock = lock_directory(&*storage, root)?;
         // Who held the lock may have written meanwhile: look again.
         directory::inspect(&*storage, root)?;
-        directory::consume_clean_shutdown(&*storage, root)?;
+        let found_clean = directory::consume_clean_shutdown(&*storage, root)?;
         let buffers = BufferPool::default();
         let log_context = LogContext {
             storage: Arc::clone(&storage),
@@ -174,6 +178,7 @@ impl Broker {
                 root: root.to_owned(),
                 buffers,
                 checkpoints,
+                read_only: catalog.read_only(),
                 host: OnceLock::new(),
                 closed: AtomicBool::new(false),
                 storage,
@@ -185,6 +190,7 @@ impl Broker {
             state,
             groups: Groups::default(),
             catalog_version: AtomicU64::new(0),
+            unsound: AtomicBool::new(false),
             background: Arc::new(Background::new(options.clock)),
             schedule: Mutex::new(Schedule::default()),
             lock: Mutex::new(Some(lock)),
@@ -192,11 +198,13 @@ impl Broker {
         let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
         inner.context.host.get_or_init(|| host);
         inner.load_topics()?;
+        inner.recover_dirty(found_clean)?;
         let workers = match options.threads {
             Threads::Own => background::start(&inner)?,
             Threads::None => Vec::new(),
         };
-        let open = OpenGuard { background: Arc::clone(&inner.background), workers: Mutex::new(workers) };
+        let (background, context) = (Arc::clone(&inner.background), Arc::clone(&inner.context));
+        let open = OpenGuard { background, context, workers: Mutex::new(workers) };
         Ok(Self { inner, open: Arc::new(open) })
     }
 
@@ -299,9 +307,10 @@ impl Inner {
             topic.notify();
         }
         keep(self.state.sync());
+        let writable = self.context.read_only.is_none();
         keep(self.write_checkpoints());
         keep(self.catalog.close());
-        if first.is_ok() {
+        if first.is_ok() && writable && !self.unsound.load(Ordering::Acquire) {
             // Last: from here on a stock broker trusts every file.
             first = directory::write_clean_shutdown(&*self.context.storage, &self.context.root);
         }

@@ -18,12 +18,12 @@ use crate::types::{PartitionId, TopicPartition, Uuid};
 #[derive(Debug)]
 pub(crate) struct Configured {
     pub(crate) overrides: TopicConfig,
-    pub(crate) settings: TopicSettings,
+    pub(crate) settings: Arc<TopicSettings>,
 }
 
 impl Configured {
     pub(crate) fn new(overrides: TopicConfig, defaults: &BrokerDefaults) -> Self {
-        let settings = overrides.settings(defaults);
+        let settings = Arc::new(overrides.settings(defaults));
         Self { overrides, settings }
     }
 }
@@ -70,11 +70,10 @@ impl TopicEntry {
     }
 
     pub(crate) fn configure(&self, configured: Configured) {
-        let log_config = configured.settings.log_config();
-        self.configured.store(Arc::new(configured));
         for partition in &*self.partitions.read() {
-            partition.configure(log_config.clone());
+            partition.configure(&configured.settings);
         }
+        self.configured.store(Arc::new(configured));
     }
 
     pub(crate) fn partition_count(&self) -> usize {

@@ -2,6 +2,7 @@
 //! section 5): creation puts the record first and leaves the directory to the first append; deletion
 //! removes the record first, then the directory, under Kafka's name for it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,7 +17,7 @@ impl Inner {
     /// Puts every topic of the catalog into the registry; no log is opened.
     pub(super) fn load_topics(&self) -> Result<()> {
         let image = self.catalog.image();
-        let mut live = std::collections::HashSet::new();
+        let mut live = HashSet::new();
         for topic in image.topics() {
             let entry = self.entry(topic);
             live.extend(entry.partitions().iter().map(|p| (topic.id, p.name().partition())));
@@ -25,6 +26,24 @@ impl Inner {
         for (id, partition) in self.state.partitions() {
             if !live.contains(&(id, partition)) {
                 self.state.free(id, partition)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Recovers what was not closed in order, so that a clean close may vouch for the whole directory.
+    pub(super) fn recover_dirty(&self, found_clean: bool) -> Result<()> {
+        if self.context.read_only.is_some() {
+            return Ok(());
+        }
+        let (storage, root) = (&*self.context.storage, &self.context.root);
+        let names = storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))?;
+        let dirs: HashSet<_> = names.into_iter().map(|entry| entry.name).collect();
+        for partition in self.registry.all().iter().flat_map(|topic| topic.partitions()) {
+            let has_dir = dirs.contains(&partition.name().to_string());
+            if partition.recover_if_dirty(has_dir, found_clean).is_err() {
+                // Whoever touches the partition gets the error; the others must open all the same.
+                self.unsound.store(true, Ordering::Release);
             }
         }
         Ok(())
@@ -58,8 +77,8 @@ impl Inner {
     ) -> Arc<topic::Partition> {
         let slot = self.state.slot(id, number);
         let name = TopicPartition::new(Arc::clone(name), number);
-        let config = configured.settings.log_config();
-        Arc::new(topic::Partition::new(Arc::clone(&self.context), name, id, epoch, config, slot))
+        let settings = Arc::clone(&configured.settings);
+        Arc::new(topic::Partition::new(Arc::clone(&self.context), name, id, epoch, settings, slot))
     }
 
     /// A directory of that name belongs to a topic that the catalog no longer has: it is set aside under the

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 
 use super::{Broker, Partition};
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, LogRead};
 use crate::record::RecordBatch;
-use crate::topic;
+use crate::topic::{self, name};
 use crate::types::{Isolation, Offset, TopicPartition};
 
 impl Broker {
@@ -64,6 +64,18 @@ impl Broker {
         partition.read(from, max_bytes, isolation)
     }
 
+    /// DeleteRecords: makes everything below `to` unreadable, durably, for a stock broker as well.
+    pub(crate) fn delete_records(&self, partition: &topic::Partition, to: Offset) -> Result<Offset> {
+        self.inner.check_open()?;
+        if name::is_internal(partition.name().topic()) {
+            return Err(Error::new(ErrorKind::InvalidArgument, "records of Kafka's own topics are not deleted by offset")
+                .partition(partition.name().clone()));
+        }
+        let start = partition.delete_records(to)?;
+        self.inner.write_checkpoints()?;
+        Ok(start)
+    }
+
     /// A block of producer ids that nobody else will ever get (`InitProducerId`, KIP-360), recorded in the catalog
     /// before it is given: for idempotent batches that are built by hand.
     ///
@@ -75,7 +87,7 @@ impl Broker {
     /// ```
     ///
     /// # Errors
-    /// [`ReadOnly`](crate::error::ErrorKind::ReadOnly), [`Closed`](crate::error::ErrorKind::Closed), or when
+    /// [`ErrorKind::ReadOnly`], [`ErrorKind::Closed`], or when
     /// the catalog cannot be written.
     pub fn allocate_producer_ids(&self, count: u32) -> Result<Range<i64>> {
         self.inner.check_open()?;
