@@ -210,6 +210,9 @@ impl Inner {
         if facts.marker.is_some() {
             a.active.load_aborted()?;
         }
+        if a.size > 0 && a.first_timestamp.is_none() {
+            a.first_timestamp = a.active.first_timestamp();
+        }
         let seals =
             if must_roll(a, &config, batch.header(), last, now)? { Some(self.roll_to(a, base, now)?) } else { None };
         let header = batch.header().placed(base, epoch);
@@ -242,7 +245,8 @@ impl Inner {
         let crowded = a.staged.bytes >= super::STAGED_BYTES_MAX;
         drop(appender);
         if crowded {
-            self.write_now()?;
+            // The batch has its place: what fails here is told to those who wait, and to the next append.
+            self.write_now().ok();
         }
         Ok(Appended { base_offset: base, last_offset: last, append_time, position })
     }
@@ -275,7 +279,9 @@ fn must_roll(a: &Appender, config: &LogConfig, header: &BatchHeader, last: Offse
         return Ok(false);
     }
     let waited = match a.first_timestamp {
-        Some(first) if header.max_timestamp() >= first => header.max_timestamp().get() - first.get(),
+        Some(first) if first.get() >= 0 && header.max_timestamp() >= first => {
+            header.max_timestamp().get() - first.get()
+        }
         _ => now.get() - a.started.get(),
     };
     let limit = config.segment_age.saturating_sub(a.jitter).as_millis();

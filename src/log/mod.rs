@@ -109,6 +109,7 @@ struct Inner {
     segments: ArcSwap<Vec<Arc<Segment>>>,
     /// Dropped segments whose files wait for their last reader.
     graveyard: Mutex<Vec<Arc<Segment>>>,
+    /// Held while the state slot is written: a note must not overtake a newer one.
     reserved: Mutex<Reserved>,
     /// Counts truncations: a position from before one is void.
     era: AtomicU64,
@@ -117,6 +118,8 @@ struct Inner {
     signal: Signal,
     watchers: Mutex<Vec<Weak<Signal>>>,
     watched: AtomicUsize,
+    /// Set under the append lock: nothing more is staged.
+    closing: AtomicBool,
     closed: AtomicBool,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
@@ -232,12 +235,13 @@ impl Log {
 
     /// Opens a log as part of something larger. The directory is made at the first append.
     pub(crate) fn open_in(context: LogContext, dir: &Path, config: LogConfig) -> Result<Log> {
-        recover::check_topic_id(&context, dir)?;
+        let has_metadata = recover::check_topic_id(&context, dir)?;
         let home =
             SegmentHome { dir: dir.into(), storage: Arc::clone(&context.storage), buffers: context.buffers.clone() };
         let found = recover::recover(&context, &home, &config)?;
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
+        marks.set_recovery_point(found.recovery_point);
         let now = context.clock.now();
         let active = match found.segments.last() {
             Some(active) => Arc::clone(active),
@@ -255,9 +259,9 @@ impl Log {
             staged: Staged { epochs_changed: !found.clean, ..Staged::default() },
         };
         let writer = Writer {
-            has_dir: found.has_dir,
-            recovery_point: found.recovery_point,
+            has_dir: found.has_dir && has_metadata,
             changed: !found.clean,
+            sealed: found.scanned,
             ..Writer::default()
         };
         let stable = appender.producers.transactions().last_stable_offset(found.end).max(found.log_start);
@@ -271,18 +275,22 @@ impl Log {
             writer: Mutex::new(writer),
             segments: ArcSwap::from_pointee(found.segments),
             graveyard: Mutex::new(Vec::new()),
-            reserved: Mutex::new(Reserved::default()),
+            reserved: Mutex::new(found.reserved),
             era: AtomicU64::new(0),
             transactional: AtomicBool::new(found.transactional),
             signal: Signal::default(),
             watchers: Mutex::new(Vec::new()),
             watched: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
             report: found.report,
         };
         inner.appender.lock().jitter = inner.jitter();
+        if !found.clean {
+            inner.note()?;
+        }
         Ok(Log { inner: Arc::new(inner), lock: Mutex::new(None) })
     }
 
@@ -498,7 +506,7 @@ impl Log {
 
     /// Up to where the log is known to be sound and synced (`recovery-point-offset-checkpoint`).
     pub(crate) fn recovery_point(&self) -> Offset {
-        self.inner.writer.lock().recovery_point
+        self.inner.marks.recovery_point()
     }
 
     /// Base offset of the first segment: Kafka checkpoints a log start only when it lies above.
@@ -598,6 +606,9 @@ impl Inner {
 
     /// For those who come later: that there was one.
     fn check_usable(&self) -> Result<()> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(self.error(ErrorKind::Closed, "the log is closed"));
+        }
         self.check_waitable().map_err(|failure| match failure.kind() {
             ErrorKind::Closed => failure,
             _ => self
@@ -616,6 +627,10 @@ impl Inner {
 
     fn notify(&self) {
         self.signal.notify();
+        self.notify_watchers();
+    }
+
+    fn notify_watchers(&self) {
         if self.watched.load(Ordering::Acquire) > 0 {
             for watcher in self.watchers.lock().iter().filter_map(Weak::upgrade) {
                 watcher.notify();
@@ -649,12 +664,7 @@ impl Inner {
     }
 
     /// What the state slot should say now.
-    fn slot_state(&self, clean: bool) -> SlotState {
-        let reserved = *self.reserved.lock();
-        self.slot_state_with(clean, reserved)
-    }
-
-    fn slot_state_with(&self, clean: bool, reserved: Reserved) -> SlotState {
+    fn slot_state(&self, clean: bool, reserved: Reserved) -> SlotState {
         let offsets = self.marks.load();
         SlotState {
             clean,
@@ -665,6 +675,7 @@ impl Inner {
             high_watermark: offsets.high_watermark,
             last_stable: offsets.last_stable,
             frontier: offsets.frontier,
+            recovery_point: self.marks.recovery_point(),
             reserved: if clean { Offset::ZERO } else { reserved.end },
             ..SlotState::default()
         }
@@ -672,32 +683,46 @@ impl Inner {
 
     /// Syncs the indexes of sealed segments, then says that nothing below the active segment needs a scan.
     fn raise_recovery_point(&self) -> Result<()> {
-        let mut writer = self.writer.lock();
-        self.check_waitable()?;
-        if writer.sealed.is_empty() || self.marks.frontier() < self.marks.written() {
-            return Ok(());
-        }
-        for segment in &writer.sealed {
+        let (era, sealed, floor) = {
+            let writer = self.writer();
+            self.check_waitable()?;
+            if writer.sealed.is_empty() || self.marks.frontier() < self.marks.written() {
+                return Ok(());
+            }
+            // The newest segment that was written: an active one that is only staged has no file yet.
+            let segments = self.segments.load();
+            let floor = segments.iter().rev().find(|s| s.written() > 0).map_or(Offset::ZERO, |s| s.base());
+            (self.era(), writer.sealed.clone(), floor)
+        };
+        // Appends go on meanwhile.
+        for segment in &sealed {
             segment.sync_indexes()?;
         }
-        writer.sealed.clear();
-        // The newest segment that was written: an active one that is only staged has no file yet.
-        let segments = self.segments.load();
-        let floor = segments.iter().rev().find(|s| s.written() > 0).map_or(Offset::ZERO, |s| s.base());
-        writer.recovery_point = writer.recovery_point.max(floor);
-        if let Some(slot) = &self.context.slot {
-            slot.store(&SlotState { recovery_point: writer.recovery_point, ..self.slot_state(false) })?;
+        let mut writer = self.writer();
+        if era != self.era() {
+            return Ok(());
         }
-        Ok(())
+        writer.sealed.retain(|s| !sealed.iter().any(|synced| Arc::ptr_eq(s, synced)));
+        self.marks.set_recovery_point(floor.max(self.marks.recovery_point()));
+        writer.changed = true;
+        self.note()
     }
 
     fn close(&self) -> Result<()> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer();
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
+        {
+            // An append that came later would be in the end and the snapshot noted, but in no file.
+            let _appender = self.appender.lock();
+            self.closing.store(true, Ordering::Release);
+        }
         let done = self.settle(&mut writer);
-        self.closed.store(true, Ordering::Release);
+        {
+            let _notes = self.reserved.lock();
+            self.closed.store(true, Ordering::Release);
+        }
         drop(writer);
         self.notify();
         done
@@ -723,14 +748,14 @@ impl Inner {
         replace_file(storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), epochs.as_bytes())?;
         replace_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;
         self.remove_old_snapshots(end)?;
-        writer.recovery_point = end;
+        self.marks.set_recovery_point(end);
         if let Some(slot) = &self.context.slot {
+            let reserved = self.reserved.lock();
             slot.store(&SlotState {
-                recovery_point: end,
                 segment_base: active.base(),
                 segment_size: active.written(),
                 tail_crc: recover::tail_crc(&active)?,
-                ..self.slot_state(true)
+                ..self.slot_state(true, *reserved)
             })?;
         }
         writer.changed = false;

@@ -28,7 +28,7 @@ use super::checkpoint;
 use super::epochs::EpochCache;
 use super::producers::{BatchFacts, ProducerStates};
 use super::state::{SlotState, TAIL_LEN};
-use super::{LogConfig, LogContext};
+use super::{LogConfig, LogContext, Reserved};
 
 /// Longest checkpoint or snapshot file that is read.
 const SMALL_FILE_BYTES_MAX: u64 = 256 << 20;
@@ -79,6 +79,9 @@ pub(super) struct Recovered {
     pub(super) transactional: bool,
     pub(super) recovery_point: Offset,
     pub(super) clean: bool,
+    /// Sealed segments whose indexes were written anew and are not synced.
+    pub(super) scanned: Vec<Arc<Segment>>,
+    pub(super) reserved: Reserved,
     pub(super) report: LogRecovery,
 }
 
@@ -152,6 +155,8 @@ impl Recovery<'_> {
             transactional: false,
             recovery_point: Offset::ZERO,
             clean: false,
+            scanned: Vec::new(),
+            reserved: Reserved::default(),
             report: LogRecovery::default(),
         };
         if found.segments.is_empty() {
@@ -200,11 +205,15 @@ impl Recovery<'_> {
 
     /// Rows `Scanned`, `TornTail`, `DamagedTail` and `DamagedSegment`.
     fn scan(&self, found: &mut Recovered) -> Result<()> {
-        let from = self.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(self.context.recovery_point);
+        let epochs = self.epochs()?;
+        let from = match &epochs {
+            Some(_) => self.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(self.context.recovery_point),
+            None => Offset::ZERO,
+        };
         let (from, producers) = self.latest_snapshot(&found.segments, from)?;
         found.producers = producers;
         // Epochs of what is not scanned come from the checkpoint, the rest from the batches.
-        found.epochs = self.epochs()?.unwrap_or_default();
+        found.epochs = epochs.unwrap_or_default();
         found.epochs.truncate_from_end(from);
         let first = super::read::floor(&found.segments, from);
         let mut next = found.segments[first].base();
@@ -226,14 +235,19 @@ impl Recovery<'_> {
             }
             self.settle(&segment)?;
         }
+        found.scanned = found.segments[first..last].to_vec();
         found.end = next.max(found.log_start);
         found.recovery_point = self.slot.map_or(Offset::ZERO, |s| s.recovery_point).min(found.end);
         if sound {
             found.report.rows.push(RecoveryRow::Scanned);
         }
-        // Only now may anything be built on what was read (TigerBeetle's rule).
+        // Only now may anything be built on what was read (TigerBeetle's rule). The directory itself may be new.
         let dir = &*self.home.dir;
-        self.context.storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))
+        for dir in [Some(dir), dir.parent()].into_iter().flatten() {
+            let synced = self.context.storage.sync_dir(dir);
+            synced.map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
+        }
+        Ok(())
     }
 
     /// Walks one segment and rebuilds all that is derived from its batches; answers the next offset, the
@@ -299,19 +313,29 @@ impl Recovery<'_> {
         segment.write_indexes()
     }
 
-    /// Row `Reserved`.
+    /// Row `Reserved`, and `DamagedTail` where durable bytes are missing rather than damaged.
     fn go_above_reserved(&self, found: &mut Recovered) {
+        let held = found.end;
         if let Some(slot) = self.slot
             && !found.clean
             && slot.reserved > found.end
             && (slot.weak_acks || slot.boot_id != self.context.boot_id)
         {
             found.end = slot.reserved;
+            // Until a segment stands there, the next recovery must do the same.
+            found.reserved = Reserved { end: found.end, volatile: true };
             found.report.rows.push(RecoveryRow::Reserved);
         }
-        if found.segments.last().is_none_or(|s| s.written() > 0 && found.report.rows.contains(&RecoveryRow::Reserved))
-            || found.segments.last().is_some_and(|s| s.written() == 0 && s.base() < found.end)
+        if let Some(slot) = self.slot
+            && slot.frontier > found.end
         {
+            found.report.rows.push(RecoveryRow::DamagedTail);
+            found.report.damaged.push(found.end);
+            found.end = slot.frontier;
+            found.clean = false;
+        }
+        let goes_on = |s: &Arc<Segment>| found.end == if s.written() > 0 { held } else { s.base() };
+        if !found.segments.last().is_some_and(goes_on) {
             found.segments.push(self.new_segment(found.end));
         }
     }
@@ -374,14 +398,13 @@ pub(super) fn tail_crc(segment: &Segment) -> Result<u32> {
     Ok(crate::wire::crc32c(&tail))
 }
 
-/// Whether `dir` looks like a partition's directory that belongs to another topic: its `partition.metadata`
-/// names another id.
-pub(super) fn check_topic_id(context: &LogContext, dir: &Path) -> Result<()> {
-    let Some(expected) = context.topic_id else { return Ok(()) };
+/// Whether `dir` has the `partition.metadata` that it needs. Fails when that names another topic's id.
+pub(super) fn check_topic_id(context: &LogContext, dir: &Path) -> Result<bool> {
+    let Some(expected) = context.topic_id else { return Ok(true) };
     let path = dir.join(checkpoint::PARTITION_METADATA);
-    let Some(bytes) = read_file(&*context.storage, &path, 4096)? else { return Ok(()) };
+    let Some(bytes) = read_file(&*context.storage, &path, 4096)? else { return Ok(false) };
     match checkpoint::decode_partition_metadata(&bytes) {
-        Ok(id) if id == expected => Ok(()),
+        Ok(id) if id == expected => Ok(true),
         Ok(id) => Err(Error::new(
             ErrorKind::Corrupt,
             format!("the directory belongs to topic id {id}, but the catalog says {expected}"),

@@ -137,6 +137,10 @@ impl StateFile {
             poisoned: AtomicBool::new(false),
         });
         let table = read_slots(&shared).map_err(|e| Error::io("cannot read the state file", path, e))?;
+        if !table.slots.is_empty() {
+            // The newer copies count as synced from here on: a store must not overwrite them.
+            shared.sync()?;
+        }
         Ok(Self { shared, table: Mutex::new(table) })
     }
 

@@ -12,10 +12,11 @@ use super::Inner;
 use super::append::{Group, Staged};
 use super::commit::Writer;
 use super::read::floor;
+use super::state::SlotState;
 
 impl Inner {
     pub(super) fn advance_log_start(&self, to: Offset) -> Result<()> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer();
         self.check_usable()?;
         let offsets = self.marks.load();
         if to > offsets.high_watermark || to.get() < 0 {
@@ -31,13 +32,13 @@ impl Inner {
         }
         self.mark_changed(&mut writer)?;
         // Durable first: a crash must not bring back what a caller believes deleted.
+        let reserved = self.reserved.lock();
         if let Some(slot) = &self.context.slot {
-            let mut state = self.slot_state(false);
-            state.log_start = to;
-            slot.store(&state)?;
+            slot.store(&SlotState { log_start: to, ..self.slot_state(false, *reserved) })?;
             slot.sync()?;
         }
         self.marks.raise_log_start(to);
+        drop(reserved);
         let mut appender = self.appender.lock();
         if appender.epochs.truncate_from_start(to) {
             appender.staged.epochs_changed = true;
@@ -138,7 +139,7 @@ impl Inner {
     }
 
     pub(super) fn truncate(&self, to: Offset) -> Result<()> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer();
         self.write_and_sync(&mut writer, true)?;
         if to >= self.marks.end() {
             return Ok(());
@@ -180,10 +181,8 @@ impl Inner {
         // Marks before bytes: no reader may meet those that go.
         self.era.fetch_add(1, Ordering::AcqRel);
         self.marks.cut(end);
-        if let Some(slot) = &self.context.slot {
-            slot.store(&self.slot_state(false))?;
-            slot.sync()?;
-        }
+        self.note()?;
+        self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;
         let mut kept = segments[..=at].to_vec();
         segment.truncate(position, end)?;
         if end < segment.base() {
@@ -210,7 +209,6 @@ impl Inner {
         (appender.end, appender.active, appender.size) = (end, segment, position);
         appender.first_timestamp = None;
         appender.staged = Staged { epochs_changed: true, ..Staged::default() };
-        writer.recovery_point = writer.recovery_point.min(end);
         writer.sealed.retain(|s| s.base() < end);
         // Of what was cut, no stock broker shall take up the producers.
         self.remove_old_snapshots(end)

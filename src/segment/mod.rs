@@ -340,6 +340,13 @@ impl Segment {
         }
     }
 
+    /// The largest timestamp of the first batch; `None` when it cannot be read.
+    pub(crate) fn first_timestamp(&self) -> Option<Timestamp> {
+        let mut header = [0; BatchHeader::LEN];
+        self.file().ok()?.read_exact_at(&mut header, 0).ok()?;
+        BatchHeader::parse(&header).ok().map(|first| first.max_timestamp())
+    }
+
     /// Walks the batches from `position` on; see [`walk`].
     pub(crate) fn walk(
         &self,
