@@ -61,19 +61,23 @@ fn curve<T>(
     open: impl Fn(&Path) -> T,
     mut call: impl FnMut(&mut T, usize) -> usize,
 ) {
+    let fresh = |call: &mut dyn FnMut(&mut T, usize) -> usize| {
+        let dir = support::scratch();
+        let mut target = open(&dir.path().join("events-0"));
+        // The first batch makes files and directories.
+        let written = call(&mut target, 0);
+        (target, dir, written)
+    };
+    let mut current = None;
     group.bench_function(format!("{name}/{size}"), |bencher| {
         bencher.iter_custom(|iterations| {
-            let (mut spent, mut left) = (Duration::ZERO, iterations as usize);
-            while left > 0 {
-                let calls = left.min(PASS_BYTES / BATCH_BYTES);
-                let dir = support::scratch();
-                let mut target = open(&dir.path().join("events-0"));
+            let mut spent = Duration::ZERO;
+            for n in 0..iterations as usize {
+                current = current.take().filter(|(_, _, written)| *written < PASS_BYTES);
+                let (target, _, written) = current.get_or_insert_with(|| fresh(&mut call));
                 let begun = Instant::now();
-                for n in 0..calls {
-                    black_box(call(&mut target, n));
-                }
+                *written += black_box(call(target, n));
                 spent += begun.elapsed();
-                left -= calls;
             }
             spent
         });
