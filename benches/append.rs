@@ -1,0 +1,243 @@
+//! Appending batches of 64 KiB at process-crash level, beside raw `write(2)` of the same bytes: goals G1, G9, G10.
+//!
+//! `built` makes each batch from records in the loop, `prebuilt` hands over finished ones, `raw` writes the bytes of
+//! those to a plain file: the same sizes at the same positions. Nothing is synced but the log's rare note that
+//! reserves offsets. Memory and size on disk are measured in a process of their own that does nothing else.
+
+#![allow(clippy::disallowed_methods, reason = "a bench times and writes by itself, beside the library")]
+
+mod support;
+
+use std::fs::File;
+use std::hint::black_box;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
+use support::{BATCH_BYTES, Pass, Payloads, anonymous_memory, append, files, goal, open_log, pass, rounds};
+use thalweg::{BatchBuilder, Isolation, Log, Offset, RecordBatch, Timestamp};
+
+/// Bytes of one pass; its file is deleted before the kernel begins to write it back.
+const PASS_BYTES: usize = 256 << 20;
+const ROUNDS: usize = 9;
+const SIZES: [(&str, usize); 2] = [("1KiB", 1024), ("100B", 100)];
+const LEVEL: &str = "level process-crash, no fsync per append";
+
+fn main() {
+    match support::role().as_deref() {
+        Some([role, bytes]) if role == "touch" => return support::touch(bytes),
+        Some([role, dir, record, batch, bytes]) if role == "store" => return store(dir, record, batch, bytes),
+        _ => {}
+    }
+    // The goals first: what the curves leave to be written back would slow them down.
+    if support::wants_goals() {
+        append_goals();
+        memory_and_disk_goals();
+    }
+    let mut criterion = support::criterion();
+    curves(&mut criterion);
+    criterion.final_summary();
+}
+
+fn curves(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("append");
+    for (size, record_bytes) in SIZES {
+        let mut payloads = Payloads::new(record_bytes);
+        let batches = payloads.batches();
+        group.throughput(Throughput::Bytes(batches[0].size_bytes() as u64));
+        curve(&mut group, "raw_write", size, RawFile::create, |file, n| file.write(&batches[n % batches.len()]));
+        curve(&mut group, "prebuilt", size, open_log, |log, n| append(log, &batches[n % batches.len()]));
+        curve(&mut group, "built", size, open_log, |log, n| append(log, &payloads.batch(n)));
+    }
+    group.finish();
+}
+
+/// A curve whose file starts anew every [`PASS_BYTES`], outside the time measured.
+fn curve<T>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    size: &str,
+    open: impl Fn(&Path) -> T,
+    mut call: impl FnMut(&mut T, usize) -> usize,
+) {
+    let fresh = |call: &mut dyn FnMut(&mut T, usize) -> usize| {
+        let dir = support::scratch();
+        let mut target = open(&dir.path().join("events-0"));
+        // The first batch makes files and directories.
+        let written = call(&mut target, 0);
+        (target, dir, written)
+    };
+    let mut current = None;
+    group.bench_function(format!("{name}/{size}"), |bencher| {
+        bencher.iter_custom(|iterations| {
+            let mut spent = Duration::ZERO;
+            for n in 0..iterations as usize {
+                current = current.take().filter(|(_, _, written)| *written < PASS_BYTES);
+                let (target, _, written) = current.get_or_insert_with(|| fresh(&mut call));
+                let begun = Instant::now();
+                *written += black_box(call(target, n));
+                spent += begun.elapsed();
+            }
+            spent
+        });
+    });
+}
+
+/// The limit: the same bytes, one `write(2)` for each batch.
+struct RawFile(File);
+
+impl RawFile {
+    fn create(path: &Path) -> Self {
+        Self(File::create_new(path).expect("the raw file is new"))
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> usize {
+        self.0.write_all(batch.as_bytes()).expect("the disk takes it");
+        batch.size_bytes()
+    }
+}
+
+fn append_goals() {
+    support::touch_memory(4 << 30);
+    for (size, record_bytes) in SIZES {
+        let mut payloads = Payloads::new(record_bytes);
+        let batches = payloads.batches();
+        let of = |n: usize| &batches[n % batches.len()];
+        let raw = || timed_pass(RawFile::create, |file, n| file.write(of(n)));
+
+        let built = rounds(ROUNDS, raw, || timed_pass(open_log, |log, n| append(log, &payloads.batch(n))));
+        let prebuilt = rounds(ROUNDS, raw, || timed_pass(open_log, |log, n| append(log, of(n))));
+
+        built.throughput_goal(&format!("G1/{size}-built"), if size == "1KiB" { 0.85 } else { 0.70 }, LEVEL);
+        prebuilt.throughput_goal(&format!("G1/{size}-prebuilt"), 0.92, LEVEL);
+        if size == "1KiB" {
+            built.cpu_goal("G1/1KiB-built-cpu", 1.35, LEVEL);
+            prebuilt.cpu_goal("G1/1KiB-prebuilt-cpu", 1.35, LEVEL);
+        }
+    }
+}
+
+fn timed_pass<T>(open: impl Fn(&Path) -> T, mut call: impl FnMut(&mut T, usize) -> usize) -> Pass {
+    support::touch_memory(2 * PASS_BYTES as u64);
+    let dir = support::scratch();
+    let mut target = open(&dir.path().join("events-0"));
+    // The first batch makes files and directories.
+    call(&mut target, 0);
+    pass(PASS_BYTES / BATCH_BYTES, |n| call(&mut target, n + 1))
+}
+
+// ---- memory and disk
+
+/// Stores measured: name, bytes of a record, bytes of a batch (0: a batch for each record), bytes of payload.
+const STORES: [(&str, usize, usize, u64); 3] = [
+    ("1KiB", 1024, BATCH_BYTES, 256 << 20),
+    ("100B", 100, BATCH_BYTES, 128 << 20),
+    ("1KiB-one-record-batches", 1024, 0, 32 << 20),
+];
+
+fn memory_and_disk_goals() {
+    for (name, record_bytes, batch_bytes, payload) in STORES {
+        let scratch = support::scratch();
+        let dir = scratch.path().join("events-0");
+        let mut helper = support::start(&[&"store", &dir.display(), &record_bytes, &batch_bytes, &payload]);
+        let told = support::line_of(&mut helper);
+        assert!(helper.wait().is_ok_and(|status| status.success()), "the helper fills a store");
+        let numbers: Vec<u64> = told.split(' ').filter_map(|number| number.parse().ok()).collect();
+        let [records, batches, intervals, appending, reading] = numbers[..] else {
+            panic!("the helper tells five numbers, not {told:?}");
+        };
+        memory_goal(name, "append", appending, intervals);
+        memory_goal(name, "open-and-scan", reading, intervals);
+        disk_goal(name, &dir, records * record_bytes as u64, records, batches, intervals);
+    }
+}
+
+fn memory_goal(name: &str, doing: &str, grown: u64, intervals: u64) {
+    let allowed = (8 << 20) + 12 * intervals;
+    goal(
+        &format!("G9/{name}-{doing}"),
+        &format!("{:.2} MiB", mib(grown)),
+        &format!("<= {:.2} MiB", mib(allowed)),
+        grown <= allowed,
+        &format!("most anonymous memory above that of the idle process; {intervals} index intervals held"),
+    );
+}
+
+fn disk_goal(name: &str, dir: &Path, payload: u64, records: u64, batches: u64, intervals: u64) {
+    let all: u64 = files(dir).iter().map(|(_, len)| len).sum();
+    let allowed = payload + 11 * records + 61 * batches + 20 * intervals;
+    let each = |bytes: u64| bytes as f64 / records as f64;
+    goal(
+        &format!("G10/{name}"),
+        &format!("{:.2} B/record", each(all)),
+        &format!("<= {:.2} B/record", each(allowed)),
+        all <= allowed,
+        &format!(
+            "closed; every file of the directory, {all} B for {records} records in {batches} batches; payload {:.0} B each",
+            each(payload)
+        ),
+    );
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// The helper: fills a store, closes it, opens and scans it; tells counts and the most memory of both halves.
+fn store(dir: &str, record_bytes: &str, batch_bytes: &str, payload: &str) {
+    let number = |text: &str| text.parse::<usize>().expect("a number");
+    let (record_bytes, batch_bytes, payload) = (number(record_bytes), number(batch_bytes), number(payload));
+    let records = payload / record_bytes;
+    let value = vec![b'x'; record_bytes];
+    let idle = anonymous_memory();
+
+    let log = open_log(Path::new(dir));
+    let (mut most, mut batches, mut done) = (0, 0, 0);
+    while done < records {
+        let batch = batch_of(&value, batch_bytes, records - done, batches);
+        done += batch.header().record_count() as usize;
+        append(&log, &batch);
+        batches += 1;
+        if batches % 256 == 0 {
+            most = most.max(anonymous_memory());
+        }
+    }
+    log.close().expect("the log closes");
+    drop(log);
+    let appending = most.max(anonymous_memory()) - idle;
+    let is_index = |path: &Path| path.extension().is_some_and(|ending| ending == "index");
+    let intervals: u64 = files(Path::new(dir)).iter().filter(|(path, _)| is_index(path)).map(|(_, len)| len / 8).sum();
+    let reading = scan_memory(&open_log(Path::new(dir)), records).saturating_sub(idle);
+    println!("{records} {batches} {intervals} {appending} {reading}");
+}
+
+fn batch_of(value: &[u8], batch_bytes: usize, left: usize, number: usize) -> RecordBatch {
+    let time = Timestamp::new(1_700_000_000_000 + number as i64);
+    let mut batch = BatchBuilder::with_capacity(batch_bytes);
+    loop {
+        batch.push_parts(time, None, Some(value), &[]).expect("a batch has room");
+        if batch.len() == left || batch.size_estimate() + value.len() + 16 > batch_bytes {
+            return batch.finish().expect("a record was pushed");
+        }
+    }
+}
+
+/// Reads the whole log; the most anonymous memory meanwhile.
+fn scan_memory(log: &Log, records: usize) -> u64 {
+    let (mut next, mut seen, mut most) = (Offset::ZERO, 0, 0);
+    loop {
+        let read = log.read(next, 1 << 20, Isolation::ReadCommitted).expect("the log reads");
+        if read.is_empty() {
+            break;
+        }
+        for batch in read.data_batches() {
+            let batch = batch.and_then(|batch| batch.decode()).expect("the batch is sound");
+            seen += batch.iter().filter(Result::is_ok).count();
+        }
+        next = read.next_offset();
+        most = most.max(anonymous_memory());
+    }
+    assert_eq!(seen, records, "every record comes back");
+    most
+}

@@ -1,0 +1,281 @@
+//! Reading back: whole scans and single records by offset, beside raw `pread` of the same bytes: goals G4, G5.
+//!
+//! The limit of a scan reads the same 1 MiB pieces, checks each batch's CRC-32C and walks its records by hand, as far
+//! as handing out offset, timestamp, key and value. The limit of a random read reads the one batch, whose place it
+//! knows beforehand, and checks its CRC. All bytes are in the page cache and were synced before.
+
+#![allow(clippy::disallowed_methods, reason = "a bench times and reads by itself, beside the library")]
+
+mod support;
+
+use std::fs::File;
+use std::hint::black_box;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use criterion::{Criterion, Throughput};
+use support::{BATCH_BYTES, Pass, Payloads, Random, files, goal, only_segment, open_log, pass, rounds};
+use thalweg::{Isolation, Log, Offset};
+
+/// Bytes of one read of a scan.
+const READ_BYTES: usize = 1 << 20;
+const ROUNDS: usize = 15;
+const RANDOM_READS: usize = 20_000;
+const STORES: [(&str, usize, u64); 2] = [("1KiB", 1024, 768 << 20), ("100B", 100, 384 << 20)];
+/// Where a batch's length, CRC, first covered byte and records stand (record batch v2).
+const LENGTH_AT: usize = 8;
+const CRC_AT: usize = 17;
+const COVERED_FROM: usize = 21;
+const RECORDS_FROM: usize = 61;
+
+fn main() {
+    if let Some([role, bytes]) = support::role().as_deref()
+        && role == "touch"
+    {
+        return support::touch(bytes);
+    }
+    let mut criterion = support::criterion();
+    let wants_goals = support::wants_goals();
+    if wants_goals {
+        support::touch_memory(4 << 30);
+    }
+    for (size, record_bytes, bytes) in STORES {
+        let store = Store::fill(record_bytes, bytes);
+        store.curves(&mut criterion, size);
+        if wants_goals {
+            store.goals(size);
+        }
+    }
+    criterion.final_summary();
+    if wants_goals {
+        for (goals, bound) in
+            [("G4/1KiB-mapped", ">= 0.85x"), ("G4/100B-mapped", ">= 0.85x"), ("G5/mapped", ">= 1.00x")]
+        {
+            goal(goals, "-", bound, false, "a log does not read through a map yet");
+        }
+    }
+}
+
+/// A closed and reopened log, and the raw file beneath it.
+struct Store {
+    log: Log,
+    file: File,
+    /// Position, size and base offset of each batch.
+    batches: Vec<(u64, usize, i64)>,
+    index_bytes: [u64; 2],
+    _scratch: tempfile::TempDir,
+}
+
+impl Store {
+    fn fill(record_bytes: usize, bytes: u64) -> Self {
+        let scratch = support::scratch();
+        let dir = scratch.path().join("events-0");
+        let log = open_log(&dir);
+        support::fill(&log, &mut Payloads::new(record_bytes), bytes);
+        log.close().expect("the log closes");
+        drop(log);
+        let length = |ending: &str| files(&dir).iter().filter(|f| has_ending(&f.0, ending)).map(|f| f.1).sum();
+        let index_bytes = [length("index"), length("timeindex")];
+        let file = only_segment(&dir);
+        let batches = batches_of(&file);
+        Self { log: open_log(&dir), file, batches, index_bytes, _scratch: scratch }
+    }
+
+    fn records(&self) -> u64 {
+        self.log.offsets().end.get().cast_unsigned()
+    }
+
+    fn scan_bytes(&self) -> u64 {
+        self.batches.last().map_or(0, |(position, size, _)| position + *size as u64)
+    }
+
+    fn curves(&self, criterion: &mut Criterion, size: &str) {
+        let mut group = criterion.benchmark_group("read");
+        let pieces = 64;
+        let (mut raw_at, mut log_at) = (0, Offset::ZERO);
+        let mut buffer = vec![0; READ_BYTES];
+        // A whole number of reads of nearly 1 MiB of batches each.
+        group.throughput(Throughput::Bytes((READ_BYTES / BATCH_BYTES * self.batches[0].1 * pieces) as u64));
+        group.bench_function(format!("scan/raw_pread_crc_walk/{size}"), |bencher| {
+            bencher.iter(|| (0..pieces).map(|_| self.raw_piece(&mut raw_at, &mut buffer)).sum::<usize>());
+        });
+        group.bench_function(format!("scan/log/{size}"), |bencher| {
+            bencher.iter(|| (0..pieces).map(|_| self.log_piece(&mut log_at)).sum::<usize>());
+        });
+        group.throughput(Throughput::Elements(1));
+        let mut random = Random::new(5);
+        group.bench_function(format!("random/raw_pread_batch_crc/{size}"), |bencher| {
+            bencher.iter(|| self.raw_random(random.below(self.records()), &mut buffer));
+        });
+        group.bench_function(format!("random/log/{size}"), |bencher| {
+            bencher.iter(|| self.log_random(random.below(self.records())));
+        });
+        group.finish();
+    }
+
+    fn goals(&self, size: &str) {
+        let calls = usize::try_from(self.scan_bytes()).expect("a small file").div_ceil(READ_BYTES);
+        let mut buffer = vec![0; READ_BYTES];
+        let raw = || {
+            let mut at = 0;
+            pass(calls, |_| self.raw_piece(&mut at, &mut buffer))
+        };
+        let ours = || {
+            let mut at = Offset::ZERO;
+            pass(calls, |_| self.log_piece(&mut at))
+        };
+        rounds(ROUNDS, raw, ours).throughput_goal(&format!("G4/{size}"), 0.90, "CRC on every read, page cache warm");
+        if size != "1KiB" {
+            return;
+        }
+        let reads = |mut read: Box<dyn FnMut(u64) -> usize + '_>| -> Pass {
+            let mut random = Random::new(5);
+            pass(RANDOM_READS, |_| read(random.below(self.records())))
+        };
+        let raw = || reads(Box::new(|offset| self.raw_random(offset, &mut buffer)));
+        let ours = || reads(Box::new(|offset| self.log_random(offset)));
+        rounds(ROUNDS, raw, ours).throughput_goal("G5/1KiB", 0.90, "CRC on every read, page cache warm");
+        self.index_goals();
+    }
+
+    fn index_goals(&self) {
+        let each = |bytes: u64| bytes as f64 / self.records() as f64;
+        let [offsets, times] = self.index_bytes;
+        for (name, bytes, note) in [
+            ("G5/offset-index", offsets, "the .index file alone"),
+            ("G5/both-indexes", offsets + times, ".index and .timeindex, each batch a millisecond after the last"),
+        ] {
+            let figure = format!("{:.3} B/record", each(bytes));
+            goal(name, &figure, "<= 0.3 B/record", each(bytes) <= 0.3, note);
+        }
+    }
+
+    /// Reads 1 MiB through the log and hands out its records; answers the bytes of its batches.
+    fn log_piece(&self, at: &mut Offset) -> usize {
+        let read = self.log.read(*at, READ_BYTES, Isolation::ReadCommitted).expect("the log reads");
+        for batch in read.data_batches() {
+            let batch = batch.and_then(|batch| batch.decode()).expect("the batch is sound");
+            for record in &batch {
+                let record = record.expect("the record is sound");
+                black_box((record.offset(), record.timestamp(), record.key(), record.value()));
+            }
+        }
+        *at = if read.next_offset() >= self.log.offsets().end { Offset::ZERO } else { read.next_offset() };
+        read.bytes().len()
+    }
+
+    /// The same by hand.
+    fn raw_piece(&self, at: &mut u64, buffer: &mut [u8]) -> usize {
+        let have = read_at(&self.file, buffer, *at);
+        let mut walked = 0;
+        while let Some(batch) = whole_batch(&buffer[walked..have]) {
+            assert!(crc_holds(batch));
+            walk_records(batch);
+            walked += batch.len();
+        }
+        *at = if *at + walked as u64 >= self.scan_bytes() { 0 } else { *at + walked as u64 };
+        walked
+    }
+
+    /// Finds one record through the log; answers the bytes of its batch.
+    fn log_random(&self, offset: u64) -> usize {
+        let offset = Offset::new(offset.cast_signed());
+        let read = self.log.read(offset, 1, Isolation::ReadCommitted).expect("the log reads");
+        let batch = read.data_batches().next().expect("the offset is in the log");
+        let batch = batch.and_then(|batch| batch.decode()).expect("the batch is sound");
+        let found = batch.iter().flatten().find(|record| record.offset() == offset).expect("the batch holds it");
+        black_box(found.value());
+        read.bytes().len()
+    }
+
+    /// Reads and checks the batch of one record, whose place is known.
+    fn raw_random(&self, offset: u64, buffer: &mut [u8]) -> usize {
+        let after = self.batches.partition_point(|(_, _, base)| base.cast_unsigned() <= offset);
+        let (position, size, _) = self.batches[after - 1];
+        let batch = &mut buffer[..size];
+        self.file.read_exact_at(batch, position).expect("the batch is there");
+        assert!(crc_holds(black_box(batch)));
+        size
+    }
+}
+
+fn has_ending(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|found| found == ending)
+}
+
+// ---- record batch v2 by hand, for bytes known to be sound
+
+fn read_at(file: &File, buffer: &mut [u8], position: u64) -> usize {
+    // One call, as the limit should be; the end of the file is the only reason for less.
+    file.read_at(buffer, position).expect("the file reads")
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn i64_at(bytes: &[u8], at: usize) -> i64 {
+    i64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+fn whole_batch(bytes: &[u8]) -> Option<&[u8]> {
+    if bytes.len() < RECORDS_FROM {
+        return None;
+    }
+    bytes.get(..LENGTH_AT + 4 + u32_at(bytes, LENGTH_AT) as usize)
+}
+
+fn crc_holds(batch: &[u8]) -> bool {
+    crc32c::crc32c(&batch[COVERED_FROM..]) == u32_at(batch, CRC_AT)
+}
+
+fn batches_of(file: &File) -> Vec<(u64, usize, i64)> {
+    let (mut position, mut found, mut buffer) = (0, Vec::new(), vec![0; 2 * BATCH_BYTES]);
+    loop {
+        let have = read_at(file, &mut buffer, position);
+        let Some(batch) = whole_batch(&buffer[..have]) else { return found };
+        found.push((position, batch.len(), i64_at(batch, 0)));
+        position += batch.len() as u64;
+    }
+}
+
+/// Hands out offset, timestamp, key and value of each record.
+fn walk_records(batch: &[u8]) {
+    let (base_offset, base_time) = (i64_at(batch, 0), i64_at(batch, 27));
+    let mut rest = &batch[RECORDS_FROM..];
+    for _ in 0..u32_at(batch, RECORDS_FROM - 4) {
+        let (length, body) = varint(rest);
+        let (record, after) = body.split_at(length as usize);
+        let (time_delta, fields) = varint(&record[1..]);
+        let (offset_delta, fields) = varint(fields);
+        let (key, fields) = nullable(fields);
+        let (value, fields) = nullable(fields);
+        let (headers, _) = varint(fields);
+        black_box((base_offset + offset_delta, base_time + time_delta, key, value, headers));
+        rest = after;
+    }
+}
+
+fn nullable(bytes: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    let (length, rest) = varint(bytes);
+    match usize::try_from(length) {
+        Ok(length) => {
+            let (field, rest) = rest.split_at(length);
+            (Some(field), rest)
+        }
+        Err(_) => (None, rest),
+    }
+}
+
+#[inline]
+fn varint(bytes: &[u8]) -> (i64, &[u8]) {
+    let (mut folded, mut used) = (0_u64, 0);
+    loop {
+        let byte = bytes[used];
+        folded |= u64::from(byte & 0x7f) << (7 * used);
+        used += 1;
+        if byte < 0x80 {
+            return ((folded >> 1).cast_signed() ^ -(folded & 1).cast_signed(), &bytes[used..]);
+        }
+    }
+}
