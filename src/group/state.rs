@@ -21,8 +21,9 @@ use crate::types::{Timestamp, TopicPartition};
 pub(crate) type Generation = i32;
 
 /// `session.timeout.ms` as written for other readers of `__consumer_offsets`: should this process
-/// die, a stock broker on the same files drops its members after this long.
-const RECORDED_SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+/// die, a stock broker on the same files drops its members after this long. None of them can be alive
+/// then, so it is the least that a stock broker takes (`group.min.session.timeout.ms`).
+const RECORDED_SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// What a group is doing, in Kafka's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

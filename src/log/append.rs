@@ -206,10 +206,12 @@ impl Inner {
                 format!("a batch of {size} bytes does not fit into segment.bytes, {}", config.segment_bytes),
             ));
         }
+        let prefix = batch.stamp_prefix(base, epoch)?;
+        if facts.marker.is_some() {
+            a.active.load_aborted()?;
+        }
         let seals =
             if must_roll(a, &config, batch.header(), last, now)? { Some(self.roll_to(a, base, now)?) } else { None };
-
-        let prefix = batch.stamp_prefix(base, epoch)?;
         let header = batch.header().placed(base, epoch);
         a.active.index_batch(a.size, &header)?;
         if epoch.get() >= 0 && a.epochs.assign(epoch, base) {

@@ -238,7 +238,6 @@ impl Log {
         let found = recover::recover(&context, &home, &config)?;
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
-        let transactional = !found.producers.is_empty();
         let now = context.clock.now();
         let active = match found.segments.last() {
             Some(active) => Arc::clone(active),
@@ -274,7 +273,7 @@ impl Log {
             graveyard: Mutex::new(Vec::new()),
             reserved: Mutex::new(Reserved::default()),
             era: AtomicU64::new(0),
-            transactional: AtomicBool::new(transactional),
+            transactional: AtomicBool::new(found.transactional),
             signal: Signal::default(),
             watchers: Mutex::new(Vec::new()),
             watched: AtomicUsize::new(0),

@@ -75,6 +75,8 @@ pub(super) struct Recovered {
     pub(super) end: Offset,
     pub(super) epochs: EpochCache,
     pub(super) producers: ProducerStates,
+    /// There are or were batches of producers.
+    pub(super) transactional: bool,
     pub(super) recovery_point: Offset,
     pub(super) clean: bool,
     pub(super) report: LogRecovery,
@@ -85,16 +87,25 @@ pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConf
     let trusted = slot.as_ref().filter(|_| !context.foreign);
     let recovery = Recovery { context, home, config, slot: trusted };
     let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
-    let Some(names) = recovery.list()? else {
-        return recovery.finish(Vec::new(), false);
+    let Some(listed) = recovery.list()? else {
+        return recovery.finish(Vec::new(), Listed::default(), false);
     };
-    let mut segments = Vec::with_capacity(names.len());
-    for base in names {
+    let mut segments = Vec::with_capacity(listed.bases.len());
+    for &base in &listed.bases {
         let path = FileKind::Log.path(&home.dir, base);
         let found = context.storage.metadata(&path).map_err(|e| Error::io("cannot look at a segment", path, e))?;
         segments.push(Arc::new(Segment::existing(home.clone(), base, sizes, found.len)));
     }
-    recovery.finish(segments, true)
+    recovery.finish(segments, listed, true)
+}
+
+/// What a partition's directory holds.
+#[derive(Default)]
+struct Listed {
+    /// The base offsets of the segments.
+    bases: BTreeSet<Offset>,
+    /// A segment has a transaction index: aborted records are there, whether or not their producers are known.
+    has_aborted: bool,
 }
 
 struct Recovery<'a> {
@@ -105,26 +116,29 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    /// The base offsets of the segments; `None` when there is no directory. Files that wait for deletion go.
-    fn list(&self) -> Result<Option<BTreeSet<Offset>>> {
+    /// What is there; `None` when there is no directory. Files that wait for deletion go.
+    fn list(&self) -> Result<Option<Listed>> {
         let (storage, dir) = (&*self.context.storage, &*self.home.dir);
         let entries = match storage.list(dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             listed => listed.map_err(|e| Error::io("cannot list a partition's directory", dir, e))?,
         };
-        let mut bases = BTreeSet::new();
+        let mut listed = Listed::default();
         for entry in entries {
-            if let Some((FileKind::Log, base)) = FileKind::parse(&entry.name) {
-                bases.insert(base);
-            } else if entry.name.ends_with(".deleted") {
-                let path = dir.join(&entry.name);
-                storage.remove_file(&path).map_err(|e| Error::io("cannot remove a deleted file", path, e))?;
+            match FileKind::parse(&entry.name) {
+                Some((FileKind::Log, base)) => drop(listed.bases.insert(base)),
+                Some((FileKind::TxnIndex, _)) => listed.has_aborted = true,
+                None if entry.name.ends_with(".deleted") => {
+                    let path = dir.join(&entry.name);
+                    storage.remove_file(&path).map_err(|e| Error::io("cannot remove a deleted file", path, e))?;
+                }
+                _ => {}
             }
         }
-        Ok(Some(bases))
+        Ok(Some(listed))
     }
 
-    fn finish(&self, mut segments: Vec<Arc<Segment>>, has_dir: bool) -> Result<Recovered> {
+    fn finish(&self, mut segments: Vec<Arc<Segment>>, listed: Listed, has_dir: bool) -> Result<Recovered> {
         let first = segments.first().map_or(Offset::ZERO, |s| s.base());
         let log_start = self.slot.map_or(Offset::ZERO, |s| s.log_start).max(self.context.log_start).max(first);
         self.drop_below(&mut segments, log_start)?;
@@ -135,6 +149,7 @@ impl Recovery<'_> {
             end: log_start,
             epochs: EpochCache::default(),
             producers: ProducerStates::default(),
+            transactional: false,
             recovery_point: Offset::ZERO,
             clean: false,
             report: LogRecovery::default(),
@@ -150,6 +165,7 @@ impl Recovery<'_> {
         found.epochs.truncate_from_end(found.end);
         found.epochs.truncate_from_start(found.log_start);
         found.producers.transactions_mut().on_high_watermark(found.end);
+        found.transactional = listed.has_aborted || !found.producers.is_empty();
         found.producers.expire(self.context.clock.now(), self.config.producer_id_expiration);
         Ok(found)
     }

@@ -530,7 +530,11 @@ fn many_writers_share_syncs_and_lose_nothing() {
     let writers: Vec<_> = (0..4)
         .map(|w| {
             let log = Arc::clone(&log);
-            std::thread::spawn(move || (0..100).for_each(|n| drop(put(&log, &[&format!("{w}/{n}")]))))
+            std::thread::spawn(move || {
+                for n in 0..100 {
+                    put(&log, &[&format!("{w}/{n}")]);
+                }
+            })
         })
         .collect();
     let mut seen = Vec::new();
@@ -568,4 +572,83 @@ fn only_one_handle_opens_a_log() {
     assert_eq!(error.kind(), ErrorKind::Locked);
     log.close().unwrap();
     bed.open(LogConfig::default());
+}
+
+/// A value that makes a batch larger than what one index interval spans.
+fn large(n: i64) -> String {
+    format!("{n:>020000}")
+}
+
+#[test]
+fn staged_batches_do_not_hide_visible_ones() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    put(&log, &[&large(0)]);
+    log.append_records([large(1)]).unwrap();
+    log.append_records([large(2)]).unwrap();
+    assert_eq!(all(&log), [(0, large(0))], "the index knows of batches that are in no file yet");
+}
+
+/// What a transactional producer with id 7 does.
+struct Txn<'a>(&'a Log);
+
+impl Txn<'_> {
+    fn send(&self, sequence: i32, value: &str) {
+        let mut batch = BatchBuilder::new().producer(ProducerId::new(7), 0, sequence).transactional();
+        batch.push(Timestamp::new(T), &Record::new(value)).unwrap();
+        self.0.append(&batch.finish().unwrap(), LeaderEpoch::new(0)).unwrap();
+        self.0.sync().unwrap();
+    }
+
+    fn end(&self, outcome: TxnOutcome) {
+        let marker = EndMarker { outcome, coordinator_epoch: 0 };
+        let batch = BatchBuilder::end_marker(marker, ProducerId::new(7), 0, Timestamp::new(T)).unwrap();
+        self.0.append(&batch, LeaderEpoch::new(0)).unwrap();
+        self.0.sync().unwrap();
+    }
+}
+
+#[test]
+fn aborts_before_and_after_a_reopening_are_both_known() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    Txn(&log).send(0, "aborted before");
+    Txn(&log).end(TxnOutcome::Abort);
+    log.close().unwrap();
+    let log = bed.open(LogConfig::default());
+    Txn(&log).send(1, "aborted after");
+    Txn(&log).end(TxnOutcome::Abort);
+    assert_eq!(all(&log), []);
+    log.close().unwrap();
+    assert_eq!(all(&bed.open(LogConfig::default())), []);
+}
+
+#[test]
+fn aborted_records_stay_hidden_when_their_producer_is_forgotten() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    Txn(&log).send(0, "aborted");
+    Txn(&log).end(TxnOutcome::Abort);
+    log.close().unwrap();
+    bed.clock.set_wall(Timestamp::new(T + 7 * 24 * 3_600_000));
+    assert_eq!(all(&bed.open(LogConfig::default())), []);
+}
+
+#[test]
+fn a_truncation_that_takes_a_marker_opens_its_transaction_again() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    put(&log, &["plain"]);
+    Txn(&log).send(0, "cut open");
+    Txn(&log).end(TxnOutcome::Abort);
+    log.close().unwrap();
+    let log = bed.open(LogConfig::default());
+    log.truncate(2).unwrap();
+    assert_eq!(log.offsets().last_stable, 1);
+    assert_eq!(all(&log).len(), 1);
+    Txn(&log).end(TxnOutcome::Commit);
+    let kept = [(0, "plain".to_owned()), (1, "cut open".to_owned())];
+    assert_eq!(all(&log), kept);
+    log.close().unwrap();
+    assert_eq!(all(&bed.open(LogConfig::default())), kept, "the file does not remember the abort that was cut");
 }

@@ -158,14 +158,12 @@ impl Inner {
     fn cut(&self, writer: &mut Writer, to: Offset) -> Result<()> {
         self.mark_changed(writer)?;
         let mut appender = self.appender.lock();
-        // Marks first: no reader may meet the bytes that go.
-        self.era.fetch_add(1, Ordering::AcqRel);
         let segments = self.segments.load_full();
         let at = floor(&segments, to);
-        let segment = Arc::clone(&segments[at]);
+        let mut segment = Arc::clone(&segments[at]);
         // A batch that holds `to` goes whole, and the log then ends where it began.
         let (mut position, mut end) = (0, to);
-        segment.walk(0, segment.base(), |start, header, _| {
+        let walked = segment.walk(0, segment.base(), |start, header, _| {
             if header.next_offset() > to {
                 end = to.min(header.base_offset());
                 return false;
@@ -173,25 +171,49 @@ impl Inner {
             position = start + header.size_bytes() as u64;
             true
         })?;
+        if let Some(damage) = walked.damage {
+            return Err(self
+                .error(ErrorKind::Corrupt, format!("cannot truncate across {damage}"))
+                .offset(to)
+                .path(segment.path(FileKind::Log)));
+        }
+        // Marks before bytes: no reader may meet those that go.
+        self.era.fetch_add(1, Ordering::AcqRel);
         self.marks.cut(end);
         if let Some(slot) = &self.context.slot {
             slot.store(&self.slot_state(false))?;
             slot.sync()?;
         }
-        self.segments.store(Arc::new(segments[..=at].to_vec()));
+        let mut kept = segments[..=at].to_vec();
+        segment.truncate(position, end)?;
+        if end < segment.base() {
+            // Below all that is there: the only segment begins anew at the new end.
+            kept.clear();
+            let emptied =
+                std::mem::replace(&mut segment, Arc::new(Segment::new(self.home.clone(), end, self.index_sizes())));
+            emptied.remove_files()?;
+            writer.new_names |= segment.create_files()?;
+            kept.push(Arc::clone(&segment));
+        }
         for gone in &segments[at + 1..] {
             gone.remove_files()?;
         }
-        segment.truncate(position, end)?;
+        self.segments.store(Arc::new(kept));
         let synced = segment.file()?.sync_data().and_then(|()| self.context.storage.sync_dir(&self.home.dir));
         synced.map_err(|e| Error::io("cannot sync a truncated log", &*self.home.dir, e))?;
         appender.epochs.truncate_from_end(end);
-        appender.producers = super::recover::replay_all(&segments[..=at])?;
+        appender.producers = super::recover::replay_all(&self.segments.load())?;
+        // A marker that went leaves its transaction open again.
+        let transactions = appender.producers.transactions_mut();
+        transactions.on_high_watermark(end);
+        self.marks.set_last_stable(transactions.last_stable_offset(end).max(self.marks.log_start()));
         (appender.end, appender.active, appender.size) = (end, segment, position);
         appender.first_timestamp = None;
         appender.staged = Staged { epochs_changed: true, ..Staged::default() };
         writer.recovery_point = writer.recovery_point.min(end);
-        Ok(())
+        writer.sealed.retain(|s| s.base() < end);
+        // Of what was cut, no stock broker shall take up the producers.
+        self.remove_old_snapshots(end)
     }
 
     /// Starts a new segment at the log end, unless the active one is empty.

@@ -206,9 +206,20 @@ impl Segment {
             self.write_whole(FileKind::OffsetIndex, &offset)?;
             self.write_whole(FileKind::TimeIndex, &time)?;
         }
-        // A segment without aborted transactions has no such file.
-        let aborted = self.aborted.read().as_ref().filter(|a| !a.is_empty()).map(TransactionIndex::encode);
-        aborted.map_or(Ok(()), |bytes| self.write_whole(FileKind::TxnIndex, &bytes))
+        // A segment without aborted transactions has no such file, or no more.
+        match self.aborted.read().as_ref() {
+            Some(aborted) if aborted.is_empty() => self.remove(FileKind::TxnIndex),
+            Some(aborted) => self.write_whole(FileKind::TxnIndex, &aborted.encode()),
+            None => Ok(()),
+        }
+    }
+
+    fn remove(&self, kind: FileKind) -> Result<()> {
+        let path = self.path(kind);
+        match self.home.storage.remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(|e| Error::io("cannot remove a file of a segment", path, e)),
+        }
     }
 
     /// Syncs the index files, before a recovery point rises above them.
@@ -239,9 +250,27 @@ impl Segment {
         density.on_batch(offset, time, &batch)
     }
 
-    /// Notes a transaction whose abort marker lies in this segment.
+    /// Notes a transaction whose abort marker lies in this segment. Fails only for want of
+    /// [`load_aborted`](Self::load_aborted).
     pub(crate) fn index_aborted(&self, aborted: AbortedTxn) -> Result<()> {
+        self.load_aborted()?;
         self.aborted.write().get_or_insert_default().push(aborted)
+    }
+
+    /// Reads the transaction index from its file when it is not on the heap.
+    pub(crate) fn load_aborted(&self) -> Result<()> {
+        if self.aborted.read().is_some() {
+            return Ok(());
+        }
+        let loaded = match self.read_whole(FileKind::TxnIndex)? {
+            None => TransactionIndex::default(),
+            Some(bytes) => TransactionIndex::decode(self.base, &bytes).map_err(|e| {
+                e.path(self.path(FileKind::TxnIndex))
+                    .remedy("without it aborted records cannot be told apart: read uncommitted, or recover the log")
+            })?,
+        };
+        self.aborted.write().get_or_insert(loaded);
+        Ok(())
     }
 
     /// Replaces the indexes by empty ones, before a scan fills them.
@@ -253,18 +282,9 @@ impl Segment {
     /// Adds the aborted transactions of this segment that concern a read of `from..to`; `false` when no later
     /// segment can hold another.
     pub(crate) fn aborted_between(&self, from: Offset, to: Offset, found: &mut Vec<AbortedTxn>) -> Result<bool> {
-        if let Some(aborted) = self.aborted.read().as_ref() {
-            return Ok(aborted.aborted_between(from, to, found).is_continue());
-        }
-        let loaded = match self.read_whole(FileKind::TxnIndex)? {
-            None => TransactionIndex::default(),
-            Some(bytes) => TransactionIndex::decode(self.base, &bytes).map_err(|e| {
-                e.path(self.path(FileKind::TxnIndex))
-                    .remedy("without it aborted records cannot be told apart: read uncommitted, or recover the log")
-            })?,
-        };
-        let mut guard = self.aborted.write();
-        Ok(guard.get_or_insert(loaded).aborted_between(from, to, found).is_continue())
+        self.load_aborted()?;
+        let guard = self.aborted.read();
+        Ok(guard.as_ref().is_none_or(|aborted| aborted.aborted_between(from, to, found).is_continue()))
     }
 
     /// The indexes, read from their files or rebuilt from the batches when they are not on the heap.
@@ -334,14 +354,17 @@ impl Segment {
 
     /// Where to look for `offset`: a position at or before its batch, and how many bytes to read first.
     fn locate(&self, offset: Offset) -> Result<(u64, usize)> {
+        let written = self.written();
         let indexes = self.indexes()?;
         let (_, floor) = indexes.offset.lookup(offset);
         // The entry after the target names the batch that holds it, when every batch has an entry, as large
-        // ones do. The reader checks, and falls back to the floor.
+        // ones do. The reader checks, and falls back to the floor. Batches that are only staged have entries too.
         let next = indexes.offset.ceiling(offset);
         let following = next.and_then(|(last, _)| indexes.offset.ceiling(last.next()));
         Ok(match (next, following) {
-            (Some((_, at)), Some((_, after))) if at - floor > 2 * self.sizes.interval => {
+            (Some((_, at)), Some((_, after)))
+                if at - floor > self.sizes.interval.saturating_mul(2) && u64::from(after) <= written =>
+            {
                 (u64::from(at), (after - at) as usize)
             }
             _ => (u64::from(floor), FIRST_READ_BYTES),
@@ -407,6 +430,7 @@ impl Segment {
 
     /// Cuts the file to `position`, whose next batch would get offset `end`.
     pub(crate) fn truncate(&self, position: u64, end: Offset) -> Result<()> {
+        self.load_aborted()?;
         let file = self.file()?;
         file.set_len(position).map_err(|e| self.io_error("cannot truncate a segment", e))?;
         self.set_written(position);
@@ -419,14 +443,7 @@ impl Segment {
 
     /// Removes all files of the segment.
     pub(crate) fn remove_files(&self) -> Result<()> {
-        for kind in FileKind::ALL {
-            let path = self.path(kind);
-            match self.home.storage.remove_file(&path) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                removed => removed.map_err(|e| Error::io("cannot remove a file of a deleted segment", path, e))?,
-            }
-        }
-        Ok(())
+        FileKind::ALL.into_iter().try_for_each(|kind| self.remove(kind))
     }
 }
 

@@ -116,6 +116,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
 /// An open file with positioned I/O. Dropping it closes it; data that was not synced is then in the
 /// hands of the operating system.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a file's length is a question to the disk, and whether it is 0 is not asked"
+)]
 pub trait File: Send + Sync + fmt::Debug {
     /// Reads up to `buf.len()` bytes at `position`; 0 means end of file. May read less than asked.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;

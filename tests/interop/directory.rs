@@ -52,11 +52,10 @@ impl Model {
 
     fn alter(&mut self, peer: &mut Peer, topic: &str, name: &str, value: &str) {
         peer.ask(&["alter", topic, name, value]);
+        // Back to the default: that is then what the other side must show as well.
+        let value = if value == "~" { peer.all_configs(topic)[name].clone() } else { value.to_owned() };
         let configs = &mut self.topics.get_mut(topic).expect("a topic of the model").0;
-        match value {
-            "~" => configs.remove(name),
-            value => configs.insert(name.to_owned(), value.to_owned()),
-        };
+        configs.insert(name.to_owned(), value);
     }
 
     /// The group reads what it has not read, which must be exactly what is new, and commits.
@@ -82,7 +81,7 @@ impl Model {
         assert_eq!(shown, visible(ids.to_vec()));
         assert_eq!(shown.iter().map(|row| &row.name).collect::<Vec<_>>(), self.topics.keys().collect::<Vec<_>>());
         for (topic, (configs, rows)) in &self.topics {
-            let shown: BTreeMap<_, _> = peer.topic_configs(topic).into_iter().collect();
+            let shown = peer.all_configs(topic);
             for (name, value) in configs {
                 assert_eq!(shown.get(name), Some(value), "{name} of {topic}");
             }
@@ -94,6 +93,19 @@ impl Model {
             let shown: Vec<_> = peer.committed(group).iter().map(place).collect();
             assert_eq!(shown, commits.iter().map(place).collect::<Vec<_>>(), "offsets of {group}");
         }
+    }
+}
+
+/// What we show of a directory ourselves, which nobody acknowledged.
+struct Shown {
+    topics: Vec<TopicRow>,
+    configs: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Shown {
+    fn by(peer: &mut Peer, model: &Model) -> Shown {
+        let configs = model.topics.keys().map(|topic| (topic.clone(), peer.all_configs(topic)));
+        Shown { configs: configs.collect(), topics: peer.topics() }
     }
 }
 
@@ -152,17 +164,18 @@ fn after_each_change(kafka: &Kafka, end: fn(Ours)) {
         eprintln!("step: {name}");
         let mut ours = Ours::open(&data);
         change(&mut model, &mut ours);
-        let (ids, properties) = (ours.topics(), ours.server_properties());
+        let shown = Shown::by(&mut ours, &model);
+        let properties = ours.server_properties();
         end(ours);
         let copy = home.path().join(format!("copy-{i}"));
         copy_dir(&data, &copy);
-        graduate_and_return(kafka, &copy, &properties, &model, &ids);
+        graduate_and_return(kafka, &copy, &properties, &model, &shown);
         fs::remove_dir_all(&copy).expect("the copy can go");
     }
 }
 
 /// A broker serves the directory, appends to it and stops; then we read all of it.
-fn graduate_and_return(kafka: &Kafka, data: &Path, properties: &str, model: &Model, ids: &[TopicRow]) {
+fn graduate_and_return(kafka: &Kafka, data: &Path, properties: &str, model: &Model, shown: &Shown) {
     let mut client = Client::offline(kafka);
     dump_everything(&mut client, data);
     drop(client);
@@ -170,7 +183,14 @@ fn graduate_and_return(kafka: &Kafka, data: &Path, properties: &str, model: &Mod
 
     let node = Node::start(kafka, data, properties);
     let mut client = node.client();
-    model.check(&mut client, ids);
+    model.check(&mut client, &shown.topics);
+    for (topic, ours) in &shown.configs {
+        let mut theirs = client.all_configs(topic);
+        theirs.retain(|name, _| ours.contains_key(name));
+        // A release need not know every config of a later one.
+        let known: BTreeMap<_, _> = ours.iter().filter(|(name, _)| theirs.contains_key(*name)).collect();
+        assert_eq!(theirs.iter().collect::<BTreeMap<_, _>>(), known, "configs in force for {topic}");
+    }
     node.sit_out_a_retention_round(&mut client);
     let appended = client.produce("orders", 0, "zstd", "none", (5, 50), "by the broker");
     let next = model.rows("orders").iter().filter(|row| row.partition == 0).map(|row| row.offset + 1).max();
@@ -286,6 +306,8 @@ fn console_tools_agree(kafka: &Kafka) {
     }
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let mut printed = client.online_tool("org.apache.kafka.tools.consumer.ConsoleConsumer", &arguments);
+    // Its last line counts them.
+    printed.retain(|line| line.starts_with("CreateTime:"));
     printed.sort();
     let text = |bytes: &Option<Vec<u8>>| String::from_utf8(bytes.clone().expect("text")).expect("UTF-8");
     let line = |r: &Row| {
@@ -369,14 +391,14 @@ fn partition_dirs(data: &Path) -> impl Iterator<Item = PathBuf> {
     files(data).filter(|path| path.is_dir())
 }
 
-fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(dir).unwrap_or_else(|e| panic!("cannot list {}: {e}", dir.display()));
     let mut all: Vec<_> = entries.map(|entry| entry.expect("a directory entry").path()).collect();
     all.sort();
     all.into_iter()
 }
 
-fn extension(file: &Path) -> &str {
+pub(crate) fn extension(file: &Path) -> &str {
     file.extension().and_then(|extension| extension.to_str()).unwrap_or("")
 }
 

@@ -1,10 +1,19 @@
 //! Our own broker in a child process, so that it can be killed: the parent's handle, and the child that
 //! answers the same commands as the Java driver.
 
+use std::io::stdin;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
-use crate::peer::Peer;
+use thalweg::{
+    BatchBuilder, Broker, Codec, CommittedOffset, ConfigEntry, ConfigSource, ConsumerRecord, Isolation, OwnedRecord,
+    Record, Result, Start, Timestamp, Topic, TopicPartition,
+};
+
+use crate::batches::{CODECS, written};
+use crate::directory::{extension, files};
+use crate::peer::{Peer, Row};
 
 const SERVE: &str = "THALWEG_INTEROP_SERVE";
 
@@ -53,4 +62,173 @@ impl std::ops::DerefMut for Ours {
 
 /// The child's side; in the parent's own run there is nothing to serve.
 #[test]
-fn serve() {}
+fn serve() {
+    let Some(data) = std::env::var_os(SERVE) else { return };
+    let broker = Broker::open(Path::new(&data)).unwrap_or_else(|e| panic!("the directory does not open: {e}"));
+    // libtest has begun a line with this test's name.
+    println!("\nready");
+    for line in stdin().lines() {
+        let line = line.expect("a line of UTF-8");
+        let words: Vec<_> = line.split('\t').collect();
+        match answer(&broker, &words) {
+            Ok(rows) => {
+                rows.iter().for_each(|row| println!("={row}"));
+                println!(".");
+            }
+            Err(error) => println!("!{}", error.to_string().replace('\n', " ")),
+        }
+    }
+}
+
+fn answer(broker: &Broker, words: &[&str]) -> Result<Vec<String>> {
+    let topic = |name: &str| broker.topic(name).open();
+    let number = |word: &str| word.parse::<u32>().expect("a number");
+    match *words {
+        ["topics"] => Ok(broker.topics()?.iter().map(topic_line).collect()),
+        ["configs", name] => Ok(topic(name)?.describe_configs()?.iter().map(config_line).collect()),
+        ["create", name, partitions, ref configs @ ..] => {
+            let pairs = configs.iter().map(|pair| pair.split_once('=').expect("name=value"));
+            let new = broker.topic(name).partitions(number(partitions));
+            done(pairs.fold(new, |new, (name, value)| new.set(name, value)).create())
+        }
+        ["delete", name] => done(topic(name)?.delete()),
+        ["grow", name, total] => done(topic(name)?.add_partitions(number(total))),
+        ["alter", name, config, value] => {
+            done(topic(name)?.alter_configs(&[(config, (value != "~").then_some(value))]))
+        }
+        ["produce", name, "-1", codec, "none", count, bytes, tag] => {
+            let codec = CODECS.into_iter().find(|known| known.to_string() == codec).expect("a codec");
+            produce(&topic(name)?, codec, number(count), number(bytes) as usize, tag)
+        }
+        ["consume", name, isolation] => {
+            let isolation = match isolation {
+                "read_committed" => Isolation::ReadCommitted,
+                _ => Isolation::ReadUncommitted,
+            };
+            topic(name)?
+                .scan(Start::Earliest)
+                .isolation(isolation)
+                .map(|found| Ok(scanned(&found?).to_line()))
+                .collect()
+        }
+        ["group-read", group, name] => group_read(broker, group, &topic(name)?),
+        ["committed", group] => {
+            let all = broker.consumer_group(group).all_committed()?;
+            Ok(all.iter().map(|(partition, commit)| commit_line(partition, commit)).collect())
+        }
+        ["snapshot"] => snapshots(broker),
+        ["server-properties"] => {
+            let text = broker.server_properties(("localhost", 9092), ("localhost", 9093));
+            Ok(text.lines().map(str::to_owned).collect())
+        }
+        ["close"] => done(broker.close()),
+        _ => panic!("no such command: {words:?}"),
+    }
+}
+
+fn done<T>(result: Result<T>) -> Result<Vec<String>> {
+    result.map(|_| Vec::new())
+}
+
+fn topic_line(topic: &Topic) -> String {
+    let count = topic.partition_count();
+    format!("{}\t{}\t{count}\t{count}", topic.name(), topic.id())
+}
+
+fn config_line(entry: &ConfigEntry) -> String {
+    let source = match entry.source() {
+        ConfigSource::TopicConfig => "DYNAMIC_TOPIC_CONFIG",
+        _ => "DEFAULT_CONFIG",
+    };
+    format!("{}\t{}\t{source}", entry.name(), entry.value())
+}
+
+fn commit_line(partition: &TopicPartition, commit: &CommittedOffset) -> String {
+    let epoch = commit.leader_epoch().map_or(-1, |epoch| epoch.get());
+    let (topic, number) = (partition.topic(), partition.partition());
+    format!("{topic}\t{number}\t{}\t{epoch}\t{}", commit.offset(), commit.metadata())
+}
+
+/// One batch for each partition in turn, a third of the records with headers, as the Java driver has them.
+fn produce(topic: &Topic, codec: Codec, count: u32, bytes: usize, tag: &str) -> Result<Vec<String>> {
+    let partitions = topic.partitions();
+    let mut lines = Vec::new();
+    for (p, partition) in partitions.iter().enumerate() {
+        let share = (0..count).filter(|&i| i as usize % partitions.len() == p);
+        let records: Vec<_> = share.map(|i| numbered(i, bytes, tag)).collect();
+        let mut batch = BatchBuilder::new().compression(codec);
+        let now = Timestamp::from(SystemTime::now());
+        records.iter().try_for_each(|record| batch.push(now, record))?;
+        let appended = partition.append(&batch.finish()?)?;
+        partition.wait(appended.position, partition.durability())?;
+        for (i, record) in records.iter().enumerate() {
+            let row = written(record, appended.base_offset.get() + i as i64, now.get());
+            lines.push(Row { partition: partition.topic_partition().partition().get(), ..row }.to_line());
+        }
+    }
+    Ok(lines)
+}
+
+fn numbered(i: u32, bytes: usize, tag: &str) -> Record {
+    let mut value = format!("{tag} value {i} ");
+    while value.len() < bytes {
+        value.push(char::from(b'a' + (value.len() * 7 % 26) as u8));
+    }
+    let record = Record::new(value).key(format!("{tag}-{i}"));
+    match i % 3 {
+        0 => record.header("h", vec![i as u8, 0, 255]).null_header("h").header("\u{fc}", ""),
+        _ => record,
+    }
+}
+
+/// Joins, reads all that the group has not read and commits it.
+fn group_read(broker: &Broker, group: &str, topic: &Topic) -> Result<Vec<String>> {
+    let mut consumer = broker.consumer_group(group).consumer([topic.name()]).join()?;
+    let mut lines = Vec::new();
+    loop {
+        let records = consumer.poll(Duration::from_millis(100))?;
+        if records.is_empty() && consumer.assignment().len() == topic.partition_count() {
+            break;
+        }
+        lines.extend(records.iter().map(|record| consumed(&record).to_line()));
+    }
+    consumer.commit()?;
+    consumer.close()?;
+    Ok(lines)
+}
+
+/// The largest topics that there are come and go until the catalog has written two snapshots: the second one
+/// lets the front of its log go.
+fn snapshots(broker: &Broker) -> Result<Vec<String>> {
+    let catalog = broker.dir().join("__cluster_metadata-0");
+    let written = || files(&catalog).filter(|file| extension(file) == "checkpoint").count();
+    for _ in 0..10 {
+        if written() >= 2 {
+            return Ok(Vec::new());
+        }
+        broker.topic("large").partitions(10_000).create()?.delete()?;
+    }
+    panic!("the catalog wrote {} snapshots", written());
+}
+
+fn scanned(record: &OwnedRecord) -> Row {
+    Row {
+        partition: record.partition().get(),
+        offset: record.offset().get(),
+        timestamp: record.timestamp().get(),
+        key: record.key().map(<[u8]>::to_vec),
+        value: record.value().map(<[u8]>::to_vec),
+        headers: record.headers().iter().map(|h| (h.key().to_owned(), h.value().map(<[u8]>::to_vec))).collect(),
+    }
+}
+
+fn consumed(record: &ConsumerRecord<'_>) -> Row {
+    Row {
+        partition: record.partition().get(),
+        offset: record.offset().get(),
+        timestamp: record.timestamp().get(),
+        key: record.key().map(<[u8]>::to_vec),
+        value: record.value().map(<[u8]>::to_vec),
+        headers: record.headers().map(|(key, value)| (key.to_owned(), value.map(<[u8]>::to_vec))).collect(),
+    }
+}

@@ -3,6 +3,7 @@
 //!
 //! A command is words with tabs between; the answer is lines "=" + fields, then "." or "!" + error.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::str::FromStr;
@@ -22,6 +23,19 @@ pub(crate) struct Row {
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Row {
+    /// As both peers answer it.
+    pub(crate) fn to_line(&self) -> String {
+        let header = |(key, value): &(String, Option<Vec<u8>>)| {
+            format!("{}={}", hex(Some(key.as_bytes())), hex(value.as_deref()))
+        };
+        let headers: Vec<_> = self.headers.iter().map(header).collect();
+        let Row { partition, offset, timestamp, .. } = self;
+        let (key, value) = (hex(self.key.as_deref()), hex(self.value.as_deref()));
+        format!("{partition}\t{offset}\t{timestamp}\t{key}\t{value}\t{}", headers.join(","))
+    }
 }
 
 /// A topic as the admin client lists it; `led` counts the partitions that have a leader.
@@ -99,6 +113,12 @@ impl Peer {
             TopicRow { name: f.text(0), id: f.text(1), partitions: f.number(2), led: f.number(3) }
         };
         self.ask(&["topics"]).into_iter().map(row).collect()
+    }
+
+    /// Every setting of this topic with the value in force.
+    pub(crate) fn all_configs(&mut self, topic: &str) -> BTreeMap<String, String> {
+        let all = self.ask(&["configs", topic]);
+        all.iter().map(|line| Fields::of(line)).map(|f| (f.text(0), f.text(1))).collect()
     }
 
     /// The settings that this topic overrides, by name.
@@ -210,6 +230,10 @@ impl<'a> Fields<'a> {
     fn number<N: FromStr>(&self, i: usize) -> N {
         self.0[i].parse().unwrap_or_else(|_| panic!("field {i} of {:?} is no number", self.0))
     }
+}
+
+fn hex(bytes: Option<&[u8]>) -> String {
+    bytes.map_or("~".to_owned(), |bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

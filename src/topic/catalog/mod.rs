@@ -231,6 +231,7 @@ impl Catalog {
 
     /// Writes a snapshot of the catalog as it is now and drops the part of the log that the snapshot before it
     /// covers. Happens by itself as the log grows.
+    #[cfg(test)]
     pub(crate) fn snapshot(&self) -> Result<()> {
         let mut writer = self.writer.lock();
         writer.check()?;
