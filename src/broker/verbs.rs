@@ -7,11 +7,9 @@ use std::sync::atomic::Ordering;
 
 use super::{Broker, Partition};
 use crate::clock::Clock;
-<<<<<<< HEAD
 use crate::error::{Error, ErrorKind, Result};
 =======
 use crate::error::{Error, Result};
->>>>>>> main
 use crate::log::{Appended, LogRead};
 use crate::record::RecordBatch;
 use crate::topic::{self, name};
@@ -68,7 +66,6 @@ impl Broker {
         partition.read(from, max_bytes, isolation)
     }
 
-<<<<<<< HEAD
     /// DeleteRecords: makes everything below `to` unreadable, durably, for a stock broker as well.
     pub(crate) fn delete_records(&self, partition: &topic::Partition, to: Offset) -> Result<Offset> {
         self.inner.check_open()?;
@@ -81,9 +78,6 @@ impl Broker {
         Ok(start)
     }
 
-    /// A block of producer ids that nobody else will ever get (`InitProducerId`, KIP-360).
-    pub(crate) fn allocate_producer_ids(&self, count: u32) -> Result<Range<i64>> {
-=======
     /// A block of producer ids that nobody else will ever get (`InitProducerId`, KIP-360), recorded in the catalog
     /// before it is given: for idempotent batches that are built by hand.
     ///
@@ -95,10 +89,9 @@ impl Broker {
     /// ```
     ///
     /// # Errors
-    /// [`ReadOnly`](crate::error::ErrorKind::ReadOnly), [`Closed`](crate::error::ErrorKind::Closed), or when
+    /// [`ReadOnly`](ErrorKind::ReadOnly), [`Closed`](ErrorKind::Closed), or when
     /// the catalog cannot be written.
     pub fn allocate_producer_ids(&self, count: u32) -> Result<Range<i64>> {
->>>>>>> main
         self.inner.check_open()?;
         self.inner.catalog.allocate_producer_ids(count)
     }
