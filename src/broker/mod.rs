@@ -57,8 +57,8 @@ pub(crate) use crate::log::Signal;
 ///
 /// A broker has two threads of its own unless it is [`manual`](BrokerBuilder::manual):
 /// `thalweg-sync` brings appends that nobody waits for to their topic's durability and sends producers'
-/// batches whose time has come; `thalweg-maintenance` applies retention, writes checkpoints
-/// and snapshots of the catalog.
+/// batches whose time has come; `thalweg-maintenance` applies retention and writes
+/// checkpoints.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
@@ -167,7 +167,9 @@ impl Broker {
         };
         let catalog_options = CatalogOptions { node_id: options.node, defaults, ..CatalogOptions::default() };
         let catalog = Catalog::open(log_context, root, catalog_options)?;
-        directory::remove_deleted(&*storage, root)?;
+        if catalog.read_only().is_none() {
+            directory::remove_deleted(&*storage, root)?;
+        }
         directory::drop_stale_state(&*storage, root, catalog.image().epoch)?;
         let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
         let checkpoints = directory::read_checkpoints(&*storage, root)?;

@@ -81,13 +81,16 @@ impl Inner {
         Arc::new(topic::Partition::new(Arc::clone(&self.context), name, id, epoch, settings, slot))
     }
 
-    /// A directory of that name belongs to a topic that the catalog no longer has: it is set aside under the
-    /// name that Kafka would give it.
-    fn clear_place(&self, topic: &str, from: usize, to: usize) -> Result<()> {
+    /// Directories of such names belong to a topic that the catalog no longer has: they are set aside under the
+    /// name that Kafka would give them. Partitions below `from` are not concerned.
+    fn clear_place(&self, topic: &str, from: usize) -> Result<()> {
         let (storage, root) = (&*self.context.storage, &self.context.root);
         let mut moved = false;
-        for number in from..to {
-            moved |= directory::set_aside(storage, &root.join(format!("{topic}-{number}")), "stray")?.is_some();
+        for entry in storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))? {
+            let number = entry.name.strip_prefix(topic).and_then(|rest| rest.strip_prefix('-')?.parse::<usize>().ok());
+            if number.is_some_and(|number| number >= from) {
+                moved |= directory::set_aside(storage, &root.join(&entry.name), "stray")?.is_some();
+            }
         }
         match moved {
             true => storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e)),
@@ -102,7 +105,7 @@ impl Inner {
             return Err(Error::new(ErrorKind::TopicExists, format!("topic {topic:?} exists already"))
                 .remedy("open it, or use open_or_create"));
         }
-        self.clear_place(topic, 0, partitions as usize)?;
+        self.clear_place(topic, 0)?;
         let image = self.catalog.create_topic(topic, Uuid::random()?, partitions, config)?;
         let entry = self.registry.insert(self.entry(&image));
         self.count_change();
@@ -138,7 +141,7 @@ impl Inner {
         self.check_open()?;
         entry.check_alive()?;
         let present = entry.partition_count();
-        self.clear_place(&entry.name, present, total as usize)?;
+        self.clear_place(&entry.name, present)?;
         let image = self.catalog.add_partitions(entry.id, total)?;
         let configured = entry.configured();
         let added = image.partitions().skip(present).map(|(number, state)| {

@@ -90,11 +90,7 @@ impl Broker {
     /// ```
     ///
     /// # Errors
-<<<<<<< HEAD
     /// [`ErrorKind::ReadOnly`], [`ErrorKind::Closed`], or when
-=======
-    /// [`ReadOnly`](ErrorKind::ReadOnly), [`Closed`](ErrorKind::Closed), or when
->>>>>>> broker
     /// the catalog cannot be written.
     pub fn allocate_producer_ids(&self, count: u32) -> Result<Range<i64>> {
         self.inner.check_open()?;

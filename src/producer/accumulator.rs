@@ -57,16 +57,25 @@ pub(super) struct Accumulator {
 struct InFlight {
     /// Appended batches, oldest first, with their size.
     batches: VecDeque<(Arc<Batch>, usize)>,
+    /// How many left the queue, and how many ever entered it.
+    settled: u64,
+    entered: u64,
     /// Batches that failed and have tickets whose owners may still ask.
     failed: Vec<(Arc<Batch>, Error)>,
 }
 
 impl InFlight {
-    /// Sorts a batch whose end is known.
-    fn settle(&mut self, batch: Arc<Batch>, failure: Option<Error>) {
-        if let Some(error) = failure {
-            self.failed.push((batch, error));
-        }
+    fn enter(&mut self, batch: Arc<Batch>, bytes: usize) {
+        self.batches.push_back((batch, bytes));
+        self.entered += 1;
+    }
+
+    /// Takes the oldest batch out, now that its end is known; answers its size.
+    fn settle_oldest(&mut self, failure: Option<Error>) -> usize {
+        let Some((batch, bytes)) = self.batches.pop_front() else { return 0 };
+        self.settled += 1;
+        self.failed.extend(failure.map(|error| (batch, error)));
+        bytes
     }
 }
 
@@ -229,12 +238,12 @@ impl Accumulator {
         match outcome {
             Ok((bytes, appended)) => {
                 self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
-                in_flight.batches.push_back((Arc::clone(&batch.shared), bytes));
+                in_flight.enter(Arc::clone(&batch.shared), bytes);
                 drop(in_flight);
                 batch.shared.resolve(Ok((appended, level)));
             }
             Err(error) => {
-                in_flight.settle(Arc::clone(&batch.shared), Some(error.clone()));
+                in_flight.failed.push((Arc::clone(&batch.shared), error.clone()));
                 drop(in_flight);
                 batch.shared.resolve(Err(error));
             }
@@ -246,10 +255,7 @@ impl Accumulator {
     fn forget_settled(&self) {
         let mut in_flight = self.in_flight.lock();
         while let Some(outcome) = in_flight.batches.front().and_then(|(batch, _)| batch.try_outcome()) {
-            if let Some((batch, bytes)) = in_flight.batches.pop_front() {
-                self.in_flight_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                in_flight.settle(batch, outcome.err());
-            }
+            self.in_flight_bytes.fetch_sub(in_flight.settle_oldest(outcome.err()), Ordering::Relaxed);
         }
     }
 
@@ -270,11 +276,8 @@ impl Accumulator {
         let failure = oldest.wait(Duration::ZERO).err();
         let mut in_flight = self.in_flight.lock();
         // Another thread may have waited for it, too.
-        if in_flight.batches.front().is_some_and(|(batch, _)| Arc::ptr_eq(batch, &oldest))
-            && let Some((batch, bytes)) = in_flight.batches.pop_front()
-        {
-            self.in_flight_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            in_flight.settle(batch, failure);
+        if in_flight.batches.front().is_some_and(|(batch, _)| Arc::ptr_eq(batch, &oldest)) {
+            self.in_flight_bytes.fetch_sub(in_flight.settle_oldest(failure), Ordering::Relaxed);
         }
         true
     }
@@ -321,7 +324,9 @@ impl Accumulator {
     /// ticket told anybody.
     pub(super) fn flush(&self) -> Result<()> {
         self.send_open(None);
-        while self.wait_for_oldest() {}
+        // Not what others enqueue meanwhile: that may have no end.
+        let entered = self.in_flight.lock().entered;
+        while self.in_flight.lock().settled < entered && self.wait_for_oldest() {}
         let mut in_flight = self.in_flight.lock();
         let mut unreported = None;
         in_flight.failed.retain(|(batch, error)| {

@@ -146,6 +146,10 @@ impl Partition {
         self.topic_id
     }
 
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.context.clock
+    }
+
     pub(crate) fn leader_epoch(&self) -> LeaderEpoch {
         LeaderEpoch::new(self.epoch.load(Ordering::Acquire))
     }

@@ -300,6 +300,9 @@ impl Tail {
     }
 
     fn next_within(&mut self, timeout: Option<Duration>) -> Option<Result<OwnedRecord>> {
+        let clock = self.cursors.first().map(|cursor| Arc::clone(cursor.partition.clock()));
+        let now = || clock.as_ref().map_or(Duration::ZERO, |clock| clock.monotonic());
+        let deadline = timeout.map(|timeout| now().saturating_add(timeout));
         loop {
             let seen = self.control.signal.count();
             if self.ended || self.control.ended.load(Ordering::Acquire) {
@@ -318,7 +321,8 @@ impl Tail {
             if let Some(item) = self.next_ready() {
                 return Some(item);
             }
-            if !self.control.signal.wait_past(seen, timeout) {
+            let left = deadline.map(|deadline| deadline.saturating_sub(now()));
+            if !self.ended && !self.control.signal.wait_past(seen, left) {
                 return None;
             }
         }
@@ -344,6 +348,8 @@ impl Tail {
                 return item;
             }
         }
+        // Nothing will come of partitions that have all failed.
+        self.ended = !self.cursors.is_empty() && self.cursors.iter().all(|cursor| cursor.done);
         None
     }
 }
