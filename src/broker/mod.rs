@@ -58,7 +58,7 @@ pub(crate) use crate::log::Signal;
 /// A broker has two threads of its own unless it is [`manual`](BrokerBuilder::manual):
 /// `thalweg-sync` brings appends that nobody waits for to their topic's durability and sends producers'
 /// batches whose time has come; `thalweg-maintenance` applies retention and writes
-/// checkpoints.
+/// checkpoints. [`close`](Self::close) uses up to eight more, `thalweg-close`, while it runs.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
@@ -103,6 +103,7 @@ impl Drop for OpenGuard {
 pub(crate) struct Inner {
     context: Arc<PartitionContext>,
     settings: BrokerSettings,
+    threads: Threads,
     /// Held while topics and partitions come or go.
     changes: Mutex<()>,
     catalog: Catalog,
@@ -187,6 +188,7 @@ impl Broker {
             }),
             settings: options.settings,
             registry: Registry::default(),
+            threads: options.threads,
             changes: Mutex::new(()),
             catalog,
             state,
@@ -302,12 +304,10 @@ impl Inner {
                 first = Err(error);
             }
         };
-        for topic in self.registry.all() {
-            for partition in topic.partitions() {
-                keep(partition.close());
-            }
-            topic.notify();
-        }
+        let topics = self.registry.all();
+        let partitions: Vec<_> = topics.iter().flat_map(|topic| topic.partitions()).collect();
+        keep(background::for_each(&partitions, self.threads, |partition| partition.close()));
+        topics.iter().for_each(|topic| topic.notify());
         keep(self.state.sync());
         let writable = self.context.read_only.is_none();
         keep(self.write_checkpoints());
