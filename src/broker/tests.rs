@@ -251,6 +251,44 @@ fn retention_deletes_only_where_it_is_configured() {
 }
 
 #[test]
+fn records_of_a_compacted_topic_are_not_deleted_by_offset() {
+    let broker = Broker::in_memory().unwrap();
+    let compacted = broker.topic("t").set("cleanup.policy", "compact").create().unwrap().partition(0).unwrap();
+    let appended = compacted.append_records([("k", "v")]).unwrap();
+    compacted.wait(appended.position, Durability::PowerLoss).unwrap();
+    assert_eq!(compacted.delete_records(1).unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn flush_messages_bounds_what_a_power_cut_takes() {
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).manual().open().unwrap();
+    let partition = broker.topic("t").set("flush.messages", "3").create().unwrap().partition(0).unwrap();
+    for (end, frontier) in [(1, 0), (2, 0), (3, 3), (4, 3)] {
+        append(&partition, &["x"]);
+        broker.inner.background.settle_queued();
+        let offsets = partition.offsets().unwrap();
+        assert_eq!((offsets.end, offsets.high_watermark, offsets.frontier), (end.into(), end.into(), frontier.into()));
+    }
+}
+
+/// A torn tail under a clean-shutdown marker stops a stock broker's partition for good (facts, trap 3).
+#[test]
+fn a_partition_that_crashed_is_recovered_before_the_directory_is_called_clean() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path()).unwrap();
+    append(&broker.topic("t").create().unwrap().partition(0).unwrap(), &["x"]);
+    drop(broker);
+    let log = dir.path().join("t-0/00000000000000000000.log");
+    let sound = DiskStorage.metadata(&log).unwrap().len;
+    let file = DiskStorage.open(&log, crate::storage::OpenMode::Write).unwrap();
+    file.write_all_at(&[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 99, 7], sound).unwrap();
+    // Nobody touches the partition.
+    Broker::open(dir.path()).unwrap().close().unwrap();
+    assert_eq!(DiskStorage.metadata(&log).unwrap().len, sound);
+    assert!(dir.path().join(".kafka_cleanshutdown").exists());
+}
+
+#[test]
 fn open_or_create_names_both_sides_of_a_mismatch() {
     let broker = Broker::in_memory().unwrap();
     broker.topic("t").set("retention.ms", "1000").create().unwrap();

@@ -68,8 +68,11 @@ impl Broker {
     pub(crate) fn delete_records(&self, partition: &topic::Partition, to: Offset) -> Result<Offset> {
         self.inner.check_open()?;
         if name::is_internal(partition.name().topic()) {
-            return Err(Error::new(ErrorKind::InvalidArgument, "records of Kafka's own topics are not deleted by offset")
-                .partition(partition.name().clone()));
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "records of Kafka's own topics are not deleted by offset",
+            )
+            .partition(partition.name().clone()));
         }
         let start = partition.delete_records(to)?;
         self.inner.write_checkpoints()?;

@@ -17,7 +17,7 @@ use super::partitioner::Sticky;
 use crate::broker::{Broker, Task, TopicEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchBuilder, Compression, Record};
-use crate::topic;
+use crate::topic::{self, PartitionSource as _};
 use crate::types::Durability;
 
 /// What a record takes in a batch beside its key, value and headers, at most.
@@ -149,25 +149,21 @@ impl Accumulator {
         let version = self.broker.catalog_version();
         if route.version.load(Ordering::Acquire) != version {
             route.topic.check_alive()?;
-            let partitions = route.topic.partitions();
-            let mut lanes = route.lanes.load().to_vec();
-            lanes.extend(partitions.into_iter().skip(lanes.len()).map(|partition| {
-                let topic = Arc::clone(&route.topic);
+            let known = route.lanes.load_full();
+            let added = route.topic.partitions_after(known.len())?.into_iter().map(|partition| {
                 Arc::new(Lane {
                     partition,
-                    topic,
+                    topic: Arc::clone(&route.topic),
                     accumulator: self.me(),
                     open: Mutex::new(None),
                     listed: AtomicBool::new(false),
                 })
-            }));
-            // Two threads may both get here; one of them must not replace a lane that the other uses.
-            let known = route.lanes.load();
-            if lanes.len() > known.len() {
-                let swapped = route.lanes.compare_and_swap(&known, Arc::new(lanes));
-                if !Arc::ptr_eq(&swapped, &known) {
-                    return self.lanes(route);
-                }
+            });
+            let lanes: Vec<_> = known.iter().cloned().chain(added).collect();
+            // Another thread may have done the same: a lane that it uses must not be replaced.
+            let before = route.lanes.compare_and_swap(&known, Arc::new(lanes));
+            if !Arc::ptr_eq(&before, &known) {
+                return self.lanes(route);
             }
             route.version.store(version, Ordering::Release);
         }
