@@ -34,7 +34,7 @@ fn with_few_descriptors(dir: &str) {
     let broker = Broker::open(dir).unwrap();
     let topic = broker.topic("many").partitions(PARTITIONS).durability(Durability::ProcessCrash).create().unwrap();
     assert_eq!(directories(dir), 1, "only the catalog's: nothing was appended");
-    let first: Vec<_> = topic.partitions().into_iter().step_by(20).collect();
+    let first: Vec<_> = topic.partitions().into_iter().step_by(33).collect();
     for partition in &first {
         let appended = partition.append_records([partition.topic_partition().to_string()]).unwrap();
         partition.wait(appended.position, Durability::ProcessCrash).unwrap();

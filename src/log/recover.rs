@@ -5,8 +5,8 @@
 //! | `Fresh` | no directory, or no segment in it | start empty at the log start |
 //! | `Clean` | the state slot says "clean", and size and tail of the active segment prove it | adopt, scan nothing |
 //! | `Scanned` | no proof of a clean close; every batch from the recovery point on is sound | adopt, rebuild what is derived |
-//! | `TornTail` | the active segment ends in something that is no sound batch, beyond the frontier | cut it off |
-//! | `DamagedTail` | the same below the frontier: it was durable once | keep the bytes, go on in a new segment |
+//! | `TornTail` | a segment ends in an unfinished write, beyond the frontier | cut it off |
+//! | `DamagedTail` | the active segment is damaged or short, but no write was unfinished there | keep the bytes, go on in a new segment |
 //! | `DamagedSegment` | an unsound batch inside a sealed segment | keep it; reads of the place fail, the rest is served |
 //! | `Reserved` | offsets beyond the end may be known outside | go on above them, in a higher leader epoch |
 //!
@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchHeader, RecordBatch};
 use crate::segment::{FileKind, IndexSizes, Segment, SegmentHome};
 use crate::storage::read_file;
-use crate::types::Offset;
+use crate::types::{Durability, Offset};
 
 use super::checkpoint;
 use super::epochs::EpochCache;
@@ -226,12 +226,7 @@ impl Recovery<'_> {
             next = end;
             if damage.is_some() {
                 sound = false;
-                if at < last {
-                    found.report.rows.push(RecoveryRow::DamagedSegment);
-                    found.report.damaged.push(next);
-                } else {
-                    next = self.treat_tail(&segment, position, next, found)?;
-                }
+                next = self.treat_damage(&segment, at == last, position, next, found)?;
             }
             self.settle(&segment)?;
         }
@@ -284,25 +279,50 @@ impl Recovery<'_> {
         Ok((next, end.position, end.damage))
     }
 
-    /// The active segment ends in something that is no sound batch.
-    fn treat_tail(&self, active: &Segment, position: u64, next: Offset, found: &mut Recovered) -> Result<Offset> {
-        let frontier = self.slot.map_or(Offset::ZERO, |s| s.frontier);
-        if next >= frontier {
+    /// A segment ends in something that is no sound batch, or has it inside; answers the next offset.
+    fn treat_damage(
+        &self,
+        segment: &Segment,
+        is_last: bool,
+        position: u64,
+        next: Offset,
+        found: &mut Recovered,
+    ) -> Result<Offset> {
+        let behind = segment.end_behind(position, next)?;
+        if self.is_torn(is_last, next, behind) {
             found.report.rows.push(RecoveryRow::TornTail);
-            found.report.cut_bytes += active.written() - position;
-            let file = active.file()?;
+            found.report.cut_bytes += segment.written() - position;
+            let file = segment.file()?;
             // Sync before the cut as well as after: the decision must not rest on cached bytes alone.
             file.sync_data()
                 .and_then(|()| file.set_len(position))
-                .map_err(|e| Error::io("cannot cut a torn tail", active.path(FileKind::Log), e))?;
-            active.set_written(position);
+                .map_err(|e| Error::io("cannot cut a torn tail", segment.path(FileKind::Log), e))?;
+            segment.set_written(position);
             return Ok(next);
         }
-        found.report.rows.push(RecoveryRow::DamagedTail);
         found.report.damaged.push(next);
-        let known = self.slot.map_or(next, |s| s.log_end.max(s.reserved)).max(frontier);
+        if !is_last {
+            found.report.rows.push(RecoveryRow::DamagedSegment);
+            return Ok(behind.unwrap_or(next));
+        }
+        found.report.rows.push(RecoveryRow::DamagedTail);
+        let noted = self.slot.map_or(next, |s| s.log_end.max(s.reserved).max(s.frontier));
+        let known = behind.unwrap_or(next).max(noted);
         found.segments.push(self.new_segment(known));
         Ok(known)
+    }
+
+    /// Whether damage at `next` is an unfinished write, which nobody was promised, and not rot.
+    fn is_torn(&self, is_last: bool, next: Offset, behind: Option<Offset>) -> bool {
+        let Some(slot) = self.slot else { return is_last };
+        let same_boot = slot.boot_id == self.context.boot_id;
+        next >= slot.frontier
+            && match is_last {
+                // Without a power cut only the last write can be unfinished, and nothing follows it.
+                true => !(same_boot && behind.is_some()),
+                // A segment of a `PowerLoss` log is synced before the next one begins.
+                false => !same_boot && self.config.durability < Durability::PowerLoss,
+            }
     }
 
     fn settle(&self, segment: &Segment) -> Result<()> {

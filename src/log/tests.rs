@@ -1,11 +1,11 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::clock::ManualClock;
 use crate::record::{EndMarker, TimestampType, TxnOutcome};
-use crate::storage::{MemoryStorage, OpenMode};
+use crate::storage::{MemoryStorage, OpenMode, PowerCutStorage};
 use crate::types::ProducerId;
 
 const T: i64 = 1_700_000_000_000;
@@ -651,4 +651,241 @@ fn a_truncation_that_takes_a_marker_opens_its_transaction_again() {
     assert_eq!(all(&log), kept);
     log.close().unwrap();
     assert_eq!(all(&bed.open(LogConfig::default())), kept, "the file does not remember the abort that was cut");
+}
+
+/// A log on a disk that loses power.
+struct Cuttable {
+    disk: PowerCutStorage,
+    boot: u8,
+}
+
+impl Cuttable {
+    fn new() -> Self {
+        let disk = PowerCutStorage::default();
+        disk.create_dir(Path::new("data")).unwrap();
+        disk.sync_dir(Path::new("")).unwrap();
+        Self { disk, boot: 1 }
+    }
+
+    fn after_cut(&self, seed: u64) -> Self {
+        Self { disk: self.disk.after_cut(seed), boot: self.boot + 1 }
+    }
+
+    fn open(&self, config: LogConfig) -> Log {
+        let storage: Arc<dyn Storage> = Arc::new(self.disk.clone());
+        let state = StateFile::open(&*storage, Path::new("data/thalweg.state")).unwrap();
+        let context = LogContext {
+            clock: Arc::new(ManualClock::new(Timestamp::new(T))),
+            buffers: BufferPool::default(),
+            partition: TopicPartition::new("t", 0),
+            topic_id: Some(Uuid::from_bytes([7; 16])),
+            slot: Some(state.slot(Uuid::from_bytes([7; 16]), 0.into())),
+            boot_id: [self.boot; 16],
+            foreign: false,
+            log_start: Offset::ZERO,
+            recovery_point: Offset::ZERO,
+            sync_wanted: None,
+            storage,
+        };
+        Log::open_in(context, Path::new("data/t-0"), config).unwrap()
+    }
+}
+
+/// Reads everything there is, which must be the values appended at those offsets.
+fn check_contents(log: &Log, what: &str) {
+    for (offset, value) in from(log, log.offsets().log_start, Isolation::ReadUncommitted) {
+        assert_eq!(value, format!("value {offset}"), "{what}");
+    }
+}
+
+#[test]
+fn a_power_cut_takes_nothing_that_was_durable_and_leaves_nothing_in_the_way() {
+    for seed in 0..60 {
+        let before = Cuttable::new();
+        let log = before.open(small());
+        fill(&log, 0..7);
+        // One group over several segments, written in part when the power goes.
+        for n in 7..20 {
+            log.append_records([format!("value {n}")]).unwrap();
+        }
+        log.inner.write_now().unwrap();
+        let durable = log.offsets().frontier.get();
+        assert!(durable >= 7);
+        let after = before.after_cut(seed);
+        let log = after.open(small());
+        let what = format!("seed {seed}, {:?}", log.recovery());
+        assert!(!log.recovery().rows.contains(&RecoveryRow::DamagedSegment), "{what}");
+        assert!(log.offsets().end >= durable, "{what}");
+        assert_eq!(all(&log), numbered(0..log.offsets().end.get()), "{what}");
+        let next = log.offsets().end.get();
+        fill(&log, next..next + 3);
+        assert_eq!(all(&log), numbered(0..next + 3), "{what}");
+    }
+}
+
+#[test]
+fn offsets_that_were_shown_are_not_given_out_again_after_two_power_cuts() {
+    let weak = || small().durability(Durability::ProcessCrash);
+    for seed in 0..40 {
+        let first = Cuttable::new();
+        let log = first.open(weak());
+        fill(&log, 0..3);
+        for n in 3..9 {
+            let appended = log.append_records([format!("value {n}")]).unwrap();
+            log.wait(appended.position, Durability::ProcessCrash).unwrap();
+        }
+        assert_eq!(log.offsets().high_watermark, 9);
+        let second = first.after_cut(seed);
+        let log = second.open(weak());
+        assert!(log.offsets().end >= 9, "seed {seed}");
+        check_contents(&log, "after one cut");
+        // Staged and written, but never synced.
+        let end = log.offsets().end;
+        log.append_records([format!("value {end}")]).unwrap();
+        log.inner.write_now().unwrap();
+        let third = second.after_cut(seed.wrapping_mul(31));
+        let log = third.open(weak());
+        assert!(log.offsets().end >= 9, "seed {seed}: {:?}", log.recovery());
+        check_contents(&log, "after two cuts");
+    }
+}
+
+#[test]
+fn a_deletion_survives_a_power_cut_after_reopening() {
+    for seed in 0..50 {
+        let before = Cuttable::new();
+        let log = before.open(small());
+        fill(&log, 0..9);
+        log.advance_log_start(5).unwrap();
+        log.close().unwrap();
+        let log = before.open(small());
+        // The first note after a reopening is not synced.
+        log.append_records(["value 9"]).unwrap();
+        log.inner.write_now().unwrap();
+        let log = before.after_cut(seed).open(small());
+        assert_eq!(log.offsets().log_start, 5, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_waiter_is_told_when_maintenance_lets_go_of_the_writer_lock() {
+    let bed = Bed::new();
+    let log = Arc::new(bed.open(small()));
+    let appended = log.append_records(["value 0"]).unwrap();
+    let busy = log.inner.writer();
+    let waiter = std::thread::spawn({
+        let log = Arc::clone(&log);
+        move || log.wait(appended.position, Durability::PowerLoss)
+    });
+    while !log.inner.signal.is_waited_on() {
+        std::thread::yield_now();
+    }
+    drop(busy);
+    waiter.join().unwrap().unwrap();
+}
+
+#[test]
+fn missing_durable_bytes_leave_a_gap_and_a_report() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..9);
+    log.close().unwrap();
+    let batch = bed.file("00000000000000000000.log").len() / 9;
+    let file = bed.storage.open(&bed.dir.join("00000000000000000000.log"), OpenMode::Write).unwrap();
+    file.set_len(3 * batch as u64).unwrap();
+    for _ in 0..2 {
+        let log = bed.open(LogConfig::default());
+        assert!(log.recovery().rows.contains(&RecoveryRow::DamagedTail));
+        assert_eq!((log.recovery().damaged.clone(), log.offsets().end), (vec![Offset::new(3)], Offset::new(9)));
+        assert_eq!(all(&log), numbered(0..3));
+        bed.kill(log);
+    }
+}
+
+#[test]
+fn a_lost_epoch_checkpoint_is_rebuilt_whole() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    for epoch in 0..6 {
+        let mut batch = BatchBuilder::new();
+        batch.push(Timestamp::new(T), &Record::new(format!("{epoch:>150}"))).unwrap();
+        log.append(&batch.finish().unwrap(), LeaderEpoch::new(epoch)).unwrap();
+    }
+    log.close().unwrap();
+    let whole = bed.file("leader-epoch-checkpoint");
+    bed.storage.remove_file(&bed.dir.join("leader-epoch-checkpoint")).unwrap();
+    let log = bed.open(small());
+    // A sync with nothing to write does not forget it either.
+    log.sync().unwrap();
+    assert_eq!(bed.file("leader-epoch-checkpoint"), whole);
+    bed.kill(log);
+}
+
+#[test]
+fn a_segment_keeps_its_age_over_a_reopening() {
+    let bed = Bed::new();
+    let config = || LogConfig::default().segment_age(Duration::from_secs(3600));
+    let log = bed.open(config());
+    put(&log, &["old"]);
+    log.close().unwrap();
+    let log = bed.open(config());
+    bed.clock.advance(Duration::from_secs(3601));
+    bed.kill(log);
+    let log = bed.open(config());
+    put(&log, &["new"]);
+    assert!(bed.names().contains(&"00000000000000000001.log".to_owned()), "{:?}", bed.names());
+}
+
+#[test]
+fn a_directory_without_partition_metadata_gets_it() {
+    let cut = Cuttable::new();
+    let log = cut.open(small());
+    fill(&log, 0..2);
+    drop(log);
+    let path = Path::new("data/t-0/partition.metadata");
+    cut.disk.remove_file(path).unwrap();
+    fill(&cut.open(small()), 2..3);
+    assert!(cut.disk.metadata(path).is_ok());
+}
+
+#[test]
+fn rot_without_a_power_cut_costs_no_acknowledged_record_and_no_offset() {
+    let bed = Bed::new();
+    // The slot's note of the frontier is old by now: it was made before the first append.
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..9);
+    let batch = log.size_bytes() / 9;
+    bed.kill(log);
+    bed.overwrite("00000000000000000000.log", 3 * batch + 70, &[0xff]);
+    for _ in 0..2 {
+        let log = bed.open(LogConfig::default());
+        assert_eq!(log.recovery().rows, [RecoveryRow::DamagedTail]);
+        assert_eq!(log.offsets().end, 9, "offsets behind the damage were given out");
+        let damaged = log.read(3, 100, Isolation::ReadCommitted).unwrap_err();
+        assert_eq!(damaged.kind(), ErrorKind::Corrupt);
+        assert_eq!(from(&log, Offset::new(4), Isolation::ReadCommitted), numbered(4..9));
+        bed.kill(log);
+    }
+    let log = bed.open(LogConfig::default());
+    assert_eq!(put(&log, &["value 9"]).base_offset, 9);
+    assert_eq!(from(&log, Offset::new(4), Isolation::ReadCommitted), numbered(4..10));
+}
+
+#[test]
+fn a_length_that_announces_too_much_costs_no_memory() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..3);
+    let batch = log.size_bytes() / 3;
+    // As large as the file is, and never a batch.
+    let len = 4_u32 << 20;
+    let file = bed.storage.open(&bed.dir.join("00000000000000000000.log"), OpenMode::Write).unwrap();
+    file.write_all_at(&(len - 12).to_be_bytes(), 2 * batch + 8).unwrap();
+    file.set_len(2 * batch + u64::from(len)).unwrap();
+    log.inner.segments.load()[0].set_written(2 * batch + u64::from(len));
+    assert_eq!(log.read(2, 100, Isolation::ReadCommitted).unwrap_err().kind(), ErrorKind::Corrupt);
+    bed.kill(log);
+    let log = bed.open(LogConfig::default());
+    assert_eq!(log.recovery().rows, [RecoveryRow::TornTail]);
+    assert_eq!(all(&log), numbered(0..2));
 }

@@ -25,6 +25,7 @@ use crate::types::{Offset, Timestamp};
 pub(crate) use buffer::BufferPool;
 pub(crate) use names::FileKind;
 pub(crate) use walk::{WalkEnd, walk};
+use walk::{end_behind, is_sound};
 
 /// First read of a batch whose size is not known yet.
 const FIRST_READ_BYTES: usize = 64 << 10;
@@ -359,6 +360,12 @@ impl Segment {
             .map_err(|e| self.io_error("cannot read a segment", e))
     }
 
+    /// Where the last sound batch behind the damage at `position` ends, if there is one.
+    pub(crate) fn end_behind(&self, position: u64, expected: Offset) -> Result<Option<Offset>> {
+        end_behind(&**self.file()?, position, self.written(), expected.get(), &self.home.buffers)
+            .map_err(|e| self.io_error("cannot read a segment", e))
+    }
+
     /// Where to look for `offset`: a position at or before its batch, and how many bytes to read first.
     fn locate(&self, offset: Offset) -> Result<(u64, usize)> {
         let written = self.written();
@@ -421,10 +428,15 @@ impl Segment {
                 Selected::More { skip, need } => {
                     position += skip as u64;
                     want = need.max(max_bytes);
-                    if need as u64 > written.saturating_sub(position) {
+                    // A damaged length must not cost memory: what is large is checked before it is held.
+                    let failed = |e| self.io_error("cannot read a segment", e);
+                    let is_whole = need as u64 <= written.saturating_sub(position)
+                        && (need <= FIRST_READ_BYTES.max(max_bytes)
+                            || is_sound(&**file, position, written).map_err(failed)?);
+                    if !is_whole {
                         return match need {
                             BatchHeader::LEN if position == written => Ok(Some(None)),
-                            _ => Err(Error::new(ErrorKind::Corrupt, "a batch reaches beyond the end of its segment")
+                            _ => Err(Error::new(ErrorKind::Corrupt, "a batch is cut short or damaged")
                                 .offset(from)
                                 .path(self.path(FileKind::Log))
                                 .remedy("close the broker and open it again: recovery reports what is damaged")),

@@ -18,6 +18,8 @@ mod conformance;
 mod disk;
 mod memory;
 mod pool;
+#[cfg(test)]
+mod power_cut;
 
 pub(crate) use atomic_file::{read_file, replace_file};
 #[cfg(any(test, feature = "testing"))]
@@ -26,6 +28,8 @@ pub use disk::DiskStorage;
 pub(crate) use disk::boot_id;
 pub use memory::MemoryStorage;
 pub(crate) use pool::PooledStorage;
+#[cfg(test)]
+pub(crate) use power_cut::PowerCutStorage;
 
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
