@@ -889,3 +889,34 @@ fn a_length_that_announces_too_much_costs_no_memory() {
     assert_eq!(log.recovery().rows, [RecoveryRow::TornTail]);
     assert_eq!(all(&log), numbered(0..2));
 }
+
+#[test]
+fn a_wrong_index_hides_no_record() {
+    let nonsense: [fn(&mut Vec<u8>); 3] = [
+        // Entry 3 points to the batch of entry 5.
+        |index| index.copy_within(5 * 8 + 4..6 * 8, 3 * 8 + 4),
+        // It points into a batch.
+        |index| index[3 * 8 + 7] += 1,
+        // The last entry names an offset that the segment does not reach.
+        |index| *index.last_chunk_mut::<8>().unwrap().first_chunk_mut::<4>().unwrap() = [0, 1, 0, 0],
+    ];
+    for spoil in nonsense {
+        let bed = Bed::new();
+        let config = || LogConfig::default().index_interval_bytes(0);
+        let log = bed.open(config());
+        fill(&log, 0..9);
+        log.close().unwrap();
+        let mut index = bed.file("00000000000000000000.index");
+        // Entries rise, so that only the batches can tell.
+        spoil(&mut index);
+        let kept = index.len().min(if index[3 * 8 + 4..4 * 8] == index[5 * 8 + 4..6 * 8] { 4 * 8 } else { 999 });
+        bed.storage.remove_file(&bed.dir.join("00000000000000000000.index")).unwrap();
+        bed.overwrite("00000000000000000000.index", 0, &index[..kept]);
+        let log = bed.open(config());
+        for at in 0..9 {
+            assert_eq!(from(&log, Offset::new(at), Isolation::ReadCommitted), numbered(at..9), "from {at}");
+        }
+        fill(&log, 9..12);
+        assert_eq!(all(&log), numbered(0..12));
+    }
+}
