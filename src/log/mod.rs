@@ -15,6 +15,7 @@ mod read;
 mod recover;
 mod signal;
 mod state;
+mod swaps;
 #[cfg(test)]
 mod tests;
 mod transactions;

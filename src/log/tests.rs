@@ -672,6 +672,10 @@ impl Cuttable {
     }
 
     fn open(&self, config: LogConfig) -> Log {
+        self.open_from(config, Offset::ZERO)
+    }
+
+    fn open_from(&self, config: LogConfig, log_start: Offset) -> Log {
         let storage: Arc<dyn Storage> = Arc::new(self.disk.clone());
         let state = StateFile::open(&*storage, Path::new("data/thalweg.state")).unwrap();
         let context = LogContext {
@@ -682,7 +686,7 @@ impl Cuttable {
             slot: Some(state.slot(Uuid::from_bytes([7; 16]), 0.into())),
             boot_id: [self.boot; 16],
             foreign: false,
-            log_start: Offset::ZERO,
+            log_start,
             recovery_point: Offset::ZERO,
             sync_wanted: None,
             storage,
@@ -918,5 +922,39 @@ fn a_wrong_index_hides_no_record() {
         }
         fill(&log, 9..12);
         assert_eq!(all(&log), numbered(0..12));
+    }
+}
+
+#[test]
+fn an_interrupted_cleaning_is_finished_or_undone() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..12);
+    log.close().unwrap();
+    let bases: Vec<_> = bed.names().into_iter().filter(|n| n.ends_with(".log")).collect();
+    let whole: Vec<u8> = bases[..2].iter().flat_map(|name| bed.file(name)).collect();
+    // The first two segments became one; the broker died when the originals waited for deletion.
+    bed.overwrite(&format!("{}.swap", bases[0]), 0, &whole);
+    for name in &bases[..2] {
+        bed.storage.rename(&bed.dir.join(name), &bed.dir.join(format!("{name}.deleted"))).unwrap();
+    }
+    bed.overwrite(&format!("{}.cleaned", bases[2]), 0, b"not complete");
+    let log = bed.open(small());
+    assert_eq!(all(&log), numbered(0..12));
+    let odd: Vec<_> = bed.names().into_iter().filter(|n| n.matches('.').count() > 1).collect();
+    assert_eq!((odd, bed.file(&bases[0]) == whole), (vec![], true));
+    assert!(!bed.names().contains(&bases[1]));
+}
+
+#[test]
+fn a_log_start_beyond_the_end_deletes_nothing() {
+    let cut = Cuttable::new();
+    let log = cut.open(small());
+    fill(&log, 0..9);
+    log.close().unwrap();
+    for (noted, start) in [(1_000, 0), (4, 4)] {
+        let log = cut.open_from(small(), noted.into());
+        assert_eq!(all(&log), numbered(start..9), "checkpoint {noted}");
+        log.close().unwrap();
     }
 }
