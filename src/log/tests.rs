@@ -958,3 +958,60 @@ fn a_log_start_beyond_the_end_deletes_nothing() {
         log.close().unwrap();
     }
 }
+
+#[test]
+fn everything_at_once_harms_nobody() {
+    for config in [small(), small().durability(Durability::ProcessCrash)] {
+        let bed = Bed::new();
+        let log = &bed.open(config.clone());
+        let done = &AtomicBool::new(false);
+        let until_done = |work: fn(&Log)| {
+            move || {
+                while !done.load(Ordering::Acquire) {
+                    work(log);
+                    std::thread::yield_now();
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(until_done(|log| log.run_maintenance().unwrap()));
+            scope.spawn(until_done(|log| {
+                let start = (log.offsets().high_watermark + -20).max(Offset::ZERO);
+                // A truncation may come between.
+                log.advance_log_start(start).map_err(|e| assert_eq!(e.kind(), ErrorKind::OffsetOutOfRange)).ok();
+            }));
+            scope.spawn(until_done(|log| {
+                let at = log.offsets().log_start;
+                match log.read(at, 500, Isolation::ReadCommitted) {
+                    Ok(read) => assert!(read.batches().all(|batch| batch.is_ok())),
+                    Err(e) => assert_eq!(e.kind(), ErrorKind::OffsetOutOfRange, "{e}"),
+                }
+            }));
+            scope.spawn(until_done(|log| {
+                std::thread::sleep(Duration::from_millis(5));
+                log.truncate((log.offsets().end + -3).max(log.offsets().log_start)).unwrap();
+            }));
+            let writers: Vec<_> = [Durability::PowerLoss, Durability::ProcessCrash, Durability::None]
+                .map(|level| {
+                    scope.spawn(move || {
+                        for n in 0..150 {
+                            let appended = log.append_records([format!("{level:?} {n}")]).unwrap();
+                            match log.wait(appended.position, level) {
+                                Err(e) if e.kind() != ErrorKind::Indeterminate => panic!("{e}"),
+                                _ => {}
+                            }
+                        }
+                    })
+                })
+                .into();
+            let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+            done.store(true, Ordering::Release);
+            assert!(ended.iter().all(Result::is_ok));
+        });
+        let end = log.offsets().end;
+        log.close().unwrap();
+        let log = bed.open(config);
+        assert_eq!((log.recovery().rows.clone(), log.offsets().end), (vec![RecoveryRow::Clean], end));
+        all(&log);
+    }
+}
