@@ -144,7 +144,11 @@ impl Recovery<'_> {
 
     fn finish(&self, mut segments: Vec<Arc<Segment>>, listed: Listed, has_dir: bool) -> Result<Recovered> {
         let first = segments.first().map_or(Offset::ZERO, |s| s.base());
-        let log_start = self.slot.map_or(Offset::ZERO, |s| s.log_start).max(first);
+        let known = match &self.context.slot {
+            Some(_) => self.slot.map_or(Offset::ZERO, |s| s.log_start),
+            None => self.context.log_start,
+        };
+        let log_start = known.max(first);
         self.drop_below(&mut segments, log_start)?;
         let mut found = Recovered {
             segments,

@@ -676,9 +676,13 @@ impl Cuttable {
     }
 
     fn open_from(&self, config: LogConfig, log_start: Offset) -> Log {
+        Log::open_in(self.context(log_start), Path::new("data/t-0"), config).unwrap()
+    }
+
+    fn context(&self, log_start: Offset) -> LogContext {
         let storage: Arc<dyn Storage> = Arc::new(self.disk.clone());
         let state = StateFile::open(&*storage, Path::new("data/thalweg.state")).unwrap();
-        let context = LogContext {
+        LogContext {
             clock: Arc::new(ManualClock::new(Timestamp::new(T))),
             buffers: BufferPool::default(),
             partition: TopicPartition::new("t", 0),
@@ -690,8 +694,7 @@ impl Cuttable {
             recovery_point: Offset::ZERO,
             sync_wanted: None,
             storage,
-        };
-        Log::open_in(context, Path::new("data/t-0"), config).unwrap()
+        }
     }
 }
 
@@ -957,6 +960,10 @@ fn a_log_start_beyond_the_end_deletes_nothing() {
         assert_eq!(all(&log), numbered(start..9), "checkpoint {noted}");
         log.close().unwrap();
     }
+    // The metadata log goes on where its snapshot ends.
+    let context = LogContext { slot: None, ..cut.context(Offset::new(1_000)) };
+    let log = Log::open_in(context, Path::new("data/t-0"), small()).unwrap();
+    assert_eq!((log.offsets().log_start, log.offsets().end), (Offset::new(1_000), Offset::new(1_000)));
 }
 
 #[test]
@@ -1014,4 +1021,40 @@ fn everything_at_once_harms_nobody() {
         assert_eq!((log.recovery().rows.clone(), log.offsets().end), (vec![RecoveryRow::Clean], end));
         all(&log);
     }
+}
+
+#[test]
+fn an_append_during_a_close_is_in_the_log_or_nowhere() {
+    for _ in 0..20 {
+        let bed = Bed::new();
+        let log = &bed.open(LogConfig::default());
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| while log.append_records(["value"]).is_ok() {});
+            }
+            scope.spawn(|| {
+                while log.offsets().end < 3 {
+                    std::thread::yield_now();
+                }
+                log.close().unwrap();
+            });
+        });
+        let log = bed.open(LogConfig::default());
+        let end = usize::try_from(log.offsets().end.get()).unwrap();
+        assert_eq!(all(&log).len(), end, "the end that was noted lies beyond the records");
+    }
+}
+
+#[test]
+fn a_truncation_below_the_first_segment_begins_anew_there() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..12);
+    log.advance_log_start(10).unwrap();
+    log.truncate(2).unwrap();
+    assert_eq!((log.offsets().log_start, log.offsets().end), (Offset::new(2), Offset::new(2)));
+    fill(&log, 2..8);
+    assert_eq!(all(&log), numbered(2..8));
+    bed.kill(log);
+    assert_eq!(all(&bed.open(small())), numbered(2..8));
 }
