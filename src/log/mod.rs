@@ -15,6 +15,7 @@ mod read;
 mod recover;
 mod signal;
 mod state;
+mod swaps;
 #[cfg(test)]
 mod tests;
 mod transactions;
@@ -69,7 +70,8 @@ pub(crate) struct LogContext {
     pub(crate) boot_id: [u8; 16],
     /// Another program wrote here since we did: our own notes prove nothing.
     pub(crate) foreign: bool,
-    /// Where Kafka's own checkpoints put the log start and the recovery point; zero when they do not say.
+    /// Where Kafka's own checkpoints put the log start and the recovery point; zero when they do not say. A log
+    /// start beyond the end is ignored, but where no slot is kept: there the log begins anew at it.
     pub(crate) log_start: Offset,
     pub(crate) recovery_point: Offset,
     /// Notified when something was appended that becomes visible or durable only by a sync which nobody waits

@@ -90,6 +90,7 @@ pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConf
     let trusted = slot.as_ref().filter(|_| !context.foreign);
     let recovery = Recovery { context, home, config, slot: trusted };
     let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
+    super::swaps::finish(home)?;
     let Some(listed) = recovery.list()? else {
         return recovery.finish(Vec::new(), Listed::default(), false);
     };
@@ -143,7 +144,11 @@ impl Recovery<'_> {
 
     fn finish(&self, mut segments: Vec<Arc<Segment>>, listed: Listed, has_dir: bool) -> Result<Recovered> {
         let first = segments.first().map_or(Offset::ZERO, |s| s.base());
-        let log_start = self.slot.map_or(Offset::ZERO, |s| s.log_start).max(self.context.log_start).max(first);
+        let known = match &self.context.slot {
+            Some(_) => self.slot.map_or(Offset::ZERO, |s| s.log_start),
+            None => self.context.log_start,
+        };
+        let log_start = known.max(first);
         self.drop_below(&mut segments, log_start)?;
         let mut found = Recovered {
             segments,
@@ -167,6 +172,11 @@ impl Recovery<'_> {
             self.scan(&mut found)?;
         }
         self.go_above_reserved(&mut found);
+        if (found.log_start..=found.end).contains(&self.context.log_start) {
+            // A checkpoint that lies beyond the end is of another log, and deletes nothing.
+            found.log_start = self.context.log_start;
+            self.drop_below(&mut found.segments, found.log_start)?;
+        }
         found.epochs.truncate_from_end(found.end);
         found.epochs.truncate_from_start(found.log_start);
         found.producers.transactions_mut().on_high_watermark(found.end);

@@ -672,9 +672,17 @@ impl Cuttable {
     }
 
     fn open(&self, config: LogConfig) -> Log {
+        self.open_from(config, Offset::ZERO)
+    }
+
+    fn open_from(&self, config: LogConfig, log_start: Offset) -> Log {
+        Log::open_in(self.context(log_start), Path::new("data/t-0"), config).unwrap()
+    }
+
+    fn context(&self, log_start: Offset) -> LogContext {
         let storage: Arc<dyn Storage> = Arc::new(self.disk.clone());
         let state = StateFile::open(&*storage, Path::new("data/thalweg.state")).unwrap();
-        let context = LogContext {
+        LogContext {
             clock: Arc::new(ManualClock::new(Timestamp::new(T))),
             buffers: BufferPool::default(),
             partition: TopicPartition::new("t", 0),
@@ -682,12 +690,11 @@ impl Cuttable {
             slot: Some(state.slot(Uuid::from_bytes([7; 16]), 0.into())),
             boot_id: [self.boot; 16],
             foreign: false,
-            log_start: Offset::ZERO,
+            log_start,
             recovery_point: Offset::ZERO,
             sync_wanted: None,
             storage,
-        };
-        Log::open_in(context, Path::new("data/t-0"), config).unwrap()
+        }
     }
 }
 
@@ -888,4 +895,166 @@ fn a_length_that_announces_too_much_costs_no_memory() {
     let log = bed.open(LogConfig::default());
     assert_eq!(log.recovery().rows, [RecoveryRow::TornTail]);
     assert_eq!(all(&log), numbered(0..2));
+}
+
+#[test]
+fn a_wrong_index_hides_no_record() {
+    let nonsense: [fn(&mut Vec<u8>); 3] = [
+        // Entry 3 points to the batch of entry 5.
+        |index| index.copy_within(5 * 8 + 4..6 * 8, 3 * 8 + 4),
+        // It points into a batch.
+        |index| index[3 * 8 + 7] += 1,
+        // The last entry names an offset that the segment does not reach.
+        |index| *index.last_chunk_mut::<8>().unwrap().first_chunk_mut::<4>().unwrap() = [0, 1, 0, 0],
+    ];
+    for spoil in nonsense {
+        let bed = Bed::new();
+        let config = || LogConfig::default().index_interval_bytes(0);
+        let log = bed.open(config());
+        fill(&log, 0..9);
+        log.close().unwrap();
+        let mut index = bed.file("00000000000000000000.index");
+        // Entries rise, so that only the batches can tell.
+        spoil(&mut index);
+        let kept = index.len().min(if index[3 * 8 + 4..4 * 8] == index[5 * 8 + 4..6 * 8] { 4 * 8 } else { 999 });
+        bed.storage.remove_file(&bed.dir.join("00000000000000000000.index")).unwrap();
+        bed.overwrite("00000000000000000000.index", 0, &index[..kept]);
+        let log = bed.open(config());
+        for at in 0..9 {
+            assert_eq!(from(&log, Offset::new(at), Isolation::ReadCommitted), numbered(at..9), "from {at}");
+        }
+        fill(&log, 9..12);
+        assert_eq!(all(&log), numbered(0..12));
+    }
+}
+
+#[test]
+fn an_interrupted_cleaning_is_finished_or_undone() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..12);
+    log.close().unwrap();
+    let bases: Vec<_> = bed.names().into_iter().filter(|n| n.ends_with(".log")).collect();
+    let whole: Vec<u8> = bases[..2].iter().flat_map(|name| bed.file(name)).collect();
+    // The first two segments became one; the broker died when the originals waited for deletion.
+    bed.overwrite(&format!("{}.swap", bases[0]), 0, &whole);
+    for name in &bases[..2] {
+        bed.storage.rename(&bed.dir.join(name), &bed.dir.join(format!("{name}.deleted"))).unwrap();
+    }
+    bed.overwrite(&format!("{}.cleaned", bases[2]), 0, b"not complete");
+    let log = bed.open(small());
+    assert_eq!(all(&log), numbered(0..12));
+    let odd: Vec<_> = bed.names().into_iter().filter(|n| n.matches('.').count() > 1).collect();
+    assert_eq!((odd, bed.file(&bases[0]) == whole), (vec![], true));
+    assert!(!bed.names().contains(&bases[1]));
+}
+
+#[test]
+fn a_log_start_beyond_the_end_deletes_nothing() {
+    let cut = Cuttable::new();
+    let log = cut.open(small());
+    fill(&log, 0..9);
+    log.close().unwrap();
+    for (noted, start) in [(1_000, 0), (4, 4)] {
+        let log = cut.open_from(small(), noted.into());
+        assert_eq!(all(&log), numbered(start..9), "checkpoint {noted}");
+        log.close().unwrap();
+    }
+    // The metadata log goes on where its snapshot ends.
+    let context = LogContext { slot: None, ..cut.context(Offset::new(1_000)) };
+    let log = Log::open_in(context, Path::new("data/t-0"), small()).unwrap();
+    assert_eq!((log.offsets().log_start, log.offsets().end), (Offset::new(1_000), Offset::new(1_000)));
+}
+
+#[test]
+fn everything_at_once_harms_nobody() {
+    for config in [small(), small().durability(Durability::ProcessCrash)] {
+        let bed = Bed::new();
+        let log = &bed.open(config.clone());
+        let done = &AtomicBool::new(false);
+        let until_done = |work: fn(&Log)| {
+            move || {
+                while !done.load(Ordering::Acquire) {
+                    work(log);
+                    std::thread::yield_now();
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(until_done(|log| log.run_maintenance().unwrap()));
+            scope.spawn(until_done(|log| {
+                let start = (log.offsets().high_watermark + -20).max(Offset::ZERO);
+                // A truncation may come between.
+                log.advance_log_start(start).map_err(|e| assert_eq!(e.kind(), ErrorKind::OffsetOutOfRange)).ok();
+            }));
+            scope.spawn(until_done(|log| {
+                let at = log.offsets().log_start;
+                match log.read(at, 500, Isolation::ReadCommitted) {
+                    Ok(read) => assert!(read.batches().all(|batch| batch.is_ok())),
+                    Err(e) => assert_eq!(e.kind(), ErrorKind::OffsetOutOfRange, "{e}"),
+                }
+            }));
+            scope.spawn(until_done(|log| {
+                std::thread::sleep(Duration::from_millis(5));
+                log.truncate((log.offsets().end + -3).max(log.offsets().log_start)).unwrap();
+            }));
+            let writers: Vec<_> = [Durability::PowerLoss, Durability::ProcessCrash, Durability::None]
+                .map(|level| {
+                    scope.spawn(move || {
+                        for n in 0..150 {
+                            let appended = log.append_records([format!("{level:?} {n}")]).unwrap();
+                            match log.wait(appended.position, level) {
+                                Err(e) if e.kind() != ErrorKind::Indeterminate => panic!("{e}"),
+                                _ => {}
+                            }
+                        }
+                    })
+                })
+                .into();
+            let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+            done.store(true, Ordering::Release);
+            assert!(ended.iter().all(Result::is_ok));
+        });
+        let end = log.offsets().end;
+        log.close().unwrap();
+        let log = bed.open(config);
+        assert_eq!((log.recovery().rows.clone(), log.offsets().end), (vec![RecoveryRow::Clean], end));
+        all(&log);
+    }
+}
+
+#[test]
+fn an_append_during_a_close_is_in_the_log_or_nowhere() {
+    for _ in 0..20 {
+        let bed = Bed::new();
+        let log = &bed.open(LogConfig::default());
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| while log.append_records(["value"]).is_ok() {});
+            }
+            scope.spawn(|| {
+                while log.offsets().end < 3 {
+                    std::thread::yield_now();
+                }
+                log.close().unwrap();
+            });
+        });
+        let log = bed.open(LogConfig::default());
+        let end = usize::try_from(log.offsets().end.get()).unwrap();
+        assert_eq!(all(&log).len(), end, "the end that was noted lies beyond the records");
+    }
+}
+
+#[test]
+fn a_truncation_below_the_first_segment_begins_anew_there() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..12);
+    log.advance_log_start(10).unwrap();
+    log.truncate(2).unwrap();
+    assert_eq!((log.offsets().log_start, log.offsets().end), (Offset::new(2), Offset::new(2)));
+    fill(&log, 2..8);
+    assert_eq!(all(&log), numbered(2..8));
+    bed.kill(log);
+    assert_eq!(all(&bed.open(small())), numbered(2..8));
 }

@@ -66,6 +66,8 @@ pub(crate) struct Indexes {
     pub(crate) offset: OffsetIndex,
     pub(crate) time: TimeIndex,
     density: IndexWriter,
+    /// Made from the batches: what they do not give is not there.
+    from_batches: bool,
 }
 
 impl Indexes {
@@ -74,6 +76,7 @@ impl Indexes {
             offset: OffsetIndex::new(base, sizes.max),
             time: TimeIndex::new(base, sizes.max),
             density: IndexWriter::new(base, sizes.interval),
+            from_batches: true,
         }
     }
 
@@ -192,8 +195,15 @@ impl Segment {
         write().map_err(|e| Error::io("cannot write an index", &path, e))
     }
 
+    /// An index file; `None` when there is none, or one too long to be right.
     fn read_whole(&self, kind: FileKind) -> Result<Option<Vec<u8>>> {
-        crate::storage::read_file(&*self.home.storage, &self.path(kind), u64::from(u32::MAX))
+        /// No entry of any index is longer.
+        const ENTRY_BYTES_MAX: u64 = 34;
+        let batches_max = self.written() / BatchHeader::LEN as u64 + 1;
+        match crate::storage::read_file(&*self.home.storage, &self.path(kind), batches_max * ENTRY_BYTES_MAX) {
+            Err(e) if e.kind() == ErrorKind::TooLarge => Ok(None),
+            read => read,
+        }
     }
 
     /// Ends the segment's life as the active one, or its use: completes the time index with the largest
@@ -312,16 +322,29 @@ impl Segment {
                 .and_then(|o| Ok((o, TimeIndex::decode(self.base, self.sizes.max, &time)?)));
             let Ok((offset, time)) = sound else { return Ok(None) };
             // An empty time index says nothing of a segment that holds batches.
-            if written > 0 && offset.last().1 == 0 && time.last().0 == Timestamp::NONE {
+            if written > 0 && time.last().0 == Timestamp::NONE || !self.names_a_batch(offset.last())? {
                 return Ok(None);
             }
             let density = IndexWriter::resume(&time, self.sizes.interval);
-            Ok(Some(Indexes { offset, time, density }))
+            Ok(Some(Indexes { offset, time, density, from_batches: false }))
         };
         match from_files()? {
             Some(indexes) => Ok(indexes),
             None => self.rebuild_indexes(),
         }
+    }
+
+    /// Whether an index entry is right; a stale or foreign index gives itself away by its last one.
+    fn names_a_batch(&self, (last_offset, position): (Offset, u32)) -> Result<bool> {
+        if position == 0 {
+            return Ok(true);
+        }
+        let mut header = [0; BatchHeader::LEN];
+        match self.file()?.read_exact_at(&mut header, u64::from(position)) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            read => read.map_err(|e| self.io_error("cannot read a segment", e))?,
+        }
+        Ok(BatchHeader::parse(&header).is_ok_and(|header| header.last_offset() == last_offset))
     }
 
     fn rebuild_indexes(&self) -> Result<Indexes> {
@@ -388,12 +411,29 @@ impl Segment {
     /// Reads whole batches from the one that holds `from`, or the first behind it, up to the one that begins
     /// at or behind `end`: about `max_bytes` of them, at least one. `None` when there is none.
     pub(crate) fn read(&self, from: Offset, end: Offset, max_bytes: usize) -> Result<Option<SegmentRead>> {
+        match self.read_by_index(from, end, max_bytes) {
+            Ok(Some(read)) => return Ok(read),
+            Err(e) if e.kind() == ErrorKind::Io || self.indexes()?.offset.lookup(from).1 == 0 => return Err(e),
+            // An entry points behind the batch wanted, or into one, or the bytes are damaged.
+            Err(e) if self.indexes()?.from_batches => return Err(e),
+            Ok(None) | Err(_) => {}
+        }
+        let rebuilt = self.rebuild_indexes()?;
+        *self.indexes.write() = Some(rebuilt);
+        match self.read_by_index(from, end, max_bytes)? {
+            Some(read) => Ok(read),
+            None => Ok(self.read_at(0, FIRST_READ_BYTES, from, end, max_bytes)?.flatten()),
+        }
+    }
+
+    /// As `read`; outer `None` when the index is wrong.
+    fn read_by_index(&self, from: Offset, end: Offset, max_bytes: usize) -> Result<Option<Option<SegmentRead>>> {
         let (guess, first) = self.locate(from)?;
         if let Some(found) = self.read_at(guess, first, from, end, max_bytes)? {
-            return Ok(found);
+            return Ok(Some(found));
         }
         let floor = u64::from(self.indexes()?.offset.lookup(from).1);
-        Ok(self.read_at(floor, FIRST_READ_BYTES, from, end, max_bytes)?.flatten())
+        self.read_at(floor, FIRST_READ_BYTES, from, end, max_bytes)
     }
 
     /// As `read`, from a position; outer `None` when the batches there begin behind `from` although earlier
@@ -406,7 +446,7 @@ impl Segment {
         end: Offset,
         max_bytes: usize,
     ) -> Result<Option<Option<SegmentRead>>> {
-        let floor = u64::from(self.indexes()?.offset.lookup(from).1);
+        let mut unproven = position > 0;
         let written = self.written();
         let file = self.file()?;
         let mut want = first.max(max_bytes);
@@ -416,7 +456,7 @@ impl Segment {
             let mut buffer = self.home.buffers.take(have);
             file.read_exact_at(buffer.as_mut(have), position)
                 .map_err(|e| self.io_error("cannot read a segment", e).offset(from))?;
-            match select(&buffer.as_ref()[..have], position > floor, from, end, max_bytes)
+            match select(&buffer.as_ref()[..have], std::mem::take(&mut unproven), from, end, max_bytes)
                 .map_err(|e| e.path(self.path(FileKind::Log)))?
             {
                 Selected::Batches { start, len, next } => {
