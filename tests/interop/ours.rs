@@ -4,11 +4,11 @@
 use std::io::stdin;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use thalweg::{
-    BatchBuilder, Broker, Codec, CommittedOffset, ConfigEntry, ConfigSource, ConsumerRecord, Isolation, OwnedRecord,
-    Record, Result, Start, Timestamp, Topic, TopicPartition,
+    Broker, Codec, CommittedOffset, ConfigEntry, ConfigSource, ConsumerRecord, Isolation, OwnedRecord, Record,
+    RecordMetadata, Result, Start, Ticket, Topic, TopicPartition,
 };
 
 use crate::batches::{CODECS, written};
@@ -38,6 +38,12 @@ impl Ours {
 
     pub(crate) fn close(mut self) {
         self.peer.ask(&["close"]);
+    }
+
+    /// kill -9 in the middle of work, after at least `count` acknowledgements; the acknowledged records and the
+    /// names of the acknowledged topics.
+    pub(crate) fn kill_in_storm(self, topic: &str, count: usize) -> (Vec<Row>, Vec<String>) {
+        self.peer.kill_while_answering(&["storm", topic], count)
     }
 
     /// kill -9: whatever was acknowledged must survive, nothing was closed.
@@ -98,7 +104,7 @@ fn answer(broker: &Broker, words: &[&str]) -> Result<Vec<String>> {
         }
         ["produce", name, "-1", codec, "none", count, bytes, tag] => {
             let codec = CODECS.into_iter().find(|known| known.to_string() == codec).expect("a codec");
-            produce(&topic(name)?, codec, number(count), number(bytes) as usize, tag)
+            produce(broker, name, codec, number(count), number(bytes) as usize, tag)
         }
         ["consume", name, isolation] => {
             let isolation = match isolation {
@@ -116,6 +122,7 @@ fn answer(broker: &Broker, words: &[&str]) -> Result<Vec<String>> {
             let all = broker.consumer_group(group).all_committed()?;
             Ok(all.iter().map(|(partition, commit)| commit_line(partition, commit)).collect())
         }
+        ["storm", name] => storm(broker, name),
         ["snapshot"] => snapshots(broker),
         ["server-properties"] => {
             let text = broker.server_properties(("localhost", 9092), ("localhost", 9093));
@@ -149,24 +156,48 @@ fn commit_line(partition: &TopicPartition, commit: &CommittedOffset) -> String {
     format!("{topic}\t{number}\t{}\t{epoch}\t{}", commit.offset(), commit.metadata())
 }
 
-/// One batch for each partition in turn, a third of the records with headers, as the Java driver has them.
-fn produce(topic: &Topic, codec: Codec, count: u32, bytes: usize, tag: &str) -> Result<Vec<String>> {
-    let partitions = topic.partitions();
-    let mut lines = Vec::new();
-    for (p, partition) in partitions.iter().enumerate() {
-        let share = (0..count).filter(|&i| i as usize % partitions.len() == p);
-        let records: Vec<_> = share.map(|i| numbered(i, bytes, tag)).collect();
-        let mut batch = BatchBuilder::new().compression(codec);
-        let now = Timestamp::from(SystemTime::now());
-        records.iter().try_for_each(|record| batch.push(now, record))?;
-        let appended = partition.append(&batch.finish()?)?;
-        partition.wait(appended.position, partition.durability())?;
-        for (i, record) in records.iter().enumerate() {
-            let row = written(record, appended.base_offset.get() + i as i64, now.get());
-            lines.push(Row { partition: partition.topic_partition().partition().get(), ..row }.to_line());
+/// Keys decide; a third of the records have headers, as the Java driver has them.
+fn produce(broker: &Broker, topic: &str, codec: Codec, count: u32, bytes: usize, tag: &str) -> Result<Vec<String>> {
+    let producer = broker.producer().compression(codec).linger(Duration::from_millis(20)).build()?;
+    let records: Vec<_> = (0..count).map(|i| numbered(i, bytes, tag)).collect();
+    let tickets = records.iter().map(|record| producer.enqueue(topic, record.clone())).collect::<Result<Vec<_>>>()?;
+    producer.flush()?;
+    let placed = |(record, ticket): (&Record, Ticket)| Ok(placed(record, &ticket.wait()?).to_line());
+    let lines = records.iter().zip(tickets).map(placed).collect();
+    producer.close()?;
+    lines
+}
+
+fn placed(record: &Record, at: &RecordMetadata) -> Row {
+    Row { partition: at.partition.get(), ..written(record, at.offset.get(), at.timestamp.get()) }
+}
+
+/// Produces to `topic` while other topics come, grow, change and go, and tells what was acknowledged, until killed.
+fn storm(broker: &Broker, topic: &str) -> Result<Vec<String>> {
+    let churn = {
+        let broker = broker.clone();
+        std::thread::spawn(move || -> Result<()> {
+            for i in 0_u64.. {
+                let made = broker.topic(format!("storm-{i}")).create()?;
+                println!("={}", topic_line(&made));
+                let passing = broker.topic("passing").create()?;
+                passing.send(("k", "v"))?;
+                passing.add_partitions(3)?;
+                passing.alter_configs(&[("max.message.bytes", Some("5000"))])?;
+                passing.delete()?;
+            }
+            Ok(())
+        })
+    };
+    for i in 0.. {
+        if churn.is_finished() {
+            break;
+        }
+        for line in produce(broker, topic, CODECS[i % CODECS.len()], 100, 200, &format!("storm {i}"))? {
+            println!("={line}");
         }
     }
-    Ok(lines)
+    churn.join().expect("the thread does not panic").map(|()| Vec::new())
 }
 
 fn numbered(i: u32, bytes: usize, tag: &str) -> Record {

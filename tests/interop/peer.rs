@@ -186,6 +186,18 @@ impl Peer {
         while self.answers.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no {wanted:?}: {e}")) != wanted {}
     }
 
+    /// kill -9 once `count` lines of an endless answer are here; all records and topics of the answer.
+    pub(crate) fn kill_while_answering(mut self, words: &[&str], count: usize) -> (Vec<Row>, Vec<String>) {
+        writeln!(self.requests, "{}", words.join("\t")).expect("the peer lives");
+        let next = |answers: &Receiver<String>| answers.recv_timeout(PATIENCE);
+        let mut lines: Vec<_> = (0..count).map(|_| next(&self.answers).expect("an answer without end")).collect();
+        self.process.kill().expect("the process is our child");
+        lines.extend(std::iter::from_fn(|| next(&self.answers).ok()));
+        let told = lines.iter().map(|line| line.strip_prefix('=').unwrap_or_else(|| panic!("it answered {line:?}")));
+        let (records, topics): (Vec<_>, Vec<_>) = told.partition(|line| Fields::of(line).0.len() == 6);
+        (records.into_iter().map(row).collect(), topics.into_iter().map(|line| Fields::of(line).text(0)).collect())
+    }
+
     /// kill -9, now.
     pub(crate) fn kill(mut self) {
         self.process.kill().expect("the process is our child");
