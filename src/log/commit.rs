@@ -13,7 +13,7 @@ use parking_lot::MutexGuard;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::{FileKind, Segment};
-use crate::storage::{File, OpenMode, replace_file};
+use crate::storage::{File, OpenMode, place_file};
 use crate::types::{Durability, Offset};
 
 use super::append::{Group, Seal};
@@ -206,7 +206,7 @@ impl Inner {
         }
         if writer.epochs_changed && writer.has_dir {
             let text = self.appender.lock().epochs.encode();
-            replace_file(&*self.context.storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), text.as_bytes())?;
+            place_file(&*self.context.storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), text.as_bytes())?;
             writer.epochs_changed = false;
             writer.new_names = true;
         }
@@ -238,15 +238,9 @@ impl Inner {
             made => made.map_err(|e| Error::io("cannot make a partition's directory", dir, e))?,
         }
         if let Some(id) = self.context.topic_id {
-            // Through a rename, and synced before it: a stock broker exits on half a file.
-            let path = dir.join(checkpoint::PARTITION_METADATA);
-            let unfinished = dir.join("partition.metadata.tmp");
-            let file = self.write_file(&unfinished, checkpoint::encode_partition_metadata(id).as_bytes())?;
-            file.sync_data().map_err(|e| self.in_doubt(e, unfinished.clone()))?;
-            self.context
-                .storage
-                .rename(&unfinished, &path)
-                .map_err(|e| Error::io("cannot name partition.metadata", path, e))?;
+            // Never half a file, whatever the level: a stock broker exits on one.
+            let text = checkpoint::encode_partition_metadata(id);
+            place_file(&*self.context.storage, &dir.join(checkpoint::PARTITION_METADATA), text.as_bytes())?;
         }
         (writer.has_dir, writer.new_dir, writer.new_names) = (true, true, true);
         Ok(())

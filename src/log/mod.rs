@@ -37,7 +37,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::segment::{BufferPool, FileKind, IndexSizes, Segment, SegmentHome};
-use crate::storage::{DiskStorage, Lock, Storage, replace_file};
+use crate::storage::{DiskStorage, Lock, Storage, place_file};
 use crate::types::{Durability, Isolation, LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
 
 use append::{Appender, Staged};
@@ -740,16 +740,18 @@ impl Inner {
         let storage = &*self.context.storage;
         let appender = self.appender.lock();
         let active = Arc::clone(&appender.active);
-        let (end, epochs, snapshot) = (appender.end, appender.epochs.encode(), appender.producers.encode()?);
+        let (end, snapshot) = (appender.end, appender.producers.encode()?);
         drop(appender);
         active.create_files()?;
         for segment in writer.sealed.drain(..).chain([Arc::clone(&active)]) {
             segment.write_indexes()?;
             segment.sync_indexes()?;
         }
-        replace_file(storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), epochs.as_bytes())?;
-        replace_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;
+        // The leader epochs went out with the last sync.
+        place_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;
         self.remove_old_snapshots(end)?;
+        let dir = &*self.home.dir;
+        storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
         self.marks.set_recovery_point(end);
         if let Some(slot) = &self.context.slot {
             let reserved = self.reserved.lock();

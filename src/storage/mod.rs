@@ -21,7 +21,7 @@ mod pool;
 #[cfg(test)]
 mod power_cut;
 
-pub(crate) use atomic_file::{read_file, replace_file};
+pub(crate) use atomic_file::{place_file, read_file, replace_file};
 #[cfg(any(test, feature = "testing"))]
 pub use conformance::storage_conformance;
 pub use disk::DiskStorage;
