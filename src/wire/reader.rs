@@ -22,6 +22,10 @@ macro_rules! fixed {
     };
 }
 
+#[cfg_attr(
+    not(all(feature = "snappy", feature = "lz4", feature = "zstd")),
+    allow(dead_code, reason = "some methods serve the framing of one codec only")
+)]
 impl<'a> Reader<'a> {
     pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, position: 0 }

@@ -302,7 +302,7 @@ fn killed_at_work(kafka: &Kafka) {
     }
     // A topic whose deletion is on record and whose directory was still there is a stray for Kafka, after its own
     // crashes as well.
-    let is_lost = |dir: &PathBuf| dir.to_string_lossy().ends_with("-stray") && !name(dir).starts_with("passing-");
+    let is_lost = |dir: &PathBuf| name(dir).ends_with("-stray") && !name(dir).starts_with("passing-");
     assert_eq!(partition_dirs(&data).find(is_lost), None);
     node.stop();
     dump_everything(&mut client, &data);
@@ -416,7 +416,8 @@ fn rebuilt_indexes_equal_ours(kafka: &Kafka) {
 
 /// dump-log finds no fault in any file, and our two logs of Kafka's own records decode.
 fn dump_everything(client: &mut Client, data: &Path) {
-    for dir in partition_dirs(data) {
+    // What Kafka set aside it never recovers.
+    for dir in partition_dirs(data).filter(|dir| !name(dir).ends_with("-stray")) {
         dump::partition(client, &dir);
         let decoder = match name(&dir).rsplit_once('-').expect("topic-partition").0 {
             "__cluster_metadata" => "--cluster-metadata-decoder",
@@ -439,7 +440,7 @@ fn assert_untouched(before: &BTreeMap<PathBuf, Vec<u8>>, data: &Path) {
         let now = fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         assert!(now.starts_with(bytes), "{} was rewritten", file.display());
     }
-    let stray = partition_dirs(data).find(|dir| dir.to_string_lossy().ends_with("-stray"));
+    let stray = partition_dirs(data).find(|dir| name(dir).ends_with("-stray"));
     assert_eq!(stray, None);
 }
 
