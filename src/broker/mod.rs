@@ -294,9 +294,10 @@ impl Inner {
         if self.context.closed.load(Ordering::Acquire) {
             return Ok(());
         }
-        let mut first = self.background.run_tasks_now();
         self.background.stop();
         open.workers.lock().drain(..).for_each(Worker::join);
+        // After the thread that may just have been at them, and would have put them off.
+        let mut first = self.background.run_tasks_now();
         // Whoever holds this may still be making a topic.
         let _changes = self.changes.lock();
         if self.context.closed.swap(true, Ordering::AcqRel) {
@@ -311,6 +312,8 @@ impl Inner {
         let partitions: Vec<_> = topics.iter().flat_map(|topic| topic.partitions()).collect();
         keep(background::for_each(&partitions, self.threads, |partition| partition.close()));
         topics.iter().for_each(|topic| topic.notify());
+        // What came since is told that it came too late.
+        keep(self.background.run_tasks_now());
         keep(self.state.sync());
         let writable = self.context.read_only.is_none();
         let checkpointing = self.checkpointing.lock();
