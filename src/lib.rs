@@ -8,6 +8,7 @@ mod error;
 mod group;
 mod index;
 mod log;
+mod producer;
 mod record;
 mod segment;
 mod storage;
@@ -21,7 +22,8 @@ mod wire;
 pub use broker::{Broker, BrokerBuilder, Partition, Topic, TopicBuilder, TopicRef};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::{
-    Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, PartitionLag, Records, RecordsIter,
+    Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, PartitionLag, Records,
+    RecordsIter,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use group::{
@@ -31,6 +33,7 @@ pub use group::{
 pub use log::{
     Appended, Committed, Log, LogConfig, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime, RecoveryRow,
 };
+pub use producer::{Partitioner, Producer, ProducerBuilder, RecordMetadata, Ticket, partition_for_key};
 pub use record::{
     BatchBuilder, BatchHeader, Codec, Compression, ControlType, DecodedBatch, EndMarker, Header, Headers, IntoPayload,
     Record, RecordBatch, RecordIter, RecordRef, TimestampType, TxnOutcome,

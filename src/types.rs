@@ -184,12 +184,6 @@ impl TopicPartition {
         &self.topic
     }
 
-    /// The topic's name, shared.
-    #[must_use]
-    pub(crate) fn topic_arc(&self) -> &Arc<str> {
-        &self.topic
-    }
-
     /// The partition's number.
     #[must_use]
     pub fn partition(&self) -> PartitionId {

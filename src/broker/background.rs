@@ -4,7 +4,7 @@
 //! with appends that nobody waits for. `thalweg-maintenance` runs the slow rounds of `maintenance.rs`.
 //! Invariant: a thread holds the broker only within a round, so that dropping the last handle ends it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::Inner;
+use super::options::Threads;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Signal;
@@ -19,6 +20,8 @@ use crate::topic::{self, Urgency};
 
 /// How long appends that nobody waits for gather before one sync takes them all.
 const GATHER: Duration = Duration::from_millis(2);
+/// Threads that help to close many partitions.
+const HELPERS_MAX: usize = 8;
 /// How often the maintenance thread looks whether a round is due.
 const MAINTENANCE_TICK: Duration = Duration::from_secs(1);
 
@@ -89,7 +92,7 @@ impl Background {
         self.stopping.notify();
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
 
@@ -128,6 +131,9 @@ impl Background {
     pub(super) fn settle_queued(&self) {
         self.run_due_tasks();
         for partition in self.take_partitions() {
+            if self.is_stopped() {
+                return;
+            }
             drop(partition.settle());
         }
     }
@@ -163,26 +169,54 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Vec<Worker>> {
     Ok(vec![spawn("thalweg-sync", sync_loop)?, spawn("thalweg-maintenance", maintenance_loop)?])
 }
 
+/// Calls `each` for all partitions, from several threads where the broker may have some: one waits for the
+/// device while others go on. The first failure counts, and stops nothing.
+pub(super) fn for_each(
+    partitions: &[Arc<topic::Partition>],
+    threads: Threads,
+    each: impl Fn(&topic::Partition) -> Result<()> + Sync,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut first = Ok(());
+        while let Some(partition) = partitions.get(next.fetch_add(1, Ordering::Relaxed)) {
+            first = first.and(each(partition));
+        }
+        first
+    };
+    let helpers = match threads {
+        Threads::Own => HELPERS_MAX.min(partitions.len().saturating_sub(1)),
+        Threads::None => 0,
+    };
+    thread::scope(|scope| {
+        let named = || thread::Builder::new().name("thalweg-close".to_owned());
+        // A helper that cannot be started leaves more to the others.
+        let helpers: Vec<_> = (0..helpers).filter_map(|_| named().spawn_scoped(scope, work).ok()).collect();
+        let panicked = || Err(Error::new(ErrorKind::Indeterminate, "a thread that closes partitions failed"));
+        helpers.into_iter().fold(work(), |first, helper| first.and(helper.join().unwrap_or_else(|_| panicked())))
+    })
+}
+
 fn sync_loop(background: &Background, inner: &Weak<Inner>) {
     while !background.is_stopped() {
         let seen = background.wake.count();
-        // Held while writing, so that the directory's lock is.
-        let Some(alive) = inner.upgrade() else { return };
         let next_task = background.run_due_tasks();
         let (idle, urgent) = {
             let queue = background.queue.lock();
             (queue.partitions.is_empty(), queue.urgent)
         };
+        if background.is_stopped() {
+            return;
+        }
         if idle {
-            drop(alive);
-            if !background.is_stopped() {
-                background.wake.wait_past(seen, next_task);
-            }
+            background.wake.wait_past(seen, next_task);
             continue;
         }
         if !urgent {
             background.wake.wait_past(seen, Some(GATHER));
         }
+        // Held while writing, so that the directory's lock is.
+        let Some(_alive) = inner.upgrade() else { return };
         background.settle_queued();
     }
 }

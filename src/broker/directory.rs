@@ -39,7 +39,9 @@ pub(super) fn inspect(storage: &dyn Storage, root: &Path) -> Result<Found> {
     let entries = match storage.list(root) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Empty),
         Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-            return Err(Error::new(ErrorKind::InvalidArgument, "there is a file where the directory should be").path(root));
+            return Err(
+                Error::new(ErrorKind::InvalidArgument, "there is a file where the directory should be").path(root)
+            );
         }
         listed => listed.map_err(|e| Error::io("cannot list the directory", root, e))?,
     };
@@ -81,14 +83,15 @@ pub(super) fn create(storage: &dyn Storage, root: &Path) -> Result<()> {
 }
 
 /// Takes the clean-shutdown marker away, durably, before anything else is written: a stock broker that
-/// finds it trusts every file.
-pub(super) fn consume_clean_shutdown(storage: &dyn Storage, root: &Path) -> Result<()> {
+/// finds it trusts every file. Answers whether it was there.
+pub(super) fn consume_clean_shutdown(storage: &dyn Storage, root: &Path) -> Result<bool> {
     let path = root.join(CLEAN_SHUTDOWN);
     match storage.remove_file(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         removed => removed.map_err(|e| Error::io("cannot remove the clean-shutdown marker", &path, e))?,
     }
-    storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))
+    storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))?;
+    Ok(true)
 }
 
 /// Says that all is synced, trimmed and checkpointed. `replace_file` syncs file and name.

@@ -169,6 +169,12 @@ impl Topic {
     }
 }
 
+impl AsRef<str> for Topic {
+    fn as_ref(&self) -> &str {
+        self.name()
+    }
+}
+
 impl fmt::Debug for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Topic").field("name", &self.name()).field("id", &self.id()).finish_non_exhaustive()
@@ -338,9 +344,10 @@ impl Partition {
     /// (DeleteRecords). Answers the log start, which never moves back.
     ///
     /// # Errors
-    /// `OffsetOutOfRange` above the high watermark; `TopicDeleted`; `Io`.
+    /// `OffsetOutOfRange` above the high watermark; `InvalidArgument` when the topic is only compacted
+    /// (`cleanup.policy`) or Kafka's own; `TopicDeleted`; `Io`.
     pub fn delete_records(&self, to: impl Into<Offset>) -> Result<Offset> {
-        self.inner.delete_records(to.into())
+        self.broker.delete_records(&self.inner, to.into())
     }
 }
 

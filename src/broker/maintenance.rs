@@ -40,7 +40,7 @@ impl Broker {
         self.inner.background.settle_queued();
         let retained = self.inner.apply_retention();
         let kept = self.inner.tend_logs();
-        retained.and(kept).and_then(|()| self.inner.write_checkpoints())
+        retained.and(kept).and(self.inner.write_checkpoints())
     }
 }
 
@@ -56,6 +56,7 @@ impl Inner {
                 is_due(&mut schedule.checkpoints, self.settings.checkpoint_interval, now),
             )
         };
+        drop(self.each_open_partition(|partition| partition.flush_if_due(now)));
         if retention {
             drop(self.apply_retention());
         }
@@ -66,6 +67,9 @@ impl Inner {
 
     /// Deletes old segments of topics that say so (`retention.ms`, `retention.bytes`, `cleanup.policy`).
     fn apply_retention(&self) -> Result<()> {
+        if self.context.read_only.is_some() {
+            return Ok(());
+        }
         let mut first = Ok(());
         for topic in self.registry.all() {
             let limits = topic.with_settings(|s| {
@@ -74,6 +78,9 @@ impl Inner {
             });
             let Some((age, bytes)) = limits else { continue };
             for partition in topic.partitions() {
+                if self.background.is_stopped() {
+                    return first;
+                }
                 first = first.and(partition.apply_retention(age, bytes));
             }
         }
@@ -89,7 +96,7 @@ impl Inner {
         let mut first = Ok(());
         for topic in self.registry.all() {
             for partition in topic.partitions() {
-                if partition.is_touched() {
+                if partition.is_touched() && !self.background.is_stopped() {
                     first = first.and(call(&partition));
                 }
             }
@@ -99,6 +106,9 @@ impl Inner {
 
     /// Kafka's three checkpoints of all partitions. What an untouched partition had in them stays.
     pub(super) fn write_checkpoints(&self) -> Result<()> {
+        if self.context.read_only.is_some() {
+            return Ok(());
+        }
         let (storage, root) = (&*self.context.storage, &*self.context.root);
         let before = &self.context.checkpoints;
         let (mut recovery, mut starts, mut highs) = (Vec::new(), Vec::new(), Vec::new());
@@ -114,9 +124,8 @@ impl Inner {
             match partition.checkpoint() {
                 Some(at) => note(at.recovery_point, at.log_start, at.high_watermark),
                 None => {
-                    let of = |offsets: &std::collections::HashMap<_, Offset>| {
-                        offsets.get(name).copied().unwrap_or_default()
-                    };
+                    let of =
+                        |offsets: &std::collections::HashMap<_, Offset>| offsets.get(name).copied().unwrap_or_default();
                     note(of(&before.recovery_point), of(&before.log_start), of(&before.high_watermark));
                 }
             }
@@ -125,5 +134,4 @@ impl Inner {
         directory::write_checkpoint(storage, root, directory::LOG_STARTS, &starts)?;
         directory::write_checkpoint(storage, root, directory::HIGH_WATERMARKS, &highs)
     }
-
 }

@@ -57,8 +57,8 @@ pub(crate) use crate::log::Signal;
 ///
 /// A broker has two threads of its own unless it is [`manual`](BrokerBuilder::manual):
 /// `thalweg-sync` brings appends that nobody waits for to their topic's durability and sends producers'
-/// batches whose time has come; `thalweg-maintenance` applies retention, writes checkpoints
-/// and snapshots of the catalog.
+/// batches whose time has come; `thalweg-maintenance` applies retention and writes
+/// checkpoints. [`close`](Self::close) uses up to eight more, `thalweg-close`, while it runs.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
@@ -78,23 +78,44 @@ pub(crate) use crate::log::Signal;
 #[derive(Clone)]
 pub struct Broker {
     inner: Arc<Inner>,
+    open: Arc<OpenGuard>,
 }
 
-/// What a broker holds. Dropped without `close` it is as if the process had died: nothing is synced.
+/// Shared by all handles. Without `close` the end of the last one is as if the process had died: nothing is
+/// synced any more.
+struct OpenGuard {
+    background: Arc<Background>,
+    context: Arc<PartitionContext>,
+    workers: Mutex<Vec<Worker>>,
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        // Starts no write and no sync; waits for one that is in flight, so that the directory is free for
+        // another broker when this returns.
+        self.background.stop();
+        self.context.closed.store(true, Ordering::Release);
+        self.workers.get_mut().drain(..).for_each(Worker::join);
+    }
+}
+
+/// What a broker holds.
 pub(crate) struct Inner {
     context: Arc<PartitionContext>,
     settings: BrokerSettings,
+    threads: Threads,
     /// Held while topics and partitions come or go.
     changes: Mutex<()>,
     catalog: Catalog,
     registry: Registry,
     state: StateFile,
     groups: Groups,
+    /// A partition could not be recovered: the directory must not be called clean.
+    unsound: AtomicBool,
     /// Counts changes of topics.
     catalog_version: AtomicU64,
     background: Arc<Background>,
     schedule: Mutex<Schedule>,
-    workers: Mutex<Vec<Worker>>,
     lock: Mutex<Option<Box<dyn Lock>>>,
 }
 
@@ -130,7 +151,7 @@ impl Broker {
         let lock = lock_directory(&*storage, root)?;
         // Who held the lock may have written meanwhile: look again.
         directory::inspect(&*storage, root)?;
-        directory::consume_clean_shutdown(&*storage, root)?;
+        let found_clean = directory::consume_clean_shutdown(&*storage, root)?;
         let buffers = BufferPool::default();
         let log_context = LogContext {
             storage: Arc::clone(&storage),
@@ -147,7 +168,9 @@ impl Broker {
         };
         let catalog_options = CatalogOptions { node_id: options.node, defaults, ..CatalogOptions::default() };
         let catalog = Catalog::open(log_context, root, catalog_options)?;
-        directory::remove_deleted(&*storage, root)?;
+        if catalog.read_only().is_none() {
+            directory::remove_deleted(&*storage, root)?;
+        }
         directory::drop_stale_state(&*storage, root, catalog.image().epoch)?;
         let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
         let checkpoints = directory::read_checkpoints(&*storage, root)?;
@@ -158,29 +181,35 @@ impl Broker {
                 root: root.to_owned(),
                 buffers,
                 checkpoints,
+                read_only: catalog.read_only(),
                 host: OnceLock::new(),
                 closed: AtomicBool::new(false),
                 storage,
             }),
             settings: options.settings,
             registry: Registry::default(),
+            threads: options.threads,
             changes: Mutex::new(()),
             catalog,
             state,
             groups: Groups::default(),
             catalog_version: AtomicU64::new(0),
+            unsound: AtomicBool::new(false),
             background: Arc::new(Background::new(options.clock)),
             schedule: Mutex::new(Schedule::default()),
-            workers: Mutex::new(Vec::new()),
             lock: Mutex::new(Some(lock)),
         });
         let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
         inner.context.host.get_or_init(|| host);
         inner.load_topics()?;
-        if options.threads == Threads::Own {
-            *inner.workers.lock() = background::start(&inner)?;
-        }
-        Ok(Self { inner })
+        inner.recover_dirty(found_clean)?;
+        let workers = match options.threads {
+            Threads::Own => background::start(&inner)?,
+            Threads::None => Vec::new(),
+        };
+        let (background, context) = (Arc::clone(&inner.background), Arc::clone(&inner.context));
+        let open = OpenGuard { background, context, workers: Mutex::new(workers) };
+        Ok(Self { inner, open: Arc::new(open) })
     }
 
     /// Stops the threads, brings every append to its topic's durability and beyond, to the device, closes
@@ -192,7 +221,7 @@ impl Broker {
     /// `Indeterminate` or `Io` when something could not be synced or written. The broker is closed all the
     /// same and the next open recovers.
     pub fn close(&self) -> Result<()> {
-        self.inner.close()
+        self.inner.close(&self.open)
     }
 
     /// The directory.
@@ -229,8 +258,13 @@ impl Broker {
             let existing = self.inner.registry.get(topic).and_then(|t| u32::try_from(t.partition_count()).ok());
             existing.unwrap_or(default)
         };
-        let defaults: Vec<_> =
-            self.inner.catalog.defaults().properties().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let defaults: Vec<_> = self
+            .inner
+            .catalog
+            .defaults()
+            .properties()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
         ServerProperties {
             dir: self.dir(),
             node_id: self.node_id(),
@@ -253,15 +287,13 @@ impl Inner {
         }
     }
 
-    fn close(&self) -> Result<()> {
+    fn close(&self, open: &OpenGuard) -> Result<()> {
         if self.context.closed.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut first = self.background.run_tasks_now();
         self.background.stop();
-        for worker in self.workers.lock().drain(..) {
-            worker.join();
-        }
+        open.workers.lock().drain(..).for_each(Worker::join);
         // Whoever holds this may still be making a topic.
         let _changes = self.changes.lock();
         if self.context.closed.swap(true, Ordering::AcqRel) {
@@ -272,29 +304,21 @@ impl Inner {
                 first = Err(error);
             }
         };
-        for topic in self.registry.all() {
-            for partition in topic.partitions() {
-                keep(partition.close());
-            }
-            topic.notify();
-        }
+        let topics = self.registry.all();
+        let partitions: Vec<_> = topics.iter().flat_map(|topic| topic.partitions()).collect();
+        keep(background::for_each(&partitions, self.threads, |partition| partition.close()));
+        topics.iter().for_each(|topic| topic.notify());
         keep(self.state.sync());
+        let writable = self.context.read_only.is_none();
         keep(self.write_checkpoints());
         keep(self.catalog.close());
-        if first.is_ok() {
+        if first.is_ok() && writable && !self.unsound.load(Ordering::Acquire) {
             // Last: from here on a stock broker trusts every file.
             first = directory::write_clean_shutdown(&*self.context.storage, &self.context.root);
         }
         self.groups.notify();
         *self.lock.lock() = None;
         first
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // The threads hold no reference between their rounds; they end by themselves.
-        self.background.stop();
     }
 }
 
@@ -316,7 +340,10 @@ impl PartitionHost for Inner {
 
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broker").field("dir", &self.dir()).field("cluster_id", &self.cluster_id()).finish_non_exhaustive()
+        f.debug_struct("Broker")
+            .field("dir", &self.dir())
+            .field("cluster_id", &self.cluster_id())
+            .finish_non_exhaustive()
     }
 }
 

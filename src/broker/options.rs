@@ -204,6 +204,9 @@ impl BrokerBuilder {
 
 impl fmt::Debug for BrokerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BrokerBuilder").field("root", &self.root).field("threads", &self.threads).finish_non_exhaustive()
+        f.debug_struct("BrokerBuilder")
+            .field("root", &self.root)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
     }
 }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{LogConfig, Signal};
+use crate::log::Signal;
 use crate::topic::config::{BrokerDefaults, TopicSettings};
 use crate::topic::{self, PartitionSource, TopicConfig, name};
 use crate::types::{PartitionId, TopicPartition, Uuid};
@@ -18,12 +18,12 @@ use crate::types::{PartitionId, TopicPartition, Uuid};
 #[derive(Debug)]
 pub(crate) struct Configured {
     pub(crate) overrides: TopicConfig,
-    pub(crate) settings: TopicSettings,
+    pub(crate) settings: Arc<TopicSettings>,
 }
 
 impl Configured {
     pub(crate) fn new(overrides: TopicConfig, defaults: &BrokerDefaults) -> Self {
-        let settings = overrides.settings(defaults);
+        let settings = Arc::new(overrides.settings(defaults));
         Self { overrides, settings }
     }
 }
@@ -40,7 +40,12 @@ pub(crate) struct TopicEntry {
 }
 
 impl TopicEntry {
-    pub(crate) fn new(name: Arc<str>, id: Uuid, configured: Configured, partitions: Vec<Arc<topic::Partition>>) -> Self {
+    pub(crate) fn new(
+        name: Arc<str>,
+        id: Uuid,
+        configured: Configured,
+        partitions: Vec<Arc<topic::Partition>>,
+    ) -> Self {
         Self {
             name,
             id,
@@ -65,11 +70,10 @@ impl TopicEntry {
     }
 
     pub(crate) fn configure(&self, configured: Configured) {
-        let log_config = log_config(&configured.settings);
-        self.configured.store(Arc::new(configured));
         for partition in &*self.partitions.read() {
-            partition.configure(log_config.clone());
+            partition.configure(&configured.settings);
         }
+        self.configured.store(Arc::new(configured));
     }
 
     pub(crate) fn partition_count(&self) -> usize {
@@ -163,23 +167,5 @@ impl Registry {
 
     pub(crate) fn remove(&self, name: &str) {
         self.topics.write().remove(name);
-    }
-}
-
-/// What a log needs of a topic's settings.
-pub(crate) fn log_config(settings: &TopicSettings) -> LogConfig {
-    LogConfig {
-        segment_bytes: settings.segment_bytes,
-        segment_age: settings.segment_age,
-        segment_jitter: settings.segment_jitter,
-        index_interval_bytes: settings.index_interval_bytes,
-        segment_index_bytes: settings.segment_index_bytes,
-        max_message_bytes: settings.max_message_bytes,
-        timestamp_type: settings.timestamp_type,
-        timestamp_before_max: settings.timestamp_before_max,
-        timestamp_after_max: settings.timestamp_after_max,
-        durability: settings.durability,
-        keys_required: settings.cleanup_policy.compacts(),
-        ..LogConfig::default()
     }
 }

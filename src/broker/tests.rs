@@ -222,7 +222,8 @@ fn a_manual_broker_works_when_it_is_told() {
     let partition = broker.topic("t").create().unwrap().partition(0).unwrap();
     let appended = partition.append_records(["x"]).unwrap();
     let mut future = partition.committed(appended.position, Durability::PowerLoss).unwrap();
-    let mut poll = || std::pin::Pin::new(&mut future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    let mut poll =
+        || std::pin::Pin::new(&mut future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
     use std::future::Future;
     assert!(poll().is_pending());
     assert_eq!(partition.offsets().unwrap().high_watermark, 0);
@@ -247,6 +248,44 @@ fn retention_deletes_only_where_it_is_configured() {
     clock.advance(Duration::from_secs(1));
     broker.run_maintenance().unwrap();
     assert_eq!((kept.offsets().unwrap().log_start, short.offsets().unwrap().log_start), (Offset::ZERO, Offset::new(1)));
+}
+
+#[test]
+fn records_of_a_compacted_topic_are_not_deleted_by_offset() {
+    let broker = Broker::in_memory().unwrap();
+    let compacted = broker.topic("t").set("cleanup.policy", "compact").create().unwrap().partition(0).unwrap();
+    let appended = compacted.append_records([("k", "v")]).unwrap();
+    compacted.wait(appended.position, Durability::PowerLoss).unwrap();
+    assert_eq!(compacted.delete_records(1).unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn flush_messages_bounds_what_a_power_cut_takes() {
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).manual().open().unwrap();
+    let partition = broker.topic("t").set("flush.messages", "3").create().unwrap().partition(0).unwrap();
+    for (end, frontier) in [(1, 0), (2, 0), (3, 3), (4, 3)] {
+        append(&partition, &["x"]);
+        broker.inner.background.settle_queued();
+        let offsets = partition.offsets().unwrap();
+        assert_eq!((offsets.end, offsets.high_watermark, offsets.frontier), (end.into(), end.into(), frontier.into()));
+    }
+}
+
+/// A torn tail under a clean-shutdown marker stops a stock broker's partition for good (facts, trap 3).
+#[test]
+fn a_partition_that_crashed_is_recovered_before_the_directory_is_called_clean() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path()).unwrap();
+    append(&broker.topic("t").create().unwrap().partition(0).unwrap(), &["x"]);
+    drop(broker);
+    let log = dir.path().join("t-0/00000000000000000000.log");
+    let sound = DiskStorage.metadata(&log).unwrap().len;
+    let file = DiskStorage.open(&log, crate::storage::OpenMode::Write).unwrap();
+    file.write_all_at(&[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 99, 7], sound).unwrap();
+    // Nobody touches the partition.
+    Broker::open(dir.path()).unwrap().close().unwrap();
+    assert_eq!(DiskStorage.metadata(&log).unwrap().len, sound);
+    assert!(dir.path().join(".kafka_cleanshutdown").exists());
 }
 
 #[test]

@@ -78,7 +78,13 @@ impl Broker {
 
     /// Names a topic, to be opened or created. Nothing happens before.
     pub fn topic(&self, name: impl Into<String>) -> TopicBuilder {
-        TopicBuilder { broker: self.clone(), name: name.into(), partitions: None, config: TopicConfig::new(), refused: None }
+        TopicBuilder {
+            broker: self.clone(),
+            name: name.into(),
+            partitions: None,
+            config: TopicConfig::new(),
+            refused: None,
+        }
     }
 
     /// All topics by name, without those that Kafka keeps for itself.

@@ -2,10 +2,11 @@
 //! section 5): creation puts the record first and leaves the directory to the first append; deletion
 //! removes the record first, then the directory, under Kafka's name for it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::registry::{Configured, TopicEntry, deleted, log_config, unknown};
+use super::registry::{Configured, TopicEntry, deleted, unknown};
 use super::{Broker, Inner, directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::topic::catalog::TopicImage;
@@ -16,7 +17,7 @@ impl Inner {
     /// Puts every topic of the catalog into the registry; no log is opened.
     pub(super) fn load_topics(&self) -> Result<()> {
         let image = self.catalog.image();
-        let mut live = std::collections::HashSet::new();
+        let mut live = HashSet::new();
         for topic in image.topics() {
             let entry = self.entry(topic);
             live.extend(entry.partitions().iter().map(|p| (topic.id, p.name().partition())));
@@ -25,6 +26,24 @@ impl Inner {
         for (id, partition) in self.state.partitions() {
             if !live.contains(&(id, partition)) {
                 self.state.free(id, partition)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Recovers what was not closed in order, so that a clean close may vouch for the whole directory.
+    pub(super) fn recover_dirty(&self, found_clean: bool) -> Result<()> {
+        if self.context.read_only.is_some() {
+            return Ok(());
+        }
+        let (storage, root) = (&*self.context.storage, &self.context.root);
+        let names = storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))?;
+        let dirs: HashSet<_> = names.into_iter().map(|entry| entry.name).collect();
+        for partition in self.registry.all().iter().flat_map(|topic| topic.partitions()) {
+            let has_dir = dirs.contains(&partition.name().to_string());
+            if partition.recover_if_dirty(has_dir, found_clean).is_err() {
+                // Whoever touches the partition gets the error; the others must open all the same.
+                self.unsound.store(true, Ordering::Release);
             }
         }
         Ok(())
@@ -58,17 +77,20 @@ impl Inner {
     ) -> Arc<topic::Partition> {
         let slot = self.state.slot(id, number);
         let name = TopicPartition::new(Arc::clone(name), number);
-        let config = log_config(&configured.settings);
-        Arc::new(topic::Partition::new(Arc::clone(&self.context), name, id, epoch, config, slot))
+        let settings = Arc::clone(&configured.settings);
+        Arc::new(topic::Partition::new(Arc::clone(&self.context), name, id, epoch, settings, slot))
     }
 
-    /// A directory of that name belongs to a topic that the catalog no longer has: it is set aside under the
-    /// name that Kafka would give it.
-    fn clear_place(&self, topic: &str, from: usize, to: usize) -> Result<()> {
+    /// Directories of such names belong to a topic that the catalog no longer has: they are set aside under the
+    /// name that Kafka would give them. Partitions below `from` are not concerned.
+    fn clear_place(&self, topic: &str, from: usize) -> Result<()> {
         let (storage, root) = (&*self.context.storage, &self.context.root);
         let mut moved = false;
-        for number in from..to {
-            moved |= directory::set_aside(storage, &root.join(format!("{topic}-{number}")), "stray")?.is_some();
+        for entry in storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))? {
+            let number = entry.name.strip_prefix(topic).and_then(|rest| rest.strip_prefix('-')?.parse::<usize>().ok());
+            if number.is_some_and(|number| number >= from) {
+                moved |= directory::set_aside(storage, &root.join(&entry.name), "stray")?.is_some();
+            }
         }
         match moved {
             true => storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e)),
@@ -83,7 +105,7 @@ impl Inner {
             return Err(Error::new(ErrorKind::TopicExists, format!("topic {topic:?} exists already"))
                 .remedy("open it, or use open_or_create"));
         }
-        self.clear_place(topic, 0, partitions as usize)?;
+        self.clear_place(topic, 0)?;
         let image = self.catalog.create_topic(topic, Uuid::random()?, partitions, config)?;
         let entry = self.registry.insert(self.entry(&image));
         self.count_change();
@@ -119,7 +141,7 @@ impl Inner {
         self.check_open()?;
         entry.check_alive()?;
         let present = entry.partition_count();
-        self.clear_place(&entry.name, present, total as usize)?;
+        self.clear_place(&entry.name, present)?;
         let image = self.catalog.add_partitions(entry.id, total)?;
         let configured = entry.configured();
         let added = image.partitions().skip(present).map(|(number, state)| {

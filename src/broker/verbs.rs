@@ -7,16 +7,21 @@ use std::sync::atomic::Ordering;
 
 use super::{Broker, Partition};
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, LogRead};
 use crate::record::RecordBatch;
-use crate::topic;
+use crate::topic::{self, name};
 use crate::types::{Isolation, Offset, TopicPartition};
 
 impl Broker {
     /// The broker's clock.
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.inner.context.clock
+    }
+
+    /// `Closed` once it is.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        self.inner.check_open()
     }
 
     /// Changes whenever topics come, go or gain partitions.
@@ -59,10 +64,49 @@ impl Broker {
         partition.read(from, max_bytes, isolation)
     }
 
-    /// A block of producer ids that nobody else will ever get (`InitProducerId`, KIP-360).
-    pub(crate) fn allocate_producer_ids(&self, count: u32) -> Result<Range<i64>> {
+    /// DeleteRecords: makes everything below `to` unreadable, durably, for a stock broker as well.
+    pub(crate) fn delete_records(&self, partition: &topic::Partition, to: Offset) -> Result<Offset> {
+        self.inner.check_open()?;
+        if name::is_internal(partition.name().topic()) {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "records of Kafka's own topics are not deleted by offset",
+            )
+            .partition(partition.name().clone()));
+        }
+        let start = partition.delete_records(to)?;
+        self.inner.write_checkpoints()?;
+        Ok(start)
+    }
+
+    /// A block of producer ids that nobody else will ever get (`InitProducerId`, KIP-360), recorded in the catalog
+    /// before it is given: for idempotent batches that are built by hand.
+    ///
+    /// ```
+    /// let broker = thalweg::Broker::in_memory()?;
+    /// let (first, second) = (broker.allocate_producer_ids(1000)?, broker.allocate_producer_ids(1000)?);
+    /// assert_eq!(first.end, second.start);
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::ReadOnly`], [`ErrorKind::Closed`], or when
+    /// the catalog cannot be written.
+    pub fn allocate_producer_ids(&self, count: u32) -> Result<Range<i64>> {
         self.inner.check_open()?;
         self.inner.catalog.allocate_producer_ids(count)
+    }
+
+    /// Why this directory can be read but not changed; `None` when it can be changed. So it is with directories that
+    /// other nodes share, or whose catalog holds records that this release does not know.
+    ///
+    /// ```
+    /// assert!(thalweg::Broker::in_memory()?.read_only().is_none());
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    #[must_use]
+    pub fn read_only(&self) -> Option<Error> {
+        self.inner.catalog.read_only()
     }
 
     /// Has `task` run by the sync thread at `due`, in monotonic time; without threads, by `run_maintenance`.

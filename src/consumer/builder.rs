@@ -119,7 +119,7 @@ impl ConsumerBuilder {
     /// member, and commits only while the group has none.
     ///
     /// # Errors
-    /// A bad group id or topic pattern, an assignor other than that of the members, and for partitions
+    /// A bad group id, topic name or pattern, an assignor other than that of the members, and for partitions
     /// chosen by hand one that does not exist.
     pub fn join(self) -> Result<Consumer> {
         Consumer::start(self.broker, self.group, self.wish?, self.settings)

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::records::Chunk;
 use crate::error::Result;
 use crate::group::Generation;
-use crate::record::{DecodedBatch, RecordBatch};
+use crate::record::{DecodedBatch, RecordBatch, RecordPlace};
 use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 #[derive(Debug)]
@@ -17,8 +17,8 @@ pub(super) struct Cursor {
     /// Of the last batch that was handed out.
     epoch: Option<LeaderEpoch>,
     fetched: VecDeque<RecordBatch>,
-    /// The batch that is being handed out, and how many of its records were or lie before the position.
-    open: Option<(DecodedBatch, usize)>,
+    /// The batch that is being handed out, and where in it to go on.
+    open: Option<(DecodedBatch, RecordPlace)>,
     /// Where the next fetch starts.
     fetched_to: Offset,
 }
@@ -73,64 +73,67 @@ impl Cursor {
     /// # Errors
     /// When a batch or one of its records is damaged. The position stays at the damage.
     pub(super) fn take(&mut self, limit: usize) -> Result<Option<Chunk>> {
-        loop {
-            if limit == 0 {
-                return Ok(None);
-            }
-            let Some((batch, start)) = self.next_batch()? else { return Ok(None) };
-            let mut taken = start..start;
-            let mut finished = true;
-            let mut position = self.position;
-            for record in batch.iter().skip(start) {
-                let offset = match record {
-                    Ok(record) => record.offset(),
-                    Err(_) if !taken.is_empty() => {
-                        // What lies before the damage goes out first.
-                        finished = false;
-                        break;
-                    }
-                    Err(damage) => {
-                        self.open = Some((batch.clone(), start));
-                        return Err(damage.partition(self.partition.clone()));
-                    }
-                };
-                if offset < self.position {
-                    taken = taken.start + 1..taken.end + 1;
-                    continue;
-                }
-                if taken.len() == limit {
-                    finished = false;
-                    break;
-                }
-                taken.end += 1;
-                position = offset.next();
-            }
-            self.position = position;
-            if finished {
-                // Offsets after the last record can be gone: compacted away, or markers.
-                self.position = self.position.max(batch.header().next_offset());
-                if self.fetched.is_empty() {
-                    self.position = self.position.max(self.fetched_to);
-                }
-            } else {
-                self.open = Some((batch.clone(), taken.end));
-            }
-            if !taken.is_empty() {
-                self.epoch = Some(batch.header().leader_epoch()).filter(|e| e.get() >= 0);
-                let partition = self.partition.clone();
-                return Ok(Some(Chunk { partition, generation: self.since, batch, places: taken }));
+        while limit > 0
+            && let Some((batch, start)) = self.next_batch()?
+        {
+            let chunk = self.take_from(batch, start, limit)?;
+            if chunk.count > 0 {
+                self.epoch = Some(chunk.batch.header().leader_epoch()).filter(|e| e.get() >= 0);
+                return Ok(Some(chunk));
             }
         }
+        Ok(None)
     }
 
-    fn next_batch(&mut self) -> Result<Option<(DecodedBatch, usize)>> {
+    fn take_from(&mut self, batch: DecodedBatch, start: RecordPlace, limit: usize) -> Result<Chunk> {
+        let mut chunk = Chunk {
+            partition: self.partition.clone(),
+            generation: self.since,
+            batch,
+            from: start,
+            count: 0,
+            next: self.position,
+        };
+        let mut records = chunk.batch.iter_from(start);
+        while chunk.count < limit {
+            let before = records.place(&chunk.batch);
+            match records.next() {
+                Some(Ok(record)) if record.offset() < self.position => chunk.from = records.place(&chunk.batch),
+                Some(Ok(record)) => {
+                    chunk.count += 1;
+                    chunk.next = record.offset().next();
+                }
+                Some(Err(damage)) => {
+                    // What lies before the damage goes out first.
+                    self.open = Some((chunk.batch.clone(), before));
+                    if chunk.count == 0 {
+                        return Err(damage.partition(self.partition.clone()));
+                    }
+                    self.position = chunk.next;
+                    return Ok(chunk);
+                }
+                None => break,
+            }
+        }
+        if records.size_hint().0 > 0 {
+            self.open = Some((chunk.batch.clone(), records.place(&chunk.batch)));
+            self.position = chunk.next;
+        } else {
+            // Offsets after the last record can be gone: compacted away, or markers.
+            let end = if self.fetched.is_empty() { self.fetched_to } else { chunk.batch.header().next_offset() };
+            self.position = self.position.max(end);
+        }
+        Ok(chunk)
+    }
+
+    fn next_batch(&mut self) -> Result<Option<(DecodedBatch, RecordPlace)>> {
         if let Some(open) = self.open.take() {
             return Ok(Some(open));
         }
         let Some(batch) = self.fetched.front() else { return Ok(None) };
         let decoded = batch.decode().map_err(|e| e.partition(self.partition.clone()))?;
         self.fetched.pop_front();
-        Ok(Some((decoded, 0)))
+        Ok(Some((decoded, RecordPlace::default())))
     }
 }
 

@@ -57,9 +57,10 @@ impl ConsumerGroup {
         &self.id
     }
 
-    /// Prepares a member that reads its share of `topics`. A topic may come into being later.
+    /// Prepares a member that reads its share of `topics`. A topic may come into being later; a name
+    /// that no topic can have is reported by [`ConsumerBuilder::join`].
     pub fn consumer<T: AsRef<str>>(&self, topics: impl IntoIterator<Item = T>) -> ConsumerBuilder {
-        self.builder(Ok(Wish::Topics(Topics::named(topics))))
+        self.builder(Topics::named(topics).map(Wish::Topics))
     }
 
     /// Prepares a member that reads its share of all topics whose whole name matches the regular

@@ -56,7 +56,6 @@ impl Consumer {
         };
         // Whatever comes of it, nothing is read between the old wish and the new assignment.
         let member = Member { id, generation, waiting: true, topics, resolved, catalog };
-        self.broker.watch_groups(&self.signal);
         self.send_join(&member)?;
         self.held.values_mut().for_each(|held| held.cursor.unfetch());
         self.reading = Reading::Member(member);
@@ -102,8 +101,7 @@ impl Consumer {
                     member.waiting = false;
                     member.generation = generation;
                     if !without_a_break {
-                        self.held.clear();
-                        self.unplaced.clear();
+                        self.let_go();
                     }
                     self.hold(partitions.into_iter().collect(), generation);
                 }
@@ -115,8 +113,7 @@ impl Consumer {
                 }
                 Err(e) if matches!(e.kind(), ErrorKind::UnknownMember | ErrorKind::UnknownGroup) => {
                     // It stayed away too long, and others have read on: it starts as somebody new.
-                    self.held.clear();
-                    self.unplaced.clear();
+                    self.let_go();
                     let id = self.new_member_id()?;
                     if let Reading::Member(member) = &mut self.reading {
                         (member.id, member.generation, member.waiting) = (id, NO_GENERATION, true);
@@ -151,12 +148,29 @@ impl Consumer {
 
     /// Makes `partitions` the ones that it reads. Those that it held before go on where they were.
     pub(super) fn hold(&mut self, mut partitions: BTreeSet<TopicPartition>, since: Generation) {
+        let held_before = self.held.len();
         self.held.retain(|tp, held| {
             // A topic that was deleted and made anew is another one.
             let same = |now: Partition| now.topic_id() == held.partition.topic_id();
             partitions.contains(tp) && self.broker.partition(tp).is_ok_and(same) && partitions.remove(tp)
         });
         self.unplaced = partitions.into_iter().map(|tp| (tp, since)).collect();
+        if self.held.len() < held_before {
+            self.renew_signal();
+        }
+    }
+
+    /// Reads nothing any more.
+    pub(super) fn let_go(&mut self) {
+        self.hold(BTreeSet::new(), NO_GENERATION);
+    }
+
+    /// Watches the groups and the partitions that it holds, and nothing else.
+    pub(super) fn renew_signal(&mut self) {
+        self.signal = Arc::default();
+        self.broker.watch_groups(&self.signal);
+        self.held.values().for_each(|held| held.partition.watch(&self.signal));
+        *self.wakeup.signal.lock() = Arc::clone(&self.signal);
     }
 
     /// Starts to read a partition at `position`.

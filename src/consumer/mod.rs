@@ -14,6 +14,8 @@ mod poll;
 mod position;
 mod records;
 mod subscription;
+#[cfg(test)]
+mod tests;
 
 pub use builder::ConsumerBuilder;
 pub use group_handle::{ConsumerGroup, GroupLag, PartitionLag};

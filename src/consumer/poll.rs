@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::builder::Settings;
 use super::membership::{Held, Member};
 use super::position;
@@ -27,9 +29,9 @@ pub(super) const NO_GENERATION: Generation = -1;
 ///
 /// `Send`, and used by one thread at a time; several threads share the work by joining with a
 /// consumer each. Within the group each partition has one reader, so each record goes to one
-/// member. When members come or go the partitions are shared out anew, inside [`Consumer::poll`]:
-/// records handed out before a poll count as handled once the next poll begins, as far as the next
-/// reader is concerned only if they were committed.
+/// member. When members come or go the partitions are shared out anew, inside [`Consumer::poll`]: a
+/// member gives up its partitions when it polls, and their next readers begin at what was committed. So
+/// whoever commits before each poll hands over without a record read twice.
 ///
 /// Dropping it leaves the group at once, commits nothing and does not block.
 ///
@@ -62,8 +64,10 @@ pub struct Consumer {
     ends: HashMap<(Uuid, PartitionId), Offset>,
     /// The partition that was served last, for fairness.
     last_served: Option<TopicPartition>,
+    /// Notified by whatever it waits for. Replaced when it lets go of partitions, which otherwise
+    /// would go on waking it.
     pub(super) signal: Arc<Signal>,
-    interrupted: Arc<AtomicBool>,
+    pub(super) wakeup: Arc<Wakeup>,
 }
 
 pub(super) enum Reading {
@@ -84,8 +88,9 @@ impl Consumer {
             ends: HashMap::new(),
             last_served: None,
             signal: Arc::default(),
-            interrupted: Arc::default(),
+            wakeup: Arc::default(),
         };
+        consumer.renew_signal();
         match wish {
             Wish::Nothing => {}
             Wish::Topics(topics) => consumer.read_topics(topics)?,
@@ -99,8 +104,9 @@ impl Consumer {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] while partitions are assigned by hand: the two do not mix.
+    /// [`ErrorKind::InvalidTopicName`] for a name that no topic can have.
     pub fn subscribe<T: AsRef<str>>(&mut self, topics: impl IntoIterator<Item = T>) -> Result<()> {
-        self.read_topics(Topics::named(topics))
+        self.read_topics(Topics::named(topics)?)
     }
 
     /// Reads a share of all topics whose whole name matches the regular expression `pattern`, those
@@ -151,8 +157,7 @@ impl Consumer {
     /// # Errors
     /// When the group's new state cannot be written.
     pub fn unsubscribe(&mut self) -> Result<()> {
-        self.held.clear();
-        self.unplaced.clear();
+        self.let_go();
         match std::mem::replace(&mut self.reading, Reading::Nothing) {
             Reading::Member(member) => self.leave(&member),
             Reading::Nothing | Reading::ByHand => Ok(()),
@@ -188,8 +193,9 @@ impl Consumer {
         let clock = Arc::clone(self.broker.clock());
         let until = clock.monotonic().saturating_add(timeout);
         loop {
-            let seen = self.signal.count();
-            if self.interrupted.swap(false, Ordering::AcqRel) {
+            let signal = Arc::clone(&self.signal);
+            let seen = signal.count();
+            if self.wakeup.take() {
                 return Err(Error::new(ErrorKind::Interrupted, "the poll was interrupted by its waker"));
             }
             let look_again = self.keep_membership()?;
@@ -199,7 +205,11 @@ impl Consumer {
                 return Ok(records);
             }
             let wait = look_again.map_or(left, |again| again.min(left));
-            if !self.signal.wait_past(seen, Some(wait)) && wait == left {
+            if !Arc::ptr_eq(&signal, &self.signal) {
+                // What it watches changed: look again before waiting there.
+                continue;
+            }
+            if !signal.wait_past(seen, Some(wait)) && wait == left {
                 return Ok(Records::default());
             }
         }
@@ -209,7 +219,7 @@ impl Consumer {
     /// next.
     #[must_use]
     pub fn waker(&self) -> ConsumerWaker {
-        ConsumerWaker { signal: Arc::clone(&self.signal), interrupted: Arc::clone(&self.interrupted) }
+        ConsumerWaker { wakeup: Arc::clone(&self.wakeup) }
     }
 
     /// Leaves the group and says whether that could be recorded. Commits nothing: call
@@ -228,6 +238,10 @@ impl Consumer {
         let mut budget = self.settings.fetch_max_bytes;
         for tp in self.turn() {
             if let Err(e) = self.serve(&tp, &mut records, &mut budget) {
+                if self.is_gone(&e) {
+                    self.held.remove(&tp);
+                    continue;
+                }
                 if records.is_empty() {
                     return Err(self.after_failed_read(&tp, e));
                 }
@@ -240,6 +254,12 @@ impl Consumer {
             self.last_served = Some(tp);
         }
         Ok(records)
+    }
+
+    /// A topic of a member was deleted; the rebalance that follows is on its way.
+    fn is_gone(&self, error: &Error) -> bool {
+        let gone = matches!(error.kind(), ErrorKind::TopicDeleted | ErrorKind::UnknownTopicOrPartition);
+        gone && matches!(self.reading, Reading::Member(_))
     }
 
     fn turn(&self) -> Vec<TopicPartition> {
@@ -273,8 +293,7 @@ impl Consumer {
             (ErrorKind::Overtaken, Some(log_start), _) => cursor.seek(log_start),
             (ErrorKind::OffsetOutOfRange, _, start @ (Start::Earliest | Start::Latest)) => {
                 // Should this fail as well, the position stays and so does the error.
-                if let Ok(offset) = position::seek(partition, ReadFrom::Start(start), self.settings.isolation)
-                {
+                if let Ok(offset) = position::seek(partition, ReadFrom::Start(start), self.settings.isolation) {
                     cursor.seek(offset);
                 }
             }
@@ -287,7 +306,13 @@ impl Consumer {
     fn place_all(&mut self) -> Result<()> {
         while let Some((tp, since)) = self.unplaced.first_key_value() {
             let (tp, since) = (tp.clone(), *since);
-            let partition = self.broker.partition(&tp)?;
+            let partition = match self.broker.partition(&tp) {
+                Err(e) if self.is_gone(&e) => {
+                    self.unplaced.remove(&tp);
+                    continue;
+                }
+                found => found?,
+            };
             let committed = self.broker.committed_offset(&self.group, &tp)?.map(|c| c.offset());
             let noted = self.ends.get(&(partition.topic_id(), tp.partition())).copied();
             let position = match (committed, self.settings.start, noted) {
@@ -341,15 +366,29 @@ impl fmt::Debug for Consumer {
 /// ```
 #[derive(Clone)]
 pub struct ConsumerWaker {
-    signal: Arc<Signal>,
-    interrupted: Arc<AtomicBool>,
+    wakeup: Arc<Wakeup>,
+}
+
+/// What a consumer and its wakers share.
+#[derive(Default)]
+pub(super) struct Wakeup {
+    interrupted: AtomicBool,
+    /// The signal that the consumer waits on now.
+    pub(super) signal: Mutex<Arc<Signal>>,
+}
+
+impl Wakeup {
+    fn take(&self) -> bool {
+        self.interrupted.swap(false, Ordering::SeqCst)
+    }
 }
 
 impl ConsumerWaker {
     /// Ends the poll that is running, or else the next one, with [`ErrorKind::Interrupted`].
     pub fn wake(&self) {
-        self.interrupted.store(true, Ordering::Release);
-        self.signal.notify();
+        // In this order, so that a consumer that changes its signal meanwhile sees the mark.
+        self.wakeup.interrupted.store(true, Ordering::SeqCst);
+        self.wakeup.signal.lock().notify();
     }
 }
 

@@ -21,7 +21,9 @@ pub(super) fn seek(partition: &Partition, to: ReadFrom, isolation: Isolation) ->
     match to {
         ReadFrom::Offset(offset) if !(start..=end).contains(&offset) => {
             let message = format!("cannot go there: readable offsets are {start} to {end}");
-            Err(Error::new(ErrorKind::OffsetOutOfRange, message).partition(partition.topic_partition().clone()).offset(offset))
+            Err(Error::new(ErrorKind::OffsetOutOfRange, message)
+                .partition(partition.topic_partition().clone())
+                .offset(offset))
         }
         ReadFrom::Start(Start::None) => {
             let message = "Start::None is a policy, not a place to go to";

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 
 use bytes::Bytes;
 
 use crate::group::Generation;
-use crate::record::{DecodedBatch, Headers, RecordIter, RecordRef, TimestampType};
+use crate::record::{DecodedBatch, Headers, RecordIter, RecordPlace, RecordRef, TimestampType};
+use crate::topic::OwnedRecord;
 use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp, TopicPartition};
 
 /// A run of records of one batch. They were all decoded once before, so they decode again.
@@ -18,16 +18,13 @@ pub(super) struct Chunk {
     /// The generation in which the consumer held the partition.
     pub(super) generation: Generation,
     pub(super) batch: DecodedBatch,
-    /// Which of the batch's records, counted from its first.
-    pub(super) places: Range<usize>,
+    /// Where in the batch they begin, how many they are, and the offset after the last.
+    pub(super) from: RecordPlace,
+    pub(super) count: usize,
+    pub(super) next: Offset,
 }
 
 impl Chunk {
-    fn next_offset(&self) -> Option<Offset> {
-        let last = self.batch.iter().nth(self.places.end.checked_sub(1)?)?.ok()?;
-        Some(last.offset().next())
-    }
-
     fn epoch(&self) -> Option<LeaderEpoch> {
         Some(self.batch.header().leader_epoch()).filter(|e| e.get() >= 0)
     }
@@ -57,7 +54,7 @@ pub struct Records {
 
 impl Records {
     pub(super) fn push(&mut self, chunk: Chunk) {
-        self.count += chunk.places.len();
+        self.count += chunk.count;
         self.chunks.push(chunk);
     }
 
@@ -84,7 +81,7 @@ impl Records {
     #[must_use]
     pub fn next_offsets(&self) -> BTreeMap<TopicPartition, Offset> {
         // Later chunks of a partition hold later records and overwrite.
-        self.chunks.iter().filter_map(|c| Some((c.partition.clone(), c.next_offset()?))).collect()
+        self.chunks.iter().map(|chunk| (chunk.partition.clone(), chunk.next)).collect()
     }
 }
 
@@ -124,11 +121,7 @@ impl<'a> Iterator for RecordsIter<'a> {
                 }
             }
             let chunk = self.chunks.next()?;
-            let mut records = chunk.batch.iter();
-            if let Some(before) = chunk.places.start.checked_sub(1) {
-                records.nth(before);
-            }
-            self.current = Some((chunk, records, chunk.places.len()));
+            self.current = Some((chunk, chunk.batch.iter_from(chunk.from), chunk.count));
         }
     }
 }
@@ -213,6 +206,12 @@ impl<'a> ConsumerRecord<'a> {
         self.record.headers()
     }
 
+    /// The record by itself; it shares the memory of its batch and keeps it alive.
+    #[must_use]
+    pub fn into_owned(self) -> OwnedRecord {
+        OwnedRecord::new(&self.chunk.partition, &self.chunk.batch, &self.record)
+    }
+
     /// The leader epoch in which the record was appended, where its batch says (KIP-320).
     #[must_use]
     pub fn leader_epoch(&self) -> Option<LeaderEpoch> {
@@ -226,6 +225,9 @@ impl<'a> ConsumerRecord<'a> {
 
 impl fmt::Debug for ConsumerRecord<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConsumerRecord").field("partition", &self.chunk.partition).field("record", &self.record).finish()
+        f.debug_struct("ConsumerRecord")
+            .field("partition", &self.chunk.partition)
+            .field("record", &self.record)
+            .finish()
     }
 }

@@ -7,7 +7,7 @@ use regex_lite::Regex;
 
 use crate::broker::Broker;
 use crate::error::{Error, ErrorKind, Result};
-use crate::topic::name::is_internal;
+use crate::topic::name;
 use crate::types::TopicPartition;
 
 /// What a consumer was told to read.
@@ -27,8 +27,10 @@ pub(super) enum Topics {
 }
 
 impl Topics {
-    pub(super) fn named<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> Self {
-        Self::Named(names.into_iter().map(|name| Arc::from(name.as_ref())).collect())
+    /// The names have to be possible ones: nobody shall wait for a topic that can never exist.
+    pub(super) fn named<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> Result<Self> {
+        let checked = |name: T| name::validate(name.as_ref()).map(|()| Arc::from(name.as_ref()));
+        names.into_iter().map(checked).collect::<Result<_>>().map(Self::Named)
     }
 
     /// As in Kafka, the pattern has to match the whole name.
@@ -45,7 +47,7 @@ impl Topics {
         match self {
             Self::Named(names) => names.clone(),
             Self::Matching(pattern) => {
-                let wanted = |topic: &Arc<str>| !is_internal(topic) && pattern.is_match(topic);
+                let wanted = |topic: &Arc<str>| !name::is_internal(topic) && pattern.is_match(topic);
                 broker.topic_names().into_iter().filter(wanted).collect()
             }
         }

@@ -518,6 +518,10 @@ mod tests {
     fn generations_go_on_after_reopening() {
         let mut bench = Bench::default();
         bench.join("m");
+        // The process died with its members: whoever opens the log finds none.
+        let found = bench.reopened();
+        assert_eq!((found.describe("g").state(), found.describe("g").generation()), (GroupState::Empty, 1));
+        assert!(found.commit("g", "", -1, &[commit("t", 1)], NOW).is_ok());
         bench.membership(|c, context| c.leave("g", "m", context));
         let reopened = bench.reopened().describe("g");
         assert_eq!((reopened.state(), reopened.generation()), (GroupState::Empty, 2));

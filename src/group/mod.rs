@@ -13,7 +13,5 @@ pub use describe::{GroupDescription, GroupListing, MemberDescription};
 pub use offsets::CommittedOffset;
 pub use state::GroupState;
 
-pub(crate) use coordinator::{
-    BatchKind, CheckIn, Effects, GroupCoordinator, LogAppend, OffsetCommit, partition_for_group,
-};
+pub(crate) use coordinator::{BatchKind, Effects, GroupCoordinator, LogAppend, OffsetCommit, partition_for_group};
 pub(crate) use state::{Context, Generation, JoinRequest, Membership};

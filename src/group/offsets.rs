@@ -352,6 +352,23 @@ mod tests {
     }
 
     #[test]
+    fn whatever_a_broker_wrote_into_the_topic_can_be_passed_over() {
+        let vectors: serde_json::Value = serde_json::from_str(include_str!("../../tests/data/vectors.json")).unwrap();
+        let records = vectors["records"].as_object().unwrap();
+        let written = |prefix: &str| {
+            let keys = records.iter().filter(move |(name, _)| name.starts_with(prefix) && name.ends_with("_K"));
+            keys.map(|(_, vector)| Key::decode(&bytes(vector["hex"].as_str().unwrap())).unwrap()).collect::<Vec<_>>()
+        };
+        let new_protocol = written("K43_CG_");
+        assert!(
+            new_protocol.len() > 4 && new_protocol.iter().all(|key| *key == Key::NewProtocol { group: "g2".into() })
+        );
+        let share = written("K43_SG_");
+        assert!(share.len() > 4 && share.iter().all(|key| *key == Key::Other));
+        assert_eq!(written("K43_CLASSIC_"), ["g1"; 3].map(|g| Key::Group { group: g.into() }));
+    }
+
+    #[test]
     fn committed_offsets_match_the_vectors() {
         let committed = |epoch: Option<i32>| {
             CommittedOffset::new(Offset::new(42), epoch.map(LeaderEpoch::new), "m".into(), Timestamp::new(T))
@@ -391,6 +408,36 @@ mod tests {
         assert_eq!(assignment.encode().unwrap(), bytes(ASSIGNMENT_3));
         let encoded = bytes(ASSIGNMENT_3);
         assert_eq!(partitions(&mut Reader::new(&encoded[2..])), partitions_given);
+    }
+
+    /// Each version of a subscription only adds fields at the end, so an older one is ours without its tail.
+    #[test]
+    fn older_subscriptions_are_prefixes_of_ours() {
+        let subscription = |owned: &[TopicPartition], generation| {
+            let owned = owned.to_vec();
+            Subscription { owned, generation, ..Subscription::to(["t1".into()]) }.encode().unwrap()
+        };
+        let owned = [TopicPartition::new("t1", 0)];
+        let (no_rack, no_generation, nothing_owned) = (2, 2 + 4, 2 + 4 + 4);
+        for (version, ours, tail, vector) in [
+            (0, subscription(&[], -1), nothing_owned, "00000000000100027431ffffffff"),
+            (
+                1,
+                subscription(&owned, -1),
+                no_generation,
+                "00010000000100027431ffffffff00000001000274310000000100000000",
+            ),
+            (
+                2,
+                subscription(&owned, 4),
+                no_rack,
+                "00020000000100027431ffffffff0000000100027431000000010000000000000004",
+            ),
+        ] {
+            let vector = bytes(vector);
+            assert_eq!(vector[..2], [0, version]);
+            assert_eq!(vector[2..], ours[2..ours.len() - tail]);
+        }
     }
 
     #[test]

@@ -21,8 +21,9 @@ use crate::types::{Timestamp, TopicPartition};
 pub(crate) type Generation = i32;
 
 /// `session.timeout.ms` as written for other readers of `__consumer_offsets`: should this process
-/// die, a stock broker on the same files drops its members after this long.
-const RECORDED_SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+/// die, a stock broker on the same files drops its members after this long. None of them can be alive
+/// then, so it is the least that a stock broker takes (`group.min.session.timeout.ms`).
+const RECORDED_SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// What a group is doing, in Kafka's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -540,5 +541,72 @@ mod tests {
             bench.on(Event::Join(request(member, Arc::new(Everything)))).unwrap();
         }
         assert_eq!([bench.look("a"), bench.look("b")], ["2: [t-0]", "2: []"]);
+    }
+
+    /// What members believe to hold, driven by arbitrary events.
+    #[derive(Debug, Default)]
+    struct Beliefs(BTreeMap<String, Vec<TopicPartition>>);
+
+    impl Beliefs {
+        fn step(&mut self, bench: &mut Bench, what: u8, member: &str) {
+            match what {
+                0 => {
+                    // In a stable group, joining again with the same wish changes nothing.
+                    if bench.group.state() != GroupState::Stable {
+                        self.0.remove(member);
+                    }
+                    bench.join(member);
+                }
+                1 => {
+                    self.0.remove(member);
+                    drop(bench.on(Event::Leave { member }));
+                }
+                2 => bench.seconds += 100,
+                3 => {
+                    bench.partitions = bench.partitions % 5 + 1;
+                    bench.on(Event::TopicsChanged).unwrap();
+                }
+                4 => drop(bench.on(Event::Tick).unwrap()),
+                _ => self.look(bench, member),
+            }
+            // Whoever was removed is fenced: what it believes no longer matters.
+            self.0.retain(|id, _| bench.group.members.contains_key(id));
+        }
+
+        fn look(&mut self, bench: &mut Bench, member: &str) {
+            if bench.group.see(member, Duration::from_secs(bench.seconds)).is_err() {
+                return;
+            }
+            match bench.group.take(member).unwrap() {
+                Membership::Assigned { partitions, .. } => drop(self.0.insert(member.to_owned(), partitions)),
+                Membership::Rejoin => self.step(bench, 0, member),
+                Membership::Unchanged | Membership::Waiting => {}
+            }
+        }
+
+        fn held(&self) -> Vec<&TopicPartition> {
+            self.0.values().flatten().collect()
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_partition_ever_has_two_readers_and_in_the_end_each_has_one(
+            steps in proptest::collection::vec((0_u8..8, 0_usize..4), 1..80),
+        ) {
+            let mut bench = Bench::new(3);
+            let mut beliefs = Beliefs::default();
+            for (what, member) in steps {
+                beliefs.step(&mut bench, what, ["a", "b", "c", "d"][member]);
+                let held = beliefs.held();
+                assert_eq!(held.len(), held.iter().collect::<BTreeSet<_>>().len(), "{beliefs:?}");
+            }
+            let members: Vec<_> = bench.group.members.keys().cloned().collect();
+            for member in members.iter().chain(&members).chain(&members) {
+                beliefs.look(&mut bench, member);
+            }
+            let expected = if members.is_empty() { 0 } else { bench.partitions };
+            assert_eq!(i32::try_from(beliefs.held().len()).unwrap(), expected);
+        }
     }
 }

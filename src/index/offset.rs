@@ -82,14 +82,6 @@ impl OffsetIndex {
         self.entries.get(at).map(|_| self.entry(Some(at)))
     }
 
-    /// The first entry that lies `size` bytes or more after `position`: an upper bound for the offsets in
-    /// those bytes (Kafka's `fetchUpperBoundOffset`).
-    pub(crate) fn upper_bound(&self, position: u32, size: u64) -> Option<Offset> {
-        let end = u64::from(position).saturating_add(size);
-        let at = self.entries.partition_point(|entry| u64::from(entry.1) < end);
-        self.entries.get(at).map(|entry| self.base + i64::from(entry.0))
-    }
-
     /// The last entry, else the segment's begin.
     pub(crate) fn last(&self) -> (Offset, u32) {
         self.entry(self.entries.len().checked_sub(1))
@@ -98,12 +90,6 @@ impl OffsetIndex {
     /// Whether the segment must roll before another entry is due.
     pub(crate) fn is_full(&self) -> bool {
         self.entries.len() >= self.max_entries
-    }
-
-    /// Drops the entries at or after `to`.
-    pub(crate) fn truncate(&mut self, to: Offset) {
-        let keep = self.entries.partition_point(|entry| self.base + i64::from(entry.0) < to);
-        self.entries.truncate(keep);
     }
 
     fn entry(&self, at: Option<usize>) -> (Offset, u32) {
@@ -134,23 +120,6 @@ mod tests {
             assert_eq!((offset.get(), position), expected, "target {target}");
         }
         assert_eq!(index.last(), (Offset::new(109), 332));
-    }
-
-    #[test]
-    fn upper_bound_is_the_first_entry_after_the_bytes() {
-        let index = vector();
-        assert_eq!(index.upper_bound(0, 166), Some(Offset::new(105)));
-        assert_eq!(index.upper_bound(0, 167), Some(Offset::new(109)));
-        assert_eq!(index.upper_bound(166, 167), None);
-    }
-
-    #[test]
-    fn truncating_drops_the_entry_of_the_offset_itself() {
-        let mut index = vector();
-        index.truncate(Offset::new(109));
-        assert_eq!(index.last(), (Offset::new(105), 166));
-        index.truncate(Offset::new(100));
-        assert_eq!(index.last(), (Offset::new(100), 0));
     }
 
     #[test]

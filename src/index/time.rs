@@ -85,12 +85,6 @@ impl TimeIndex {
         self.entries.len().saturating_add(1) >= self.max_entries
     }
 
-    /// Drops the entries at or after `to`.
-    pub(crate) fn truncate(&mut self, to: Offset) {
-        let keep = self.entries.partition_point(|entry| self.base + i64::from(entry.1) < to);
-        self.entries.truncate(keep);
-    }
-
     /// The entry before number `after`.
     fn entry(&self, after: usize) -> (Timestamp, Offset) {
         let entry = after.checked_sub(1).and_then(|at| self.entries.get(at));
@@ -136,8 +130,7 @@ mod tests {
         }
         assert_eq!(push(100, 6, false).unwrap(), 5, "80 bytes hold 6 entries, one of them kept");
         assert_eq!(push(100, 6, true).unwrap(), 6);
-        index.truncate(Offset::new(5));
-        assert_eq!(index.last(), (Timestamp::new(40), Offset::new(4)));
+        assert_eq!(index.last(), (Timestamp::new(100), Offset::new(6)));
     }
 
     #[test]

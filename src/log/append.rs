@@ -182,12 +182,12 @@ impl Inner {
                 .error(ErrorKind::InvalidRecord, format!("a replicated batch begins below the log end {}", a.end))
                 .offset(base));
         }
-        if let Some(newest) = a.epochs.latest()
-            && epoch < newest
-        {
+        let newest = a.epochs.latest().unwrap_or(LeaderEpoch::new(-1));
+        let lowest = if origin == Origin::Replica { newest } else { newest.max(self.lowest_epoch) };
+        if epoch < lowest {
             return Err(self.error(
                 ErrorKind::FencedLeaderEpoch,
-                format!("an append in leader epoch {epoch}, but the log has reached epoch {newest}"),
+                format!("an append in leader epoch {epoch}, but the log has reached epoch {lowest}"),
             ));
         }
         let facts = BatchFacts::of(batch, base)?;
@@ -206,10 +206,15 @@ impl Inner {
                 format!("a batch of {size} bytes does not fit into segment.bytes, {}", config.segment_bytes),
             ));
         }
+        let prefix = batch.stamp_prefix(base, epoch)?;
+        if facts.marker.is_some() {
+            a.active.load_aborted()?;
+        }
+        if a.size > 0 && a.first_timestamp.is_none() {
+            a.first_timestamp = a.active.first_timestamp();
+        }
         let seals =
             if must_roll(a, &config, batch.header(), last, now)? { Some(self.roll_to(a, base, now)?) } else { None };
-
-        let prefix = batch.stamp_prefix(base, epoch)?;
         let header = batch.header().placed(base, epoch);
         a.active.index_batch(a.size, &header)?;
         if epoch.get() >= 0 && a.epochs.assign(epoch, base) {
@@ -240,7 +245,8 @@ impl Inner {
         let crowded = a.staged.bytes >= super::STAGED_BYTES_MAX;
         drop(appender);
         if crowded {
-            self.write_now()?;
+            // The batch has its place: what fails here is told to those who wait, and to the next append.
+            self.write_now().ok();
         }
         Ok(Appended { base_offset: base, last_offset: last, append_time, position })
     }
@@ -273,7 +279,9 @@ fn must_roll(a: &Appender, config: &LogConfig, header: &BatchHeader, last: Offse
         return Ok(false);
     }
     let waited = match a.first_timestamp {
-        Some(first) if header.max_timestamp() >= first => header.max_timestamp().get() - first.get(),
+        Some(first) if first.get() >= 0 && header.max_timestamp() >= first => {
+            header.max_timestamp().get() - first.get()
+        }
         _ => now.get() - a.started.get(),
     };
     let limit = config.segment_age.saturating_sub(a.jitter).as_millis();

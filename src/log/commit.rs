@@ -5,6 +5,7 @@
 //! has returned. After a failed write or sync the log is poisoned: a sync is never tried twice.
 
 use std::io::IoSlice;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,12 +13,12 @@ use parking_lot::MutexGuard;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::{FileKind, Segment};
-use crate::storage::{File, OpenMode, replace_file};
+use crate::storage::{File, OpenMode, place_file};
 use crate::types::{Durability, Offset};
 
 use super::append::{Group, Seal};
 use super::checkpoint;
-use super::{Inner, LogPosition};
+use super::{Inner, LogPosition, Signal};
 
 /// Weakly acknowledged offsets are reserved this far ahead, so that one synced note covers many appends.
 const RESERVE_AHEAD: i64 = 1 << 20;
@@ -36,14 +37,46 @@ pub(super) struct Writer {
     pub(super) epochs_changed: bool,
     /// Sealed segments whose indexes were not synced: the recovery point stays below them.
     pub(super) sealed: Vec<Arc<Segment>>,
-    pub(super) recovery_point: Offset,
     /// The directory exists.
     pub(super) has_dir: bool,
     /// Something changed since the state slot said "clean".
     pub(super) changed: bool,
 }
 
+/// The writer lock. Whoever lost the race for it sleeps until it is let go and told.
+pub(super) struct WriterGuard<'a> {
+    // Dropped in this order.
+    guard: MutexGuard<'a, Writer>,
+    _tell: Tell<'a>,
+}
+
+struct Tell<'a>(&'a Signal);
+
+impl Drop for Tell<'_> {
+    fn drop(&mut self) {
+        self.0.notify();
+    }
+}
+
+impl Deref for WriterGuard<'_> {
+    type Target = Writer;
+
+    fn deref(&self) -> &Writer {
+        &self.guard
+    }
+}
+
+impl DerefMut for WriterGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Writer {
+        &mut self.guard
+    }
+}
+
 impl Inner {
+    pub(super) fn writer(&self) -> WriterGuard<'_> {
+        WriterGuard { guard: self.writer.lock(), _tell: Tell(&self.signal) }
+    }
+
     /// Whether an append at `position` is as durable as `level` asks.
     pub(super) fn has_reached(&self, position: LogPosition, level: Durability) -> Result<bool> {
         let reached = match level {
@@ -74,7 +107,9 @@ impl Inner {
                 return Ok(());
             }
             match self.writer.try_lock() {
-                Some(writer) => self.lead(writer, level == Durability::PowerLoss)?,
+                Some(guard) => {
+                    self.lead(WriterGuard { guard, _tell: Tell(&self.signal) }, level == Durability::PowerLoss)?
+                }
                 None => {
                     self.signal.wait_past(seen, None);
                 }
@@ -84,19 +119,18 @@ impl Inner {
 
     /// Writes what is staged, without a sync.
     pub(super) fn write_now(&self) -> Result<()> {
-        self.lead(self.writer.lock(), false)
+        self.lead(self.writer(), false)
     }
 
     /// Writes and syncs everything that was appended before.
     pub(super) fn sync_now(&self) -> Result<()> {
-        self.lead(self.writer.lock(), true)
+        self.lead(self.writer(), true)
     }
 
-    fn lead(&self, mut writer: MutexGuard<'_, Writer>, sync: bool) -> Result<()> {
+    fn lead(&self, mut writer: WriterGuard<'_>, sync: bool) -> Result<()> {
         let done = self.write_and_sync(&mut writer, sync);
         drop(writer);
-        // After the lock is free, or a waiter that lost the race for it would sleep on.
-        self.notify();
+        self.notify_watchers();
         done
     }
 
@@ -111,10 +145,10 @@ impl Inner {
 
     fn write_staged(&self, writer: &mut Writer) -> Result<()> {
         let staged = std::mem::take(&mut self.appender.lock().staged);
+        writer.epochs_changed |= staged.epochs_changed;
         if staged.groups.is_empty() {
             return Ok(());
         }
-        writer.epochs_changed |= staged.epochs_changed;
         self.mark_changed(writer)?;
         for group in staged.groups {
             self.write_group(writer, group)?;
@@ -130,6 +164,10 @@ impl Inner {
     fn write_group(&self, writer: &mut Writer, mut group: Group) -> Result<()> {
         self.make_dir(writer)?;
         if let Some(Seal { segment, snapshot }) = group.seals.take() {
+            if self.config.load().durability == Durability::PowerLoss {
+                // A power cut must not leave the new segment behind a torn one: readers would be stuck there.
+                self.sync_written(writer)?;
+            }
             segment.write_indexes()?;
             let path = FileKind::Snapshot.path(&self.home.dir, group.segment.base());
             let file = self.write_file(&path, &snapshot)?;
@@ -166,10 +204,9 @@ impl Inner {
         for file in &writer.unsynced_files {
             file.sync_data().map_err(|e| self.in_doubt(e, self.home.dir.to_path_buf()))?;
         }
-        if writer.epochs_changed {
-            self.make_dir(writer)?;
+        if writer.epochs_changed && writer.has_dir {
             let text = self.appender.lock().epochs.encode();
-            replace_file(&*self.context.storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), text.as_bytes())?;
+            place_file(&*self.context.storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), text.as_bytes())?;
             writer.epochs_changed = false;
             writer.new_names = true;
         }
@@ -201,19 +238,9 @@ impl Inner {
             made => made.map_err(|e| Error::io("cannot make a partition's directory", dir, e))?,
         }
         if let Some(id) = self.context.topic_id {
-            // Through a rename: a stock broker exits on half a file. Synced with the first synced append.
-            let path = dir.join(checkpoint::PARTITION_METADATA);
-            let unfinished = dir.join("partition.metadata.tmp");
-            let file = self.write_file(&unfinished, checkpoint::encode_partition_metadata(id).as_bytes())?;
-            if self.config.load().durability == Durability::PowerLoss {
-                file.sync_data().map_err(|e| self.in_doubt(e, unfinished.clone()))?;
-            } else {
-                writer.unsynced_files.push(file);
-            }
-            self.context
-                .storage
-                .rename(&unfinished, &path)
-                .map_err(|e| Error::io("cannot name partition.metadata", path, e))?;
+            // Never half a file, whatever the level: a stock broker exits on one.
+            let text = checkpoint::encode_partition_metadata(id);
+            place_file(&*self.context.storage, &dir.join(checkpoint::PARTITION_METADATA), text.as_bytes())?;
         }
         (writer.has_dir, writer.new_dir, writer.new_names) = (true, true, true);
         Ok(())
@@ -253,11 +280,12 @@ impl Inner {
         let volatile = level == Durability::None;
         let covered = |r: &super::Reserved| r.end >= end && (r.volatile || !volatile);
         let mut reserved = self.reserved.lock();
-        if covered(&reserved) {
+        if covered(&reserved) || self.marks.frontier() >= end {
             return Ok(());
         }
+        self.check_open()?;
         let raised = super::Reserved { end: end + RESERVE_AHEAD, volatile: reserved.volatile || volatile };
-        slot.store(&self.slot_state_with(false, raised))?;
+        slot.store(&self.slot_state(false, raised))?;
         slot.sync()?;
         *reserved = raised;
         Ok(())
@@ -266,12 +294,16 @@ impl Inner {
     /// Says in the state slot that the log is in use. Needs no sync: a "clean" slot proves itself against the file.
     pub(super) fn mark_changed(&self, writer: &mut Writer) -> Result<()> {
         if !writer.changed {
-            if let Some(slot) = &self.context.slot {
-                slot.store(&self.slot_state(false))?;
-            }
+            self.note()?;
             writer.changed = true;
         }
         Ok(())
+    }
+
+    /// Puts the state of a log in use into its slot.
+    pub(super) fn note(&self) -> Result<()> {
+        let reserved = self.reserved.lock();
+        self.context.slot.as_ref().map_or(Ok(()), |slot| slot.store(&self.slot_state(false, *reserved)))
     }
 
     fn in_doubt(&self, source: std::io::Error, path: std::path::PathBuf) -> Error {

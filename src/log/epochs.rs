@@ -62,12 +62,6 @@ impl EpochCache {
         self.entries.last().map(|entry| entry.0)
     }
 
-    /// The epoch in which the record at `offset` was appended.
-    pub(crate) fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
-        let after = self.entries.partition_point(|entry| entry.1 <= offset);
-        after.checked_sub(1).map(|at| self.entries[at].0)
-    }
-
     /// Where `requested`, or else the largest epoch below it, ended: the answer to OffsetForLeaderEpoch
     /// of a log that ends at `log_end`. `None` when nothing is known of it.
     pub(crate) fn end_offset_for(&self, requested: LeaderEpoch, log_end: Offset) -> Option<(LeaderEpoch, Offset)> {
@@ -158,8 +152,6 @@ mod tests {
         assert_eq!(end(5), Some((5, 25)));
         assert_eq!(end(6), None);
         assert_eq!(EpochCache::default().end_offset_for(LeaderEpoch::new(0), Offset::ZERO), None);
-        let at = |offset| cache.epoch_at(Offset::new(offset)).map(LeaderEpoch::get);
-        assert_eq!([at(4), at(5), at(9), at(10), at(99)], [None, Some(1), Some(1), Some(3), Some(5)]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(super) struct Marks {
     /// What the operating system holds.
     written: AtomicI64,
     end: AtomicI64,
+    /// Segments wholly below need no scan.
+    recovery_point: AtomicI64,
 }
 
 macro_rules! mark {
@@ -40,6 +42,7 @@ impl Marks {
     mark!(frontier, set_frontier);
     mark!(written, set_written);
     mark!(end, set_end);
+    mark!(recovery_point, set_recovery_point);
 
     /// Reads the lower marks first: each only rises but for truncation, so the order holds in the answer.
     pub(super) fn load(&self) -> LogOffsets {
@@ -64,8 +67,8 @@ impl Marks {
 
     /// Lowers every mark above `end` to it, the dependent ones first.
     pub(super) fn cut(&self, end: Offset) {
-        for mark in [&self.log_start, &self.last_stable, &self.high_watermark, &self.frontier, &self.written, &self.end]
-        {
+        let visible = [&self.log_start, &self.last_stable, &self.high_watermark];
+        for mark in visible.into_iter().chain([&self.recovery_point, &self.frontier, &self.written, &self.end]) {
             mark.fetch_min(end.get(), Ordering::AcqRel);
         }
         self.check();

@@ -15,6 +15,7 @@ mod read;
 mod recover;
 mod signal;
 mod state;
+mod swaps;
 #[cfg(test)]
 mod tests;
 mod transactions;
@@ -36,7 +37,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::segment::{BufferPool, FileKind, IndexSizes, Segment, SegmentHome};
-use crate::storage::{DiskStorage, Lock, Storage, replace_file};
+use crate::storage::{DiskStorage, Lock, Storage, place_file};
 use crate::types::{Durability, Isolation, LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
 
 use append::{Appender, Staged};
@@ -69,7 +70,8 @@ pub(crate) struct LogContext {
     pub(crate) boot_id: [u8; 16],
     /// Another program wrote here since we did: our own notes prove nothing.
     pub(crate) foreign: bool,
-    /// Where Kafka's own checkpoints put the log start and the recovery point; zero when they do not say.
+    /// Where Kafka's own checkpoints put the log start and the recovery point; zero when they do not say. A log
+    /// start beyond the end is ignored, but where no slot is kept: there the log begins anew at it.
     pub(crate) log_start: Offset,
     pub(crate) recovery_point: Offset,
     /// Notified when something was appended that becomes visible or durable only by a sync which nobody waits
@@ -109,6 +111,7 @@ struct Inner {
     segments: ArcSwap<Vec<Arc<Segment>>>,
     /// Dropped segments whose files wait for their last reader.
     graveyard: Mutex<Vec<Arc<Segment>>>,
+    /// Held while the state slot is written: a note must not overtake a newer one.
     reserved: Mutex<Reserved>,
     /// Counts truncations: a position from before one is void.
     era: AtomicU64,
@@ -117,10 +120,14 @@ struct Inner {
     signal: Signal,
     watchers: Mutex<Vec<Weak<Signal>>>,
     watched: AtomicUsize,
+    /// Set under the append lock: nothing more is staged.
+    closing: AtomicBool,
     closed: AtomicBool,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
     report: LogRecovery,
+    /// No leader appends below: 0, or above all epochs before where recovery left offsets out.
+    lowest_epoch: LeaderEpoch,
 }
 
 /// Offsets below `end` may be known outside although a crash can take their bytes.
@@ -232,17 +239,22 @@ impl Log {
 
     /// Opens a log as part of something larger. The directory is made at the first append.
     pub(crate) fn open_in(context: LogContext, dir: &Path, config: LogConfig) -> Result<Log> {
-        recover::check_topic_id(&context, dir)?;
+        let has_metadata = recover::check_topic_id(&context, dir)?;
         let home =
             SegmentHome { dir: dir.into(), storage: Arc::clone(&context.storage), buffers: context.buffers.clone() };
         let found = recover::recover(&context, &home, &config)?;
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
-        let transactional = !found.producers.is_empty();
+        marks.set_recovery_point(found.recovery_point);
         let now = context.clock.now();
         let active = match found.segments.last() {
             Some(active) => Arc::clone(active),
             None => return Err(Error::new(ErrorKind::Corrupt, "recovery left no segment").path(dir)),
+        };
+        let newest_epoch = found.epochs.latest().unwrap_or(LeaderEpoch::new(-1));
+        let lowest_epoch = match found.report.rows.contains(&RecoveryRow::Reserved) {
+            true => LeaderEpoch::new(newest_epoch.get().saturating_add(1)),
+            false => newest_epoch.max(LeaderEpoch::new(0)),
         };
         let appender = Appender {
             end: found.end,
@@ -256,9 +268,9 @@ impl Log {
             staged: Staged { epochs_changed: !found.clean, ..Staged::default() },
         };
         let writer = Writer {
-            has_dir: found.has_dir,
-            recovery_point: found.recovery_point,
+            has_dir: found.has_dir && has_metadata,
             changed: !found.clean,
+            sealed: found.scanned,
             ..Writer::default()
         };
         let stable = appender.producers.transactions().last_stable_offset(found.end).max(found.log_start);
@@ -272,18 +284,23 @@ impl Log {
             writer: Mutex::new(writer),
             segments: ArcSwap::from_pointee(found.segments),
             graveyard: Mutex::new(Vec::new()),
-            reserved: Mutex::new(Reserved::default()),
+            reserved: Mutex::new(found.reserved),
             era: AtomicU64::new(0),
-            transactional: AtomicBool::new(transactional),
+            transactional: AtomicBool::new(found.transactional),
             signal: Signal::default(),
             watchers: Mutex::new(Vec::new()),
             watched: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
+            lowest_epoch,
             report: found.report,
         };
         inner.appender.lock().jitter = inner.jitter();
+        if !found.clean {
+            inner.note()?;
+        }
         Ok(Log { inner: Arc::new(inner), lock: Mutex::new(None) })
     }
 
@@ -310,7 +327,7 @@ impl Log {
             let record = record.into();
             batch.push(record.explicit_timestamp().unwrap_or(now), &record)?;
         }
-        self.append(&batch.finish()?, self.leader_epoch().max(LeaderEpoch::new(0)))
+        self.append(&batch.finish()?, self.leader_epoch().max(self.inner.lowest_epoch))
     }
 
     /// Appends a batch as its leader wrote it, offsets and epoch untouched (a follower's append); its base offset
@@ -499,7 +516,7 @@ impl Log {
 
     /// Up to where the log is known to be sound and synced (`recovery-point-offset-checkpoint`).
     pub(crate) fn recovery_point(&self) -> Offset {
-        self.inner.writer.lock().recovery_point
+        self.inner.marks.recovery_point()
     }
 
     /// Base offset of the first segment: Kafka checkpoints a log start only when it lies above.
@@ -599,6 +616,9 @@ impl Inner {
 
     /// For those who come later: that there was one.
     fn check_usable(&self) -> Result<()> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(self.error(ErrorKind::Closed, "the log is closed"));
+        }
         self.check_waitable().map_err(|failure| match failure.kind() {
             ErrorKind::Closed => failure,
             _ => self
@@ -617,6 +637,10 @@ impl Inner {
 
     fn notify(&self) {
         self.signal.notify();
+        self.notify_watchers();
+    }
+
+    fn notify_watchers(&self) {
         if self.watched.load(Ordering::Acquire) > 0 {
             for watcher in self.watchers.lock().iter().filter_map(Weak::upgrade) {
                 watcher.notify();
@@ -650,12 +674,7 @@ impl Inner {
     }
 
     /// What the state slot should say now.
-    fn slot_state(&self, clean: bool) -> SlotState {
-        let reserved = *self.reserved.lock();
-        self.slot_state_with(clean, reserved)
-    }
-
-    fn slot_state_with(&self, clean: bool, reserved: Reserved) -> SlotState {
+    fn slot_state(&self, clean: bool, reserved: Reserved) -> SlotState {
         let offsets = self.marks.load();
         SlotState {
             clean,
@@ -666,6 +685,7 @@ impl Inner {
             high_watermark: offsets.high_watermark,
             last_stable: offsets.last_stable,
             frontier: offsets.frontier,
+            recovery_point: self.marks.recovery_point(),
             reserved: if clean { Offset::ZERO } else { reserved.end },
             ..SlotState::default()
         }
@@ -673,32 +693,46 @@ impl Inner {
 
     /// Syncs the indexes of sealed segments, then says that nothing below the active segment needs a scan.
     fn raise_recovery_point(&self) -> Result<()> {
-        let mut writer = self.writer.lock();
-        self.check_waitable()?;
-        if writer.sealed.is_empty() || self.marks.frontier() < self.marks.written() {
-            return Ok(());
-        }
-        for segment in &writer.sealed {
+        let (era, sealed, floor) = {
+            let writer = self.writer();
+            self.check_waitable()?;
+            if writer.sealed.is_empty() || self.marks.frontier() < self.marks.written() {
+                return Ok(());
+            }
+            // The newest segment that was written: an active one that is only staged has no file yet.
+            let segments = self.segments.load();
+            let floor = segments.iter().rev().find(|s| s.written() > 0).map_or(Offset::ZERO, |s| s.base());
+            (self.era(), writer.sealed.clone(), floor)
+        };
+        // Appends go on meanwhile.
+        for segment in &sealed {
             segment.sync_indexes()?;
         }
-        writer.sealed.clear();
-        // The newest segment that was written: an active one that is only staged has no file yet.
-        let segments = self.segments.load();
-        let floor = segments.iter().rev().find(|s| s.written() > 0).map_or(Offset::ZERO, |s| s.base());
-        writer.recovery_point = writer.recovery_point.max(floor);
-        if let Some(slot) = &self.context.slot {
-            slot.store(&SlotState { recovery_point: writer.recovery_point, ..self.slot_state(false) })?;
+        let mut writer = self.writer();
+        if era != self.era() {
+            return Ok(());
         }
-        Ok(())
+        writer.sealed.retain(|s| !sealed.iter().any(|synced| Arc::ptr_eq(s, synced)));
+        self.marks.set_recovery_point(floor.max(self.marks.recovery_point()));
+        writer.changed = true;
+        self.note()
     }
 
     fn close(&self) -> Result<()> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer();
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
+        {
+            // An append that came later would be in the end and the snapshot noted, but in no file.
+            let _appender = self.appender.lock();
+            self.closing.store(true, Ordering::Release);
+        }
         let done = self.settle(&mut writer);
-        self.closed.store(true, Ordering::Release);
+        {
+            let _notes = self.reserved.lock();
+            self.closed.store(true, Ordering::Release);
+        }
         drop(writer);
         self.notify();
         done
@@ -714,24 +748,26 @@ impl Inner {
         let storage = &*self.context.storage;
         let appender = self.appender.lock();
         let active = Arc::clone(&appender.active);
-        let (end, epochs, snapshot) = (appender.end, appender.epochs.encode(), appender.producers.encode()?);
+        let (end, snapshot) = (appender.end, appender.producers.encode()?);
         drop(appender);
         active.create_files()?;
         for segment in writer.sealed.drain(..).chain([Arc::clone(&active)]) {
             segment.write_indexes()?;
             segment.sync_indexes()?;
         }
-        replace_file(storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), epochs.as_bytes())?;
-        replace_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;
+        // The leader epochs went out with the last sync.
+        place_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;
         self.remove_old_snapshots(end)?;
-        writer.recovery_point = end;
+        let dir = &*self.home.dir;
+        storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
+        self.marks.set_recovery_point(end);
         if let Some(slot) = &self.context.slot {
+            let reserved = self.reserved.lock();
             slot.store(&SlotState {
-                recovery_point: end,
                 segment_base: active.base(),
                 segment_size: active.written(),
                 tail_crc: recover::tail_crc(&active)?,
-                ..self.slot_state(true)
+                ..self.slot_state(true, *reserved)
             })?;
         }
         writer.changed = false;

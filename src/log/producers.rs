@@ -212,7 +212,7 @@ impl ProducerStates {
         }
         let mut bytes = Vec::with_capacity(CHECKED_AT + body.len());
         bytes.put_i16(VERSION);
-        bytes.put_u32(crc32c::crc32c(&body));
+        bytes.put_u32(crate::wire::crc32c(&body));
         bytes.put_slice(&body);
         Ok(bytes)
     }
@@ -227,7 +227,7 @@ impl ProducerStates {
         if head.get_i16() != VERSION {
             return corrupt("version is not 1");
         }
-        if head.get_u32() != crc32c::crc32c(body) {
+        if head.get_u32() != crate::wire::crc32c(body) {
             return corrupt("checksum does not match");
         }
         let count = usize::try_from(body.get_i32()).ok();
@@ -517,7 +517,7 @@ mod tests {
         }
         let mut surplus = good[..CHECKED_AT].to_vec();
         let body = [&good[CHECKED_AT..], &[0; ENTRY_LEN]].concat();
-        surplus[2..].copy_from_slice(&crc32c::crc32c(&body).to_be_bytes());
+        surplus[2..].copy_from_slice(&crate::wire::crc32c(&body).to_be_bytes());
         assert_eq!(decode(&[surplus, body].concat()).unwrap_err().kind(), ErrorKind::Corrupt, "announced count");
     }
 }

@@ -115,6 +115,17 @@ fn keep(filter: &mut AbortedFilter, batch: &RecordBatch) -> Result<bool> {
 
 impl Inner {
     pub(super) fn read(&self, offset: Offset, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
+        loop {
+            let era = self.era();
+            let read = self.read_once(offset, max_bytes, isolation);
+            // A truncation takes bytes from under a read; what there is now is read again.
+            if read.is_ok() || era == self.era() {
+                return read;
+            }
+        }
+    }
+
+    fn read_once(&self, offset: Offset, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
         self.check_open()?;
         let offsets = self.marks.load();
         self.check_range(offset, offsets)?;

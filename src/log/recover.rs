@@ -5,8 +5,8 @@
 //! | `Fresh` | no directory, or no segment in it | start empty at the log start |
 //! | `Clean` | the state slot says "clean", and size and tail of the active segment prove it | adopt, scan nothing |
 //! | `Scanned` | no proof of a clean close; every batch from the recovery point on is sound | adopt, rebuild what is derived |
-//! | `TornTail` | the active segment ends in something that is no sound batch, beyond the frontier | cut it off |
-//! | `DamagedTail` | the same below the frontier: it was durable once | keep the bytes, go on in a new segment |
+//! | `TornTail` | a segment ends in an unfinished write, beyond the frontier | cut it off |
+//! | `DamagedTail` | the active segment is damaged or short, but no write was unfinished there | keep the bytes, go on in a new segment |
 //! | `DamagedSegment` | an unsound batch inside a sealed segment | keep it; reads of the place fail, the rest is served |
 //! | `Reserved` | offsets beyond the end may be known outside | go on above them, in a higher leader epoch |
 //!
@@ -22,18 +22,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchHeader, RecordBatch};
 use crate::segment::{FileKind, IndexSizes, Segment, SegmentHome};
 use crate::storage::read_file;
-use crate::types::Offset;
+use crate::types::{Durability, Offset};
 
 use super::checkpoint;
 use super::epochs::EpochCache;
 use super::producers::{BatchFacts, ProducerStates};
-use super::state::SlotState;
-use super::{LogConfig, LogContext};
+use super::state::{SlotState, TAIL_LEN};
+use super::{LogConfig, LogContext, Reserved};
 
 /// Longest checkpoint or snapshot file that is read.
 const SMALL_FILE_BYTES_MAX: u64 = 256 << 20;
-/// The tail of the active segment that a clean close puts its checksum over.
-const TAIL_BYTES: u64 = 4096;
 
 /// A row of the table above that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,8 +75,13 @@ pub(super) struct Recovered {
     pub(super) end: Offset,
     pub(super) epochs: EpochCache,
     pub(super) producers: ProducerStates,
+    /// There are or were batches of producers.
+    pub(super) transactional: bool,
     pub(super) recovery_point: Offset,
     pub(super) clean: bool,
+    /// Sealed segments whose indexes were written anew and are not synced.
+    pub(super) scanned: Vec<Arc<Segment>>,
+    pub(super) reserved: Reserved,
     pub(super) report: LogRecovery,
 }
 
@@ -87,16 +90,26 @@ pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConf
     let trusted = slot.as_ref().filter(|_| !context.foreign);
     let recovery = Recovery { context, home, config, slot: trusted };
     let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
-    let Some(names) = recovery.list()? else {
-        return recovery.finish(Vec::new(), false);
+    super::swaps::finish(home)?;
+    let Some(listed) = recovery.list()? else {
+        return recovery.finish(Vec::new(), Listed::default(), false);
     };
-    let mut segments = Vec::with_capacity(names.len());
-    for base in names {
+    let mut segments = Vec::with_capacity(listed.bases.len());
+    for &base in &listed.bases {
         let path = FileKind::Log.path(&home.dir, base);
         let found = context.storage.metadata(&path).map_err(|e| Error::io("cannot look at a segment", path, e))?;
         segments.push(Arc::new(Segment::existing(home.clone(), base, sizes, found.len)));
     }
-    recovery.finish(segments, true)
+    recovery.finish(segments, listed, true)
+}
+
+/// What a partition's directory holds.
+#[derive(Default)]
+struct Listed {
+    /// The base offsets of the segments.
+    bases: BTreeSet<Offset>,
+    /// A segment has a transaction index: aborted records are there, whether or not their producers are known.
+    has_aborted: bool,
 }
 
 struct Recovery<'a> {
@@ -107,28 +120,35 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    /// The base offsets of the segments; `None` when there is no directory. Files that wait for deletion go.
-    fn list(&self) -> Result<Option<BTreeSet<Offset>>> {
+    /// What is there; `None` when there is no directory. Files that wait for deletion go.
+    fn list(&self) -> Result<Option<Listed>> {
         let (storage, dir) = (&*self.context.storage, &*self.home.dir);
         let entries = match storage.list(dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             listed => listed.map_err(|e| Error::io("cannot list a partition's directory", dir, e))?,
         };
-        let mut bases = BTreeSet::new();
+        let mut listed = Listed::default();
         for entry in entries {
-            if let Some((FileKind::Log, base)) = FileKind::parse(&entry.name) {
-                bases.insert(base);
-            } else if entry.name.ends_with(".deleted") {
-                let path = dir.join(&entry.name);
-                storage.remove_file(&path).map_err(|e| Error::io("cannot remove a deleted file", path, e))?;
+            match FileKind::parse(&entry.name) {
+                Some((FileKind::Log, base)) => drop(listed.bases.insert(base)),
+                Some((FileKind::TxnIndex, _)) => listed.has_aborted = true,
+                None if entry.name.ends_with(".deleted") => {
+                    let path = dir.join(&entry.name);
+                    storage.remove_file(&path).map_err(|e| Error::io("cannot remove a deleted file", path, e))?;
+                }
+                _ => {}
             }
         }
-        Ok(Some(bases))
+        Ok(Some(listed))
     }
 
-    fn finish(&self, mut segments: Vec<Arc<Segment>>, has_dir: bool) -> Result<Recovered> {
+    fn finish(&self, mut segments: Vec<Arc<Segment>>, listed: Listed, has_dir: bool) -> Result<Recovered> {
         let first = segments.first().map_or(Offset::ZERO, |s| s.base());
-        let log_start = self.slot.map_or(Offset::ZERO, |s| s.log_start).max(self.context.log_start).max(first);
+        let known = match &self.context.slot {
+            Some(_) => self.slot.map_or(Offset::ZERO, |s| s.log_start),
+            None => self.context.log_start,
+        };
+        let log_start = known.max(first);
         self.drop_below(&mut segments, log_start)?;
         let mut found = Recovered {
             segments,
@@ -137,8 +157,11 @@ impl Recovery<'_> {
             end: log_start,
             epochs: EpochCache::default(),
             producers: ProducerStates::default(),
+            transactional: false,
             recovery_point: Offset::ZERO,
             clean: false,
+            scanned: Vec::new(),
+            reserved: Reserved::default(),
             report: LogRecovery::default(),
         };
         if found.segments.is_empty() {
@@ -149,9 +172,15 @@ impl Recovery<'_> {
             self.scan(&mut found)?;
         }
         self.go_above_reserved(&mut found);
+        if (found.log_start..=found.end).contains(&self.context.log_start) {
+            // A checkpoint that lies beyond the end is of another log, and deletes nothing.
+            found.log_start = self.context.log_start;
+            self.drop_below(&mut found.segments, found.log_start)?;
+        }
         found.epochs.truncate_from_end(found.end);
         found.epochs.truncate_from_start(found.log_start);
         found.producers.transactions_mut().on_high_watermark(found.end);
+        found.transactional = listed.has_aborted || !found.producers.is_empty();
         found.producers.expire(self.context.clock.now(), self.config.producer_id_expiration);
         Ok(found)
     }
@@ -186,11 +215,15 @@ impl Recovery<'_> {
 
     /// Rows `Scanned`, `TornTail`, `DamagedTail` and `DamagedSegment`.
     fn scan(&self, found: &mut Recovered) -> Result<()> {
-        let from = self.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(self.context.recovery_point);
+        let epochs = self.epochs()?;
+        let from = match &epochs {
+            Some(_) => self.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(self.context.recovery_point),
+            None => Offset::ZERO,
+        };
         let (from, producers) = self.latest_snapshot(&found.segments, from)?;
         found.producers = producers;
         // Epochs of what is not scanned come from the checkpoint, the rest from the batches.
-        found.epochs = self.epochs()?.unwrap_or_default();
+        found.epochs = epochs.unwrap_or_default();
         found.epochs.truncate_from_end(from);
         let first = super::read::floor(&found.segments, from);
         let mut next = found.segments[first].base();
@@ -203,23 +236,23 @@ impl Recovery<'_> {
             next = end;
             if damage.is_some() {
                 sound = false;
-                if at < last {
-                    found.report.rows.push(RecoveryRow::DamagedSegment);
-                    found.report.damaged.push(next);
-                } else {
-                    next = self.treat_tail(&segment, position, next, found)?;
-                }
+                next = self.treat_damage(&segment, at == last, position, next, found)?;
             }
             self.settle(&segment)?;
         }
+        found.scanned = found.segments[first..last].to_vec();
         found.end = next.max(found.log_start);
         found.recovery_point = self.slot.map_or(Offset::ZERO, |s| s.recovery_point).min(found.end);
         if sound {
             found.report.rows.push(RecoveryRow::Scanned);
         }
-        // Only now may anything be built on what was read (TigerBeetle's rule).
+        // Only now may anything be built on what was read (TigerBeetle's rule). The directory itself may be new.
         let dir = &*self.home.dir;
-        self.context.storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))
+        for dir in [Some(dir), dir.parent()].into_iter().flatten() {
+            let synced = self.context.storage.sync_dir(dir);
+            synced.map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
+        }
+        Ok(())
     }
 
     /// Walks one segment and rebuilds all that is derived from its batches; answers the next offset, the
@@ -256,25 +289,50 @@ impl Recovery<'_> {
         Ok((next, end.position, end.damage))
     }
 
-    /// The active segment ends in something that is no sound batch.
-    fn treat_tail(&self, active: &Segment, position: u64, next: Offset, found: &mut Recovered) -> Result<Offset> {
-        let frontier = self.slot.map_or(Offset::ZERO, |s| s.frontier);
-        if next >= frontier {
+    /// A segment ends in something that is no sound batch, or has it inside; answers the next offset.
+    fn treat_damage(
+        &self,
+        segment: &Segment,
+        is_last: bool,
+        position: u64,
+        next: Offset,
+        found: &mut Recovered,
+    ) -> Result<Offset> {
+        let behind = segment.end_behind(position, next)?;
+        if self.is_torn(is_last, next, behind) {
             found.report.rows.push(RecoveryRow::TornTail);
-            found.report.cut_bytes += active.written() - position;
-            let file = active.file()?;
+            found.report.cut_bytes += segment.written() - position;
+            let file = segment.file()?;
             // Sync before the cut as well as after: the decision must not rest on cached bytes alone.
             file.sync_data()
                 .and_then(|()| file.set_len(position))
-                .map_err(|e| Error::io("cannot cut a torn tail", active.path(FileKind::Log), e))?;
-            active.set_written(position);
+                .map_err(|e| Error::io("cannot cut a torn tail", segment.path(FileKind::Log), e))?;
+            segment.set_written(position);
             return Ok(next);
         }
-        found.report.rows.push(RecoveryRow::DamagedTail);
         found.report.damaged.push(next);
-        let known = self.slot.map_or(next, |s| s.log_end.max(s.reserved)).max(frontier);
+        if !is_last {
+            found.report.rows.push(RecoveryRow::DamagedSegment);
+            return Ok(behind.unwrap_or(next));
+        }
+        found.report.rows.push(RecoveryRow::DamagedTail);
+        let noted = self.slot.map_or(next, |s| s.log_end.max(s.reserved).max(s.frontier));
+        let known = behind.unwrap_or(next).max(noted);
         found.segments.push(self.new_segment(known));
         Ok(known)
+    }
+
+    /// Whether damage at `next` is an unfinished write, which nobody was promised, and not rot.
+    fn is_torn(&self, is_last: bool, next: Offset, behind: Option<Offset>) -> bool {
+        let Some(slot) = self.slot else { return is_last };
+        let same_boot = slot.boot_id == self.context.boot_id;
+        next >= slot.frontier
+            && match is_last {
+                // Without a power cut only the last write can be unfinished, and nothing follows it.
+                true => !(same_boot && behind.is_some()),
+                // A segment of a `PowerLoss` log is synced before the next one begins.
+                false => !same_boot && self.config.durability < Durability::PowerLoss,
+            }
     }
 
     fn settle(&self, segment: &Segment) -> Result<()> {
@@ -285,19 +343,29 @@ impl Recovery<'_> {
         segment.write_indexes()
     }
 
-    /// Row `Reserved`.
+    /// Row `Reserved`, and `DamagedTail` where durable bytes are missing rather than damaged.
     fn go_above_reserved(&self, found: &mut Recovered) {
+        let held = found.end;
         if let Some(slot) = self.slot
             && !found.clean
             && slot.reserved > found.end
             && (slot.weak_acks || slot.boot_id != self.context.boot_id)
         {
             found.end = slot.reserved;
+            // Until a segment stands there, the next recovery must do the same.
+            found.reserved = Reserved { end: found.end, volatile: true };
             found.report.rows.push(RecoveryRow::Reserved);
         }
-        if found.segments.last().is_none_or(|s| s.written() > 0 && found.report.rows.contains(&RecoveryRow::Reserved))
-            || found.segments.last().is_some_and(|s| s.written() == 0 && s.base() < found.end)
+        if let Some(slot) = self.slot
+            && slot.frontier > found.end
         {
+            found.report.rows.push(RecoveryRow::DamagedTail);
+            found.report.damaged.push(found.end);
+            found.end = slot.frontier;
+            found.clean = false;
+        }
+        let goes_on = |s: &Arc<Segment>| found.end == if s.written() > 0 { held } else { s.base() };
+        if !found.segments.last().is_some_and(goes_on) {
             found.segments.push(self.new_segment(found.end));
         }
     }
@@ -353,21 +421,20 @@ fn replay(
 /// CRC-32C of the last bytes of a segment: proof that a "clean" state slot speaks of this file.
 pub(super) fn tail_crc(segment: &Segment) -> Result<u32> {
     let written = segment.written();
-    let len = written.min(TAIL_BYTES);
+    let len = written.min(TAIL_LEN);
     let mut tail = vec![0; len as usize];
     let failed = |e| Error::io("cannot read the end of a segment", segment.path(FileKind::Log), e);
     segment.file()?.read_exact_at(&mut tail, written - len).map_err(failed)?;
     Ok(crate::wire::crc32c(&tail))
 }
 
-/// Whether `dir` looks like a partition's directory that belongs to another topic: its `partition.metadata`
-/// names another id.
-pub(super) fn check_topic_id(context: &LogContext, dir: &Path) -> Result<()> {
-    let Some(expected) = context.topic_id else { return Ok(()) };
+/// Whether `dir` has the `partition.metadata` that it needs. Fails when that names another topic's id.
+pub(super) fn check_topic_id(context: &LogContext, dir: &Path) -> Result<bool> {
+    let Some(expected) = context.topic_id else { return Ok(true) };
     let path = dir.join(checkpoint::PARTITION_METADATA);
-    let Some(bytes) = read_file(&*context.storage, &path, 4096)? else { return Ok(()) };
+    let Some(bytes) = read_file(&*context.storage, &path, 4096)? else { return Ok(false) };
     match checkpoint::decode_partition_metadata(&bytes) {
-        Ok(id) if id == expected => Ok(()),
+        Ok(id) if id == expected => Ok(true),
         Ok(id) => Err(Error::new(
             ErrorKind::Corrupt,
             format!("the directory belongs to topic id {id}, but the catalog says {expected}"),

@@ -72,7 +72,6 @@ type Key = (Uuid, PartitionId);
 pub(crate) struct StateFile {
     shared: Arc<Shared>,
     table: Mutex<Table>,
-    damaged: usize,
 }
 
 /// One partition's slot. Outlives the [`StateFile`] that gave it.
@@ -137,15 +136,12 @@ impl StateFile {
             syncs_done: AtomicU64::new(0),
             poisoned: AtomicBool::new(false),
         });
-        let (table, damaged) = read_slots(&shared).map_err(|e| Error::io("cannot read the state file", path, e))?;
-        Ok(Self { shared, table: Mutex::new(table), damaged })
-    }
-
-    /// How many slots could not be read. When there are any, a partition without a slot may have lost it:
-    /// recover it as one of unknown frontier, and do that before slots are given to new partitions,
-    /// which may take the damaged ones.
-    pub(crate) fn damaged(&self) -> usize {
-        self.damaged
+        let table = read_slots(&shared).map_err(|e| Error::io("cannot read the state file", path, e))?;
+        if !table.slots.is_empty() {
+            // The newer copies count as synced from here on: a store must not overwrite them.
+            shared.sync()?;
+        }
+        Ok(Self { shared, table: Mutex::new(table) })
     }
 
     /// The partitions that have slots; those of topics that exist no longer are to be freed.
@@ -272,7 +268,7 @@ fn encode_header() -> Vec<u8> {
     header.put_slice(MAGIC);
     header.put_u32(VERSION);
     header.put_u32(SLOT_LEN as u32);
-    header.put_u32(crc32c::crc32c(&header));
+    header.put_u32(crate::wire::crc32c(&header));
     header.resize(HEADER_LEN as usize, 0);
     header
 }
@@ -297,11 +293,11 @@ fn check_header(file: &dyn File) -> Result<()> {
     Ok(())
 }
 
-/// Reads all slots, and counts those of which no copy is valid though something was written.
-fn read_slots(shared: &Arc<Shared>) -> io::Result<(Table, usize)> {
+/// Reads all slots. One of which no copy is valid is free again: its partition is recovered as if it had none.
+fn read_slots(shared: &Arc<Shared>) -> io::Result<Table> {
     const SLOTS_AT_ONCE: u64 = 2048;
     let file_len = shared.file.len()?;
-    let (mut table, mut damaged) = (Table::default(), 0);
+    let mut table = Table::default();
     let mut chunk = Vec::new();
     let mut position = HEADER_LEN;
     while position < file_len {
@@ -312,18 +308,18 @@ fn read_slots(shared: &Arc<Shared>) -> io::Result<(Table, usize)> {
         // The last slot may have been written in part.
         chunk.resize(chunk.len().next_multiple_of(SLOT_LEN), 0);
         for slot in chunk.chunks_exact(SLOT_LEN) {
-            damaged += usize::from(!table.take(shared, slot));
+            table.take(shared, slot);
         }
         position += len;
     }
     // The lowest first, so that the file stays short.
     table.free.reverse();
-    Ok((table, damaged))
+    Ok(table)
 }
 
 impl Table {
-    /// Takes the next slot in; `false` when it is damaged.
-    fn take(&mut self, shared: &Arc<Shared>, bytes: &[u8]) -> bool {
+    /// Takes the next slot in.
+    fn take(&mut self, shared: &Arc<Shared>, bytes: &[u8]) {
         let index = self.next;
         self.next += 1;
         let (first, second) = bytes.split_at(COPY_LEN);
@@ -336,7 +332,6 @@ impl Table {
             }
             None => self.free.push(FreeSlot { index, sequences }),
         }
-        newest.is_some() || bytes.iter().all(|&byte| byte == 0)
     }
 }
 
@@ -370,7 +365,7 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
         out.put_u64(state.segment_size);
         out.put_u32(state.tail_crc);
     }
-    let crc = crc32c::crc32c(&copy[CHECKED_AT..]);
+    let crc = crate::wire::crc32c(&copy[CHECKED_AT..]);
     copy[..CHECKED_AT].copy_from_slice(&crc.to_be_bytes());
     copy
 }
@@ -378,7 +373,7 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
 /// `copy` is `COPY_LEN` bytes long; `None` when it is not valid.
 fn decode_copy(copy: &[u8]) -> Option<DecodedCopy> {
     let (mut crc, mut body) = copy.split_at(CHECKED_AT);
-    if crc.get_u32() != crc32c::crc32c(body) {
+    if crc.get_u32() != crate::wire::crc32c(body) {
         return None;
     }
     let (flags, sequence) = (body.get_u32(), body.get_u64());
@@ -461,7 +456,7 @@ mod tests {
         file.slot(topic(2), 0.into());
         file.sync().unwrap();
         let again = open(&storage);
-        assert_eq!((again.damaged(), again.partitions().len()), (0, 3), "what was never stored takes no slot");
+        assert_eq!(again.partitions().len(), 3, "what was never stored takes no slot");
         assert_eq!(again.slot(topic(1), 1.into()).load(), Some(state(1)));
         assert_eq!(again.slot(topic(1), 2.into()).load(), Some(state(99)));
         assert!(storage.metadata(Path::new("thalweg.state.tmp")).is_err());
@@ -479,7 +474,7 @@ mod tests {
         let sequences = slot.content.lock().sequences;
         spoil(&storage, 0, u64::from(sequences[1] > sequences[0]));
         let again = open(&storage);
-        assert_eq!((again.damaged(), again.slot(topic(1), 0.into()).load()), (0, Some(state(1))));
+        assert_eq!(again.slot(topic(1), 0.into()).load(), Some(state(1)));
         slot.sync().unwrap();
     }
 
@@ -511,10 +506,10 @@ mod tests {
         spoil(&storage, 0, 0);
         spoil(&storage, 0, 1);
         let again = open(&storage);
-        assert_eq!((again.damaged(), again.partitions()), (1, vec![(topic(1), 1.into())]));
+        assert_eq!(again.partitions(), vec![(topic(1), 1.into())]);
         again.slot(topic(1), 0.into()).store(&state(2)).unwrap();
         let healed = open(&storage);
-        assert_eq!((healed.damaged(), healed.slot(topic(1), 0.into()).load()), (0, Some(state(2))));
+        assert_eq!(healed.slot(topic(1), 0.into()).load(), Some(state(2)));
     }
 
     #[test]
@@ -541,7 +536,7 @@ mod tests {
         file.slot(topic(1), 1.into()).store(&state(2)).unwrap();
         raw(&storage).set_len(HEADER_LEN + 512 + 300).unwrap();
         let again = open(&storage);
-        assert_eq!((again.damaged(), again.partitions()), (1, vec![(topic(1), 0.into())]));
+        assert_eq!(again.partitions(), vec![(topic(1), 0.into())]);
     }
 
     #[test]

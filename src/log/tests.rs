@@ -1,11 +1,11 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::clock::ManualClock;
 use crate::record::{EndMarker, TimestampType, TxnOutcome};
-use crate::storage::{MemoryStorage, OpenMode};
+use crate::storage::{MemoryStorage, OpenMode, PowerCutStorage};
 use crate::types::ProducerId;
 
 const T: i64 = 1_700_000_000_000;
@@ -272,6 +272,7 @@ fn offsets_that_were_acknowledged_in_memory_are_not_given_out_twice() {
     assert!(log.offsets().end > 2);
     let next = put(&log, &["later"]);
     assert!(next.base_offset > lost.last_offset);
+    assert_eq!(log.leader_epoch(), 1, "whoever asks by epoch learns of the cut");
     let mut expected = numbered(0..2);
     expected.push((next.base_offset.get(), "later".to_owned()));
     assert_eq!(all(&log), expected);
@@ -530,7 +531,11 @@ fn many_writers_share_syncs_and_lose_nothing() {
     let writers: Vec<_> = (0..4)
         .map(|w| {
             let log = Arc::clone(&log);
-            std::thread::spawn(move || (0..100).for_each(|n| drop(put(&log, &[&format!("{w}/{n}")]))))
+            std::thread::spawn(move || {
+                for n in 0..100 {
+                    put(&log, &[&format!("{w}/{n}")]);
+                }
+            })
         })
         .collect();
     let mut seen = Vec::new();
@@ -568,4 +573,489 @@ fn only_one_handle_opens_a_log() {
     assert_eq!(error.kind(), ErrorKind::Locked);
     log.close().unwrap();
     bed.open(LogConfig::default());
+}
+
+/// A value that makes a batch larger than what one index interval spans.
+fn large(n: i64) -> String {
+    format!("{n:>020000}")
+}
+
+#[test]
+fn staged_batches_do_not_hide_visible_ones() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    put(&log, &[&large(0)]);
+    log.append_records([large(1)]).unwrap();
+    log.append_records([large(2)]).unwrap();
+    assert_eq!(all(&log), [(0, large(0))], "the index knows of batches that are in no file yet");
+}
+
+/// What a transactional producer with id 7 does.
+struct Txn<'a>(&'a Log);
+
+impl Txn<'_> {
+    fn send(&self, sequence: i32, value: &str) {
+        let mut batch = BatchBuilder::new().producer(ProducerId::new(7), 0, sequence).transactional();
+        batch.push(Timestamp::new(T), &Record::new(value)).unwrap();
+        self.0.append(&batch.finish().unwrap(), LeaderEpoch::new(0)).unwrap();
+        self.0.sync().unwrap();
+    }
+
+    fn end(&self, outcome: TxnOutcome) {
+        let marker = EndMarker { outcome, coordinator_epoch: 0 };
+        let batch = BatchBuilder::end_marker(marker, ProducerId::new(7), 0, Timestamp::new(T)).unwrap();
+        self.0.append(&batch, LeaderEpoch::new(0)).unwrap();
+        self.0.sync().unwrap();
+    }
+}
+
+#[test]
+fn aborts_before_and_after_a_reopening_are_both_known() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    Txn(&log).send(0, "aborted before");
+    Txn(&log).end(TxnOutcome::Abort);
+    log.close().unwrap();
+    let log = bed.open(LogConfig::default());
+    Txn(&log).send(1, "aborted after");
+    Txn(&log).end(TxnOutcome::Abort);
+    assert_eq!(all(&log), []);
+    log.close().unwrap();
+    assert_eq!(all(&bed.open(LogConfig::default())), []);
+}
+
+#[test]
+fn aborted_records_stay_hidden_when_their_producer_is_forgotten() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    Txn(&log).send(0, "aborted");
+    Txn(&log).end(TxnOutcome::Abort);
+    log.close().unwrap();
+    bed.clock.set_wall(Timestamp::new(T + 7 * 24 * 3_600_000));
+    assert_eq!(all(&bed.open(LogConfig::default())), []);
+}
+
+#[test]
+fn a_truncation_that_takes_a_marker_opens_its_transaction_again() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    put(&log, &["plain"]);
+    Txn(&log).send(0, "cut open");
+    Txn(&log).end(TxnOutcome::Abort);
+    log.close().unwrap();
+    let log = bed.open(LogConfig::default());
+    log.truncate(2).unwrap();
+    assert_eq!(log.offsets().last_stable, 1);
+    assert_eq!(all(&log).len(), 1);
+    Txn(&log).end(TxnOutcome::Commit);
+    let kept = [(0, "plain".to_owned()), (1, "cut open".to_owned())];
+    assert_eq!(all(&log), kept);
+    log.close().unwrap();
+    assert_eq!(all(&bed.open(LogConfig::default())), kept, "the file does not remember the abort that was cut");
+}
+
+/// A log on a disk that loses power.
+struct Cuttable {
+    disk: PowerCutStorage,
+    boot: u8,
+}
+
+impl Cuttable {
+    fn new() -> Self {
+        let disk = PowerCutStorage::default();
+        disk.create_dir(Path::new("data")).unwrap();
+        disk.sync_dir(Path::new("")).unwrap();
+        Self { disk, boot: 1 }
+    }
+
+    fn after_cut(&self, seed: u64) -> Self {
+        Self { disk: self.disk.after_cut(seed), boot: self.boot + 1 }
+    }
+
+    fn open(&self, config: LogConfig) -> Log {
+        self.open_from(config, Offset::ZERO)
+    }
+
+    fn open_from(&self, config: LogConfig, log_start: Offset) -> Log {
+        Log::open_in(self.context(log_start), Path::new("data/t-0"), config).unwrap()
+    }
+
+    fn context(&self, log_start: Offset) -> LogContext {
+        let storage: Arc<dyn Storage> = Arc::new(self.disk.clone());
+        let state = StateFile::open(&*storage, Path::new("data/thalweg.state")).unwrap();
+        LogContext {
+            clock: Arc::new(ManualClock::new(Timestamp::new(T))),
+            buffers: BufferPool::default(),
+            partition: TopicPartition::new("t", 0),
+            topic_id: Some(Uuid::from_bytes([7; 16])),
+            slot: Some(state.slot(Uuid::from_bytes([7; 16]), 0.into())),
+            boot_id: [self.boot; 16],
+            foreign: false,
+            log_start,
+            recovery_point: Offset::ZERO,
+            sync_wanted: None,
+            storage,
+        }
+    }
+}
+
+/// Reads everything there is, which must be the values appended at those offsets.
+fn check_contents(log: &Log, what: &str) {
+    for (offset, value) in from(log, log.offsets().log_start, Isolation::ReadUncommitted) {
+        assert_eq!(value, format!("value {offset}"), "{what}");
+    }
+}
+
+#[test]
+fn a_power_cut_takes_nothing_that_was_durable_and_leaves_nothing_in_the_way() {
+    for seed in 0..60 {
+        let before = Cuttable::new();
+        let log = before.open(small());
+        fill(&log, 0..7);
+        // One group over several segments, written in part when the power goes.
+        for n in 7..20 {
+            log.append_records([format!("value {n}")]).unwrap();
+        }
+        log.inner.write_now().unwrap();
+        let durable = log.offsets().frontier.get();
+        assert!(durable >= 7);
+        let after = before.after_cut(seed);
+        let log = after.open(small());
+        let what = format!("seed {seed}, {:?}", log.recovery());
+        assert!(!log.recovery().rows.contains(&RecoveryRow::DamagedSegment), "{what}");
+        assert!(log.offsets().end >= durable, "{what}");
+        assert_eq!(all(&log), numbered(0..log.offsets().end.get()), "{what}");
+        let next = log.offsets().end.get();
+        fill(&log, next..next + 3);
+        assert_eq!(all(&log), numbered(0..next + 3), "{what}");
+    }
+}
+
+#[test]
+fn offsets_that_were_shown_are_not_given_out_again_after_two_power_cuts() {
+    let weak = || small().durability(Durability::ProcessCrash);
+    for seed in 0..40 {
+        let first = Cuttable::new();
+        let log = first.open(weak());
+        fill(&log, 0..3);
+        for n in 3..9 {
+            let appended = log.append_records([format!("value {n}")]).unwrap();
+            log.wait(appended.position, Durability::ProcessCrash).unwrap();
+        }
+        assert_eq!(log.offsets().high_watermark, 9);
+        let second = first.after_cut(seed);
+        let log = second.open(weak());
+        assert!(log.offsets().end >= 9, "seed {seed}");
+        check_contents(&log, "after one cut");
+        // Staged and written, but never synced.
+        let end = log.offsets().end;
+        log.append_records([format!("value {end}")]).unwrap();
+        log.inner.write_now().unwrap();
+        let third = second.after_cut(seed.wrapping_mul(31));
+        let log = third.open(weak());
+        assert!(log.offsets().end >= 9, "seed {seed}: {:?}", log.recovery());
+        check_contents(&log, "after two cuts");
+    }
+}
+
+#[test]
+fn a_deletion_survives_a_power_cut_after_reopening() {
+    for seed in 0..50 {
+        let before = Cuttable::new();
+        let log = before.open(small());
+        fill(&log, 0..9);
+        log.advance_log_start(5).unwrap();
+        log.close().unwrap();
+        let log = before.open(small());
+        // The first note after a reopening is not synced.
+        log.append_records(["value 9"]).unwrap();
+        log.inner.write_now().unwrap();
+        let log = before.after_cut(seed).open(small());
+        assert_eq!(log.offsets().log_start, 5, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_waiter_is_told_when_maintenance_lets_go_of_the_writer_lock() {
+    let bed = Bed::new();
+    let log = Arc::new(bed.open(small()));
+    let appended = log.append_records(["value 0"]).unwrap();
+    let busy = log.inner.writer();
+    let waiter = std::thread::spawn({
+        let log = Arc::clone(&log);
+        move || log.wait(appended.position, Durability::PowerLoss)
+    });
+    while !log.inner.signal.is_waited_on() {
+        std::thread::yield_now();
+    }
+    drop(busy);
+    waiter.join().unwrap().unwrap();
+}
+
+#[test]
+fn missing_durable_bytes_leave_a_gap_and_a_report() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..9);
+    log.close().unwrap();
+    let batch = bed.file("00000000000000000000.log").len() / 9;
+    let file = bed.storage.open(&bed.dir.join("00000000000000000000.log"), OpenMode::Write).unwrap();
+    file.set_len(3 * batch as u64).unwrap();
+    for _ in 0..2 {
+        let log = bed.open(LogConfig::default());
+        assert!(log.recovery().rows.contains(&RecoveryRow::DamagedTail));
+        assert_eq!((log.recovery().damaged.clone(), log.offsets().end), (vec![Offset::new(3)], Offset::new(9)));
+        assert_eq!(all(&log), numbered(0..3));
+        bed.kill(log);
+    }
+}
+
+#[test]
+fn a_lost_epoch_checkpoint_is_rebuilt_whole() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    for epoch in 0..6 {
+        let mut batch = BatchBuilder::new();
+        batch.push(Timestamp::new(T), &Record::new(format!("{epoch:>150}"))).unwrap();
+        log.append(&batch.finish().unwrap(), LeaderEpoch::new(epoch)).unwrap();
+    }
+    log.close().unwrap();
+    let whole = bed.file("leader-epoch-checkpoint");
+    bed.storage.remove_file(&bed.dir.join("leader-epoch-checkpoint")).unwrap();
+    let log = bed.open(small());
+    // A sync with nothing to write does not forget it either.
+    log.sync().unwrap();
+    assert_eq!(bed.file("leader-epoch-checkpoint"), whole);
+    bed.kill(log);
+}
+
+#[test]
+fn a_segment_keeps_its_age_over_a_reopening() {
+    let bed = Bed::new();
+    let config = || LogConfig::default().segment_age(Duration::from_secs(3600));
+    let log = bed.open(config());
+    put(&log, &["old"]);
+    log.close().unwrap();
+    let log = bed.open(config());
+    bed.clock.advance(Duration::from_secs(3601));
+    bed.kill(log);
+    let log = bed.open(config());
+    put(&log, &["new"]);
+    assert!(bed.names().contains(&"00000000000000000001.log".to_owned()), "{:?}", bed.names());
+}
+
+#[test]
+fn a_directory_without_partition_metadata_gets_it() {
+    let cut = Cuttable::new();
+    let log = cut.open(small());
+    fill(&log, 0..2);
+    drop(log);
+    let path = Path::new("data/t-0/partition.metadata");
+    cut.disk.remove_file(path).unwrap();
+    fill(&cut.open(small()), 2..3);
+    assert!(cut.disk.metadata(path).is_ok());
+}
+
+#[test]
+fn rot_without_a_power_cut_costs_no_acknowledged_record_and_no_offset() {
+    let bed = Bed::new();
+    // The slot's note of the frontier is old by now: it was made before the first append.
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..9);
+    let batch = log.size_bytes() / 9;
+    bed.kill(log);
+    bed.overwrite("00000000000000000000.log", 3 * batch + 70, &[0xff]);
+    for _ in 0..2 {
+        let log = bed.open(LogConfig::default());
+        assert_eq!(log.recovery().rows, [RecoveryRow::DamagedTail]);
+        assert_eq!(log.offsets().end, 9, "offsets behind the damage were given out");
+        let damaged = log.read(3, 100, Isolation::ReadCommitted).unwrap_err();
+        assert_eq!(damaged.kind(), ErrorKind::Corrupt);
+        assert_eq!(from(&log, Offset::new(4), Isolation::ReadCommitted), numbered(4..9));
+        bed.kill(log);
+    }
+    let log = bed.open(LogConfig::default());
+    assert_eq!(put(&log, &["value 9"]).base_offset, 9);
+    assert_eq!(from(&log, Offset::new(4), Isolation::ReadCommitted), numbered(4..10));
+}
+
+#[test]
+fn a_length_that_announces_too_much_costs_no_memory() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..3);
+    let batch = log.size_bytes() / 3;
+    // As large as the file is, and never a batch.
+    let len = 4_u32 << 20;
+    let file = bed.storage.open(&bed.dir.join("00000000000000000000.log"), OpenMode::Write).unwrap();
+    file.write_all_at(&(len - 12).to_be_bytes(), 2 * batch + 8).unwrap();
+    file.set_len(2 * batch + u64::from(len)).unwrap();
+    log.inner.segments.load()[0].set_written(2 * batch + u64::from(len));
+    assert_eq!(log.read(2, 100, Isolation::ReadCommitted).unwrap_err().kind(), ErrorKind::Corrupt);
+    bed.kill(log);
+    let log = bed.open(LogConfig::default());
+    assert_eq!(log.recovery().rows, [RecoveryRow::TornTail]);
+    assert_eq!(all(&log), numbered(0..2));
+}
+
+#[test]
+fn a_wrong_index_hides_no_record() {
+    let nonsense: [fn(&mut Vec<u8>); 3] = [
+        // Entry 3 points to the batch of entry 5.
+        |index| index.copy_within(5 * 8 + 4..6 * 8, 3 * 8 + 4),
+        // It points into a batch.
+        |index| index[3 * 8 + 7] += 1,
+        // The last entry names an offset that the segment does not reach.
+        |index| *index.last_chunk_mut::<8>().unwrap().first_chunk_mut::<4>().unwrap() = [0, 1, 0, 0],
+    ];
+    for spoil in nonsense {
+        let bed = Bed::new();
+        let config = || LogConfig::default().index_interval_bytes(0);
+        let log = bed.open(config());
+        fill(&log, 0..9);
+        log.close().unwrap();
+        let mut index = bed.file("00000000000000000000.index");
+        // Entries rise, so that only the batches can tell.
+        spoil(&mut index);
+        let kept = index.len().min(if index[3 * 8 + 4..4 * 8] == index[5 * 8 + 4..6 * 8] { 4 * 8 } else { 999 });
+        bed.storage.remove_file(&bed.dir.join("00000000000000000000.index")).unwrap();
+        bed.overwrite("00000000000000000000.index", 0, &index[..kept]);
+        let log = bed.open(config());
+        for at in 0..9 {
+            assert_eq!(from(&log, Offset::new(at), Isolation::ReadCommitted), numbered(at..9), "from {at}");
+        }
+        fill(&log, 9..12);
+        assert_eq!(all(&log), numbered(0..12));
+    }
+}
+
+#[test]
+fn an_interrupted_cleaning_is_finished_or_undone() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..12);
+    log.close().unwrap();
+    let bases: Vec<_> = bed.names().into_iter().filter(|n| n.ends_with(".log")).collect();
+    let whole: Vec<u8> = bases[..2].iter().flat_map(|name| bed.file(name)).collect();
+    // The first two segments became one; the broker died when the originals waited for deletion.
+    bed.overwrite(&format!("{}.swap", bases[0]), 0, &whole);
+    for name in &bases[..2] {
+        bed.storage.rename(&bed.dir.join(name), &bed.dir.join(format!("{name}.deleted"))).unwrap();
+    }
+    bed.overwrite(&format!("{}.cleaned", bases[2]), 0, b"not complete");
+    let log = bed.open(small());
+    assert_eq!(all(&log), numbered(0..12));
+    let odd: Vec<_> = bed.names().into_iter().filter(|n| n.matches('.').count() > 1).collect();
+    assert_eq!((odd, bed.file(&bases[0]) == whole), (vec![], true));
+    assert!(!bed.names().contains(&bases[1]));
+}
+
+#[test]
+fn a_log_start_beyond_the_end_deletes_nothing() {
+    let cut = Cuttable::new();
+    let log = cut.open(small());
+    fill(&log, 0..9);
+    log.close().unwrap();
+    for (noted, start) in [(1_000, 0), (4, 4)] {
+        let log = cut.open_from(small(), noted.into());
+        assert_eq!(all(&log), numbered(start..9), "checkpoint {noted}");
+        log.close().unwrap();
+    }
+    // The metadata log goes on where its snapshot ends.
+    let context = LogContext { slot: None, ..cut.context(Offset::new(1_000)) };
+    let log = Log::open_in(context, Path::new("data/t-0"), small()).unwrap();
+    assert_eq!((log.offsets().log_start, log.offsets().end), (Offset::new(1_000), Offset::new(1_000)));
+}
+
+#[test]
+fn everything_at_once_harms_nobody() {
+    for config in [small(), small().durability(Durability::ProcessCrash)] {
+        let bed = Bed::new();
+        let log = &bed.open(config.clone());
+        let done = &AtomicBool::new(false);
+        let until_done = |work: fn(&Log)| {
+            move || {
+                while !done.load(Ordering::Acquire) {
+                    work(log);
+                    std::thread::yield_now();
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(until_done(|log| log.run_maintenance().unwrap()));
+            scope.spawn(until_done(|log| {
+                let start = (log.offsets().high_watermark + -20).max(Offset::ZERO);
+                // A truncation may come between.
+                log.advance_log_start(start).map_err(|e| assert_eq!(e.kind(), ErrorKind::OffsetOutOfRange)).ok();
+            }));
+            scope.spawn(until_done(|log| {
+                let at = log.offsets().log_start;
+                match log.read(at, 500, Isolation::ReadCommitted) {
+                    Ok(read) => assert!(read.batches().all(|batch| batch.is_ok())),
+                    Err(e) => assert_eq!(e.kind(), ErrorKind::OffsetOutOfRange, "{e}"),
+                }
+            }));
+            scope.spawn(until_done(|log| {
+                (0..100).for_each(|_| std::thread::yield_now());
+                log.truncate((log.offsets().end + -3).max(log.offsets().log_start)).unwrap();
+            }));
+            let writers: Vec<_> = [Durability::PowerLoss, Durability::ProcessCrash, Durability::None]
+                .map(|level| {
+                    scope.spawn(move || {
+                        for n in 0..150 {
+                            let appended = log.append_records([format!("{level:?} {n}")]).unwrap();
+                            match log.wait(appended.position, level) {
+                                Err(e) if e.kind() != ErrorKind::Indeterminate => panic!("{e}"),
+                                _ => {}
+                            }
+                        }
+                    })
+                })
+                .into();
+            let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+            done.store(true, Ordering::Release);
+            assert!(ended.iter().all(Result::is_ok));
+        });
+        let end = log.offsets().end;
+        log.close().unwrap();
+        let log = bed.open(config);
+        assert_eq!((log.recovery().rows.clone(), log.offsets().end), (vec![RecoveryRow::Clean], end));
+        all(&log);
+    }
+}
+
+#[test]
+fn an_append_during_a_close_is_in_the_log_or_nowhere() {
+    for _ in 0..20 {
+        let bed = Bed::new();
+        let log = &bed.open(LogConfig::default());
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| while log.append_records(["value"]).is_ok() {});
+            }
+            scope.spawn(|| {
+                while log.offsets().end < 3 {
+                    std::thread::yield_now();
+                }
+                log.close().unwrap();
+            });
+        });
+        let log = bed.open(LogConfig::default());
+        let end = usize::try_from(log.offsets().end.get()).unwrap();
+        assert_eq!(all(&log).len(), end, "the end that was noted lies beyond the records");
+    }
+}
+
+#[test]
+fn a_truncation_below_the_first_segment_begins_anew_there() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..12);
+    log.advance_log_start(10).unwrap();
+    log.truncate(2).unwrap();
+    assert_eq!((log.offsets().log_start, log.offsets().end), (Offset::new(2), Offset::new(2)));
+    fill(&log, 2..8);
+    assert_eq!(all(&log), numbered(2..8));
+    bed.kill(log);
+    assert_eq!(all(&bed.open(small())), numbered(2..8));
 }

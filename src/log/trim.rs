@@ -12,10 +12,11 @@ use super::Inner;
 use super::append::{Group, Staged};
 use super::commit::Writer;
 use super::read::floor;
+use super::state::SlotState;
 
 impl Inner {
     pub(super) fn advance_log_start(&self, to: Offset) -> Result<()> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer();
         self.check_usable()?;
         let offsets = self.marks.load();
         if to > offsets.high_watermark || to.get() < 0 {
@@ -31,13 +32,13 @@ impl Inner {
         }
         self.mark_changed(&mut writer)?;
         // Durable first: a crash must not bring back what a caller believes deleted.
+        let reserved = self.reserved.lock();
         if let Some(slot) = &self.context.slot {
-            let mut state = self.slot_state(false);
-            state.log_start = to;
-            slot.store(&state)?;
+            slot.store(&SlotState { log_start: to, ..self.slot_state(false, *reserved) })?;
             slot.sync()?;
         }
         self.marks.raise_log_start(to);
+        drop(reserved);
         let mut appender = self.appender.lock();
         if appender.epochs.truncate_from_start(to) {
             appender.staged.epochs_changed = true;
@@ -138,7 +139,7 @@ impl Inner {
     }
 
     pub(super) fn truncate(&self, to: Offset) -> Result<()> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer();
         self.write_and_sync(&mut writer, true)?;
         if to >= self.marks.end() {
             return Ok(());
@@ -158,14 +159,12 @@ impl Inner {
     fn cut(&self, writer: &mut Writer, to: Offset) -> Result<()> {
         self.mark_changed(writer)?;
         let mut appender = self.appender.lock();
-        // Marks first: no reader may meet the bytes that go.
-        self.era.fetch_add(1, Ordering::AcqRel);
         let segments = self.segments.load_full();
         let at = floor(&segments, to);
-        let segment = Arc::clone(&segments[at]);
+        let mut segment = Arc::clone(&segments[at]);
         // A batch that holds `to` goes whole, and the log then ends where it began.
         let (mut position, mut end) = (0, to);
-        segment.walk(0, segment.base(), |start, header, _| {
+        let walked = segment.walk(0, segment.base(), |start, header, _| {
             if header.next_offset() > to {
                 end = to.min(header.base_offset());
                 return false;
@@ -173,25 +172,46 @@ impl Inner {
             position = start + header.size_bytes() as u64;
             true
         })?;
-        self.marks.cut(end);
-        if let Some(slot) = &self.context.slot {
-            slot.store(&self.slot_state(false))?;
-            slot.sync()?;
+        if let Some(damage) = walked.damage {
+            return Err(self
+                .error(ErrorKind::Corrupt, format!("cannot truncate across {damage}"))
+                .offset(to)
+                .path(segment.path(FileKind::Log)));
         }
-        self.segments.store(Arc::new(segments[..=at].to_vec()));
+        // Marks before bytes: no reader may meet those that go.
+        self.era.fetch_add(1, Ordering::AcqRel);
+        self.marks.cut(end);
+        self.note()?;
+        self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;
+        let mut kept = segments[..=at].to_vec();
+        segment.truncate(position, end)?;
+        if end < segment.base() {
+            // Below all that is there: the only segment begins anew at the new end.
+            kept.clear();
+            let emptied =
+                std::mem::replace(&mut segment, Arc::new(Segment::new(self.home.clone(), end, self.index_sizes())));
+            emptied.remove_files()?;
+            writer.new_names |= segment.create_files()?;
+            kept.push(Arc::clone(&segment));
+        }
         for gone in &segments[at + 1..] {
             gone.remove_files()?;
         }
-        segment.truncate(position, end)?;
+        self.segments.store(Arc::new(kept));
         let synced = segment.file()?.sync_data().and_then(|()| self.context.storage.sync_dir(&self.home.dir));
         synced.map_err(|e| Error::io("cannot sync a truncated log", &*self.home.dir, e))?;
         appender.epochs.truncate_from_end(end);
-        appender.producers = super::recover::replay_all(&segments[..=at])?;
+        appender.producers = super::recover::replay_all(&self.segments.load())?;
+        // A marker that went leaves its transaction open again.
+        let transactions = appender.producers.transactions_mut();
+        transactions.on_high_watermark(end);
+        self.marks.set_last_stable(transactions.last_stable_offset(end).max(self.marks.log_start()));
         (appender.end, appender.active, appender.size) = (end, segment, position);
         appender.first_timestamp = None;
         appender.staged = Staged { epochs_changed: true, ..Staged::default() };
-        writer.recovery_point = writer.recovery_point.min(end);
-        Ok(())
+        writer.sealed.retain(|s| s.base() < end);
+        // Of what was cut, no stock broker shall take up the producers.
+        self.remove_old_snapshots(end)
     }
 
     /// Starts a new segment at the log end, unless the active one is empty.

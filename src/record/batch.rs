@@ -186,7 +186,7 @@ impl RecordBatch {
         let prefix = self.stamp_prefix(base_offset, leader_epoch)?;
         let mut bytes = self.bytes.to_vec();
         bytes[..prefix.len()].copy_from_slice(&prefix);
-        let header = BatchHeader { base_offset: base_offset.get(), leader_epoch: leader_epoch.get(), ..self.header };
+        let header = self.header.placed(base_offset, leader_epoch);
         Ok(Self { bytes: bytes.into(), header, facts: self.facts })
     }
 

@@ -68,6 +68,14 @@ impl DecodedBatch {
         RecordIter::new(&self.header, &self.records)
     }
 
+    /// The records from `place` on, which an iterator over this batch told.
+    pub(crate) fn iter_from(&self, place: RecordPlace) -> RecordIter<'_> {
+        let mut records = self.iter();
+        records.rest = self.records.get(place.bytes..).unwrap_or_default();
+        records.left = records.left.saturating_sub(place.records);
+        records
+    }
+
     /// An owned handle on a key or value that was read from this batch: it shares the batch's memory and
     /// keeps all of it alive. Bytes from anywhere else are copied.
     #[must_use]
@@ -97,6 +105,13 @@ impl fmt::Debug for DecodedBatch {
     }
 }
 
+/// A place between two records of a batch, to go on from without reading what lies before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RecordPlace {
+    bytes: usize,
+    records: i32,
+}
+
 /// The records of a [`DecodedBatch`]. After an error it ends: what follows damage cannot be found.
 #[derive(Clone, Debug)]
 pub struct RecordIter<'a> {
@@ -118,6 +133,11 @@ impl<'a> RecordIter<'a> {
         };
         let count = header.record_count();
         Self { rest: records, left: count, count, base_offset: header.base_offset().get(), base_timestamp, delta_mask }
+    }
+
+    /// Where this iterator over `batch` is.
+    pub(crate) fn place(&self, batch: &DecodedBatch) -> RecordPlace {
+        RecordPlace { bytes: batch.records.len().saturating_sub(self.rest.len()), records: self.count - self.left }
     }
 
     #[inline]

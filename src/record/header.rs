@@ -132,6 +132,12 @@ impl BatchHeader {
     /// The size of a header in bytes.
     pub const LEN: usize = RECORDS;
 
+    /// Where every version of the format has its magic byte.
+    pub(crate) const MAGIC_AT: usize = MAGIC;
+
+    /// The checksum is over the batch from here on.
+    pub(crate) const CRC_COVERS_FROM: usize = CRC_COVERS_FROM;
+
     /// How many bytes at the front of a batch tell its size: base offset and length.
     pub const PREFIX_LEN: usize = LEADER_EPOCH;
 

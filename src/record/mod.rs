@@ -26,6 +26,7 @@ pub use producing::{Header, IntoPayload, Record};
 pub(crate) use batch::validate_crc;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use codec::{compress, decompress};
+pub(crate) use decoded::RecordPlace;
 pub(crate) use validate::{BatchFacts, validate_produced};
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::types::{Offset, Timestamp};
 pub(crate) use buffer::BufferPool;
 pub(crate) use names::FileKind;
 pub(crate) use walk::{WalkEnd, walk};
+use walk::{end_behind, is_sound};
 
 /// First read of a batch whose size is not known yet.
 const FIRST_READ_BYTES: usize = 64 << 10;
@@ -65,6 +66,8 @@ pub(crate) struct Indexes {
     pub(crate) offset: OffsetIndex,
     pub(crate) time: TimeIndex,
     density: IndexWriter,
+    /// Made from the batches: what they do not give is not there.
+    from_batches: bool,
 }
 
 impl Indexes {
@@ -73,6 +76,7 @@ impl Indexes {
             offset: OffsetIndex::new(base, sizes.max),
             time: TimeIndex::new(base, sizes.max),
             density: IndexWriter::new(base, sizes.interval),
+            from_batches: true,
         }
     }
 
@@ -191,8 +195,15 @@ impl Segment {
         write().map_err(|e| Error::io("cannot write an index", &path, e))
     }
 
+    /// An index file; `None` when there is none, or one too long to be right.
     fn read_whole(&self, kind: FileKind) -> Result<Option<Vec<u8>>> {
-        crate::storage::read_file(&*self.home.storage, &self.path(kind), u64::from(u32::MAX))
+        /// No entry of any index is longer.
+        const ENTRY_BYTES_MAX: u64 = 34;
+        let batches_max = self.written() / BatchHeader::LEN as u64 + 1;
+        match crate::storage::read_file(&*self.home.storage, &self.path(kind), batches_max * ENTRY_BYTES_MAX) {
+            Err(e) if e.kind() == ErrorKind::TooLarge => Ok(None),
+            read => read,
+        }
     }
 
     /// Ends the segment's life as the active one, or its use: completes the time index with the largest
@@ -206,9 +217,20 @@ impl Segment {
             self.write_whole(FileKind::OffsetIndex, &offset)?;
             self.write_whole(FileKind::TimeIndex, &time)?;
         }
-        // A segment without aborted transactions has no such file.
-        let aborted = self.aborted.read().as_ref().filter(|a| !a.is_empty()).map(TransactionIndex::encode);
-        aborted.map_or(Ok(()), |bytes| self.write_whole(FileKind::TxnIndex, &bytes))
+        // A segment without aborted transactions has no such file, or no more.
+        match self.aborted.read().as_ref() {
+            Some(aborted) if aborted.is_empty() => self.remove(FileKind::TxnIndex),
+            Some(aborted) => self.write_whole(FileKind::TxnIndex, &aborted.encode()),
+            None => Ok(()),
+        }
+    }
+
+    fn remove(&self, kind: FileKind) -> Result<()> {
+        let path = self.path(kind);
+        match self.home.storage.remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(|e| Error::io("cannot remove a file of a segment", path, e)),
+        }
     }
 
     /// Syncs the index files, before a recovery point rises above them.
@@ -239,9 +261,27 @@ impl Segment {
         density.on_batch(offset, time, &batch)
     }
 
-    /// Notes a transaction whose abort marker lies in this segment.
+    /// Notes a transaction whose abort marker lies in this segment. Fails only for want of
+    /// [`load_aborted`](Self::load_aborted).
     pub(crate) fn index_aborted(&self, aborted: AbortedTxn) -> Result<()> {
+        self.load_aborted()?;
         self.aborted.write().get_or_insert_default().push(aborted)
+    }
+
+    /// Reads the transaction index from its file when it is not on the heap.
+    pub(crate) fn load_aborted(&self) -> Result<()> {
+        if self.aborted.read().is_some() {
+            return Ok(());
+        }
+        let loaded = match self.read_whole(FileKind::TxnIndex)? {
+            None => TransactionIndex::default(),
+            Some(bytes) => TransactionIndex::decode(self.base, &bytes).map_err(|e| {
+                e.path(self.path(FileKind::TxnIndex))
+                    .remedy("without it aborted records cannot be told apart: read uncommitted, or recover the log")
+            })?,
+        };
+        self.aborted.write().get_or_insert(loaded);
+        Ok(())
     }
 
     /// Replaces the indexes by empty ones, before a scan fills them.
@@ -253,18 +293,9 @@ impl Segment {
     /// Adds the aborted transactions of this segment that concern a read of `from..to`; `false` when no later
     /// segment can hold another.
     pub(crate) fn aborted_between(&self, from: Offset, to: Offset, found: &mut Vec<AbortedTxn>) -> Result<bool> {
-        if let Some(aborted) = self.aborted.read().as_ref() {
-            return Ok(aborted.aborted_between(from, to, found).is_continue());
-        }
-        let loaded = match self.read_whole(FileKind::TxnIndex)? {
-            None => TransactionIndex::default(),
-            Some(bytes) => TransactionIndex::decode(self.base, &bytes).map_err(|e| {
-                e.path(self.path(FileKind::TxnIndex))
-                    .remedy("without it aborted records cannot be told apart: read uncommitted, or recover the log")
-            })?,
-        };
-        let mut guard = self.aborted.write();
-        Ok(guard.get_or_insert(loaded).aborted_between(from, to, found).is_continue())
+        self.load_aborted()?;
+        let guard = self.aborted.read();
+        Ok(guard.as_ref().is_none_or(|aborted| aborted.aborted_between(from, to, found).is_continue()))
     }
 
     /// The indexes, read from their files or rebuilt from the batches when they are not on the heap.
@@ -291,16 +322,29 @@ impl Segment {
                 .and_then(|o| Ok((o, TimeIndex::decode(self.base, self.sizes.max, &time)?)));
             let Ok((offset, time)) = sound else { return Ok(None) };
             // An empty time index says nothing of a segment that holds batches.
-            if written > 0 && offset.last().1 == 0 && time.last().0 == Timestamp::NONE {
+            if written > 0 && time.last().0 == Timestamp::NONE || !self.names_a_batch(offset.last())? {
                 return Ok(None);
             }
             let density = IndexWriter::resume(&time, self.sizes.interval);
-            Ok(Some(Indexes { offset, time, density }))
+            Ok(Some(Indexes { offset, time, density, from_batches: false }))
         };
         match from_files()? {
             Some(indexes) => Ok(indexes),
             None => self.rebuild_indexes(),
         }
+    }
+
+    /// Whether an index entry is right; a stale or foreign index gives itself away by its last one.
+    fn names_a_batch(&self, (last_offset, position): (Offset, u32)) -> Result<bool> {
+        if position == 0 {
+            return Ok(true);
+        }
+        let mut header = [0; BatchHeader::LEN];
+        match self.file()?.read_exact_at(&mut header, u64::from(position)) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            read => read.map_err(|e| self.io_error("cannot read a segment", e))?,
+        }
+        Ok(BatchHeader::parse(&header).is_ok_and(|header| header.last_offset() == last_offset))
     }
 
     fn rebuild_indexes(&self) -> Result<Indexes> {
@@ -320,6 +364,13 @@ impl Segment {
         }
     }
 
+    /// The largest timestamp of the first batch; `None` when it cannot be read.
+    pub(crate) fn first_timestamp(&self) -> Option<Timestamp> {
+        let mut header = [0; BatchHeader::LEN];
+        self.file().ok()?.read_exact_at(&mut header, 0).ok()?;
+        BatchHeader::parse(&header).ok().map(|first| first.max_timestamp())
+    }
+
     /// Walks the batches from `position` on; see [`walk`].
     pub(crate) fn walk(
         &self,
@@ -332,16 +383,25 @@ impl Segment {
             .map_err(|e| self.io_error("cannot read a segment", e))
     }
 
+    /// Where the last sound batch behind the damage at `position` ends, if there is one.
+    pub(crate) fn end_behind(&self, position: u64, expected: Offset) -> Result<Option<Offset>> {
+        end_behind(&**self.file()?, position, self.written(), expected.get(), &self.home.buffers)
+            .map_err(|e| self.io_error("cannot read a segment", e))
+    }
+
     /// Where to look for `offset`: a position at or before its batch, and how many bytes to read first.
     fn locate(&self, offset: Offset) -> Result<(u64, usize)> {
+        let written = self.written();
         let indexes = self.indexes()?;
         let (_, floor) = indexes.offset.lookup(offset);
         // The entry after the target names the batch that holds it, when every batch has an entry, as large
-        // ones do. The reader checks, and falls back to the floor.
+        // ones do. The reader checks, and falls back to the floor. Batches that are only staged have entries too.
         let next = indexes.offset.ceiling(offset);
         let following = next.and_then(|(last, _)| indexes.offset.ceiling(last.next()));
         Ok(match (next, following) {
-            (Some((_, at)), Some((_, after))) if at - floor > 2 * self.sizes.interval => {
+            (Some((_, at)), Some((_, after)))
+                if at - floor > self.sizes.interval.saturating_mul(2) && u64::from(after) <= written =>
+            {
                 (u64::from(at), (after - at) as usize)
             }
             _ => (u64::from(floor), FIRST_READ_BYTES),
@@ -351,12 +411,29 @@ impl Segment {
     /// Reads whole batches from the one that holds `from`, or the first behind it, up to the one that begins
     /// at or behind `end`: about `max_bytes` of them, at least one. `None` when there is none.
     pub(crate) fn read(&self, from: Offset, end: Offset, max_bytes: usize) -> Result<Option<SegmentRead>> {
+        match self.read_by_index(from, end, max_bytes) {
+            Ok(Some(read)) => return Ok(read),
+            Err(e) if e.kind() == ErrorKind::Io || self.indexes()?.offset.lookup(from).1 == 0 => return Err(e),
+            // An entry points behind the batch wanted, or into one, or the bytes are damaged.
+            Err(e) if self.indexes()?.from_batches => return Err(e),
+            Ok(None) | Err(_) => {}
+        }
+        let rebuilt = self.rebuild_indexes()?;
+        *self.indexes.write() = Some(rebuilt);
+        match self.read_by_index(from, end, max_bytes)? {
+            Some(read) => Ok(read),
+            None => Ok(self.read_at(0, FIRST_READ_BYTES, from, end, max_bytes)?.flatten()),
+        }
+    }
+
+    /// As `read`; outer `None` when the index is wrong.
+    fn read_by_index(&self, from: Offset, end: Offset, max_bytes: usize) -> Result<Option<Option<SegmentRead>>> {
         let (guess, first) = self.locate(from)?;
         if let Some(found) = self.read_at(guess, first, from, end, max_bytes)? {
-            return Ok(found);
+            return Ok(Some(found));
         }
         let floor = u64::from(self.indexes()?.offset.lookup(from).1);
-        Ok(self.read_at(floor, FIRST_READ_BYTES, from, end, max_bytes)?.flatten())
+        self.read_at(floor, FIRST_READ_BYTES, from, end, max_bytes)
     }
 
     /// As `read`, from a position; outer `None` when the batches there begin behind `from` although earlier
@@ -369,7 +446,7 @@ impl Segment {
         end: Offset,
         max_bytes: usize,
     ) -> Result<Option<Option<SegmentRead>>> {
-        let floor = u64::from(self.indexes()?.offset.lookup(from).1);
+        let mut unproven = position > 0;
         let written = self.written();
         let file = self.file()?;
         let mut want = first.max(max_bytes);
@@ -379,7 +456,7 @@ impl Segment {
             let mut buffer = self.home.buffers.take(have);
             file.read_exact_at(buffer.as_mut(have), position)
                 .map_err(|e| self.io_error("cannot read a segment", e).offset(from))?;
-            match select(&buffer.as_ref()[..have], position > floor, from, end, max_bytes)
+            match select(&buffer.as_ref()[..have], std::mem::take(&mut unproven), from, end, max_bytes)
                 .map_err(|e| e.path(self.path(FileKind::Log)))?
             {
                 Selected::Batches { start, len, next } => {
@@ -391,10 +468,15 @@ impl Segment {
                 Selected::More { skip, need } => {
                     position += skip as u64;
                     want = need.max(max_bytes);
-                    if need as u64 > written.saturating_sub(position) {
+                    // A damaged length must not cost memory: what is large is checked before it is held.
+                    let failed = |e| self.io_error("cannot read a segment", e);
+                    let is_whole = need as u64 <= written.saturating_sub(position)
+                        && (need <= FIRST_READ_BYTES.max(max_bytes)
+                            || is_sound(&**file, position, written).map_err(failed)?);
+                    if !is_whole {
                         return match need {
                             BatchHeader::LEN if position == written => Ok(Some(None)),
-                            _ => Err(Error::new(ErrorKind::Corrupt, "a batch reaches beyond the end of its segment")
+                            _ => Err(Error::new(ErrorKind::Corrupt, "a batch is cut short or damaged")
                                 .offset(from)
                                 .path(self.path(FileKind::Log))
                                 .remedy("close the broker and open it again: recovery reports what is damaged")),
@@ -407,6 +489,7 @@ impl Segment {
 
     /// Cuts the file to `position`, whose next batch would get offset `end`.
     pub(crate) fn truncate(&self, position: u64, end: Offset) -> Result<()> {
+        self.load_aborted()?;
         let file = self.file()?;
         file.set_len(position).map_err(|e| self.io_error("cannot truncate a segment", e))?;
         self.set_written(position);
@@ -419,14 +502,7 @@ impl Segment {
 
     /// Removes all files of the segment.
     pub(crate) fn remove_files(&self) -> Result<()> {
-        for kind in FileKind::ALL {
-            let path = self.path(kind);
-            match self.home.storage.remove_file(&path) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                removed => removed.map_err(|e| Error::io("cannot remove a file of a deleted segment", path, e))?,
-            }
-        }
-        Ok(())
+        FileKind::ALL.into_iter().try_for_each(|kind| self.remove(kind))
     }
 }
 

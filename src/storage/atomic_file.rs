@@ -17,11 +17,17 @@ use crate::error::{Error, ErrorKind, Result};
 /// The operating system's, with the path. The old file is intact unless the directory sync was what
 /// failed: then the new one may or may not survive a crash.
 pub(crate) fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<()> {
-    let tmp = tmp_path(path);
-    write_synced(storage, &tmp, bytes).map_err(|e| Error::io("cannot write a file", &tmp, e))?;
-    storage.rename(&tmp, path).map_err(|e| Error::io("cannot replace a file", path, e))?;
+    place_file(storage, path, bytes)?;
     let directory = path.parent().unwrap_or(Path::new(""));
     storage.sync_dir(directory).map_err(|e| Error::io("cannot sync a directory", directory, e))
+}
+
+/// As [`replace_file`] without its last step: the caller syncs the directory, for this and other names in it. A
+/// crash before may leave the old file.
+pub(crate) fn place_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<()> {
+    let tmp = tmp_path(path);
+    write_synced(storage, &tmp, bytes).map_err(|e| Error::io("cannot write a file", &tmp, e))?;
+    storage.rename(&tmp, path).map_err(|e| Error::io("cannot replace a file", path, e))
 }
 
 /// The whole file at `path`; `None` when there is none.

@@ -18,14 +18,18 @@ mod conformance;
 mod disk;
 mod memory;
 mod pool;
+#[cfg(test)]
+mod power_cut;
 
-pub(crate) use atomic_file::{read_file, replace_file};
+pub(crate) use atomic_file::{place_file, read_file, replace_file};
 #[cfg(any(test, feature = "testing"))]
 pub use conformance::storage_conformance;
 pub use disk::DiskStorage;
 pub(crate) use disk::boot_id;
 pub use memory::MemoryStorage;
 pub(crate) use pool::PooledStorage;
+#[cfg(test)]
+pub(crate) use power_cut::PowerCutStorage;
 
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,6 +120,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
 /// An open file with positioned I/O. Dropping it closes it; data that was not synced is then in the
 /// hands of the operating system.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a file's length is a question to the disk, and whether it is 0 is not asked"
+)]
 pub trait File: Send + Sync + fmt::Debug {
     /// Reads up to `buf.len()` bytes at `position`; 0 means end of file. May read less than asked.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;

@@ -320,7 +320,9 @@ impl Slot {
             }
             // Unsynced bytes are synced through the descriptor that wrote them, or the kernel could
             // report their loss to nobody. The slot remembers a failure for its next user.
-            self.sync(&*descriptor.file).ok();
+            if self.sync(&*descriptor.file).is_err() {
+                debug_assert!(self.failed.get().is_some(), "a failed sync is remembered");
+            }
         }
         *guard = None;
         true

@@ -11,12 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+
+use super::config::{CleanupPolicy, TopicSettings};
 
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{
-    Appended, Committed, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, OffsetAtTime, Signal, StateSlot,
+    Appended, Committed, Log, LogContext, LogOffsets, LogPosition, LogRead, OffsetAtTime, Signal, StateSlot,
 };
 use crate::record::RecordBatch;
 use crate::segment::BufferPool;
@@ -73,6 +76,8 @@ pub(crate) struct PartitionContext {
     pub(crate) boot_id: [u8; 16],
     /// What Kafka's checkpoint files say of each partition.
     pub(crate) checkpoints: Checkpoints,
+    /// Why nothing may be appended or deleted.
+    pub(crate) read_only: Option<Error>,
     pub(crate) host: OnceLock<Weak<dyn PartitionHost>>,
     /// Set once, when the broker closes.
     pub(crate) closed: AtomicBool,
@@ -84,11 +89,11 @@ pub(crate) struct Partition {
     topic_id: Uuid,
     context: Arc<PartitionContext>,
     slot: Arc<StateSlot>,
-    config: Mutex<LogConfig>,
+    settings: ArcSwap<TopicSettings>,
     /// The catalog's epoch.
     epoch: AtomicI32,
-    /// The epoch was raised since this process opened the directory.
-    epoch_raised: AtomicBool,
+    /// The epoch is known to fit the log's history.
+    epoch_fits: AtomicBool,
     log: OnceLock<Log>,
     /// Held while the log is opened, closed, or its epoch is raised.
     opening: Mutex<()>,
@@ -97,6 +102,8 @@ pub(crate) struct Partition {
     queued: AtomicBool,
     /// The newest append, to be brought to the topic's level by somebody.
     newest: Mutex<Option<LogPosition>>,
+    /// When the log was last synced because of `flush.ms`, in monotonic time.
+    flushed: Mutex<Duration>,
 }
 
 impl std::fmt::Debug for Partition {
@@ -111,7 +118,7 @@ impl Partition {
         name: TopicPartition,
         topic_id: Uuid,
         epoch: LeaderEpoch,
-        config: LogConfig,
+        settings: Arc<TopicSettings>,
         slot: Arc<StateSlot>,
     ) -> Self {
         Self {
@@ -119,14 +126,15 @@ impl Partition {
             topic_id,
             context,
             slot,
-            config: Mutex::new(config),
+            settings: ArcSwap::new(settings),
             epoch: AtomicI32::new(epoch.get()),
-            epoch_raised: AtomicBool::new(false),
+            epoch_fits: AtomicBool::new(false),
             log: OnceLock::new(),
             opening: Mutex::new(()),
             deleted: AtomicBool::new(false),
             queued: AtomicBool::new(false),
             newest: Mutex::new(None),
+            flushed: Mutex::new(Duration::ZERO),
         }
     }
 
@@ -138,6 +146,10 @@ impl Partition {
         self.topic_id
     }
 
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.context.clock
+    }
+
     pub(crate) fn leader_epoch(&self) -> LeaderEpoch {
         LeaderEpoch::new(self.epoch.load(Ordering::Acquire))
     }
@@ -146,13 +158,9 @@ impl Partition {
         self.context.root.join(self.name.to_string())
     }
 
-    pub(crate) fn slot(&self) -> &Arc<StateSlot> {
-        &self.slot
-    }
-
     /// The level at which appends become visible, and are acknowledged unless they ask for another.
     pub(crate) fn level(&self) -> Durability {
-        self.config.lock().durability
+        self.settings.load().durability
     }
 
     /// `TopicDeleted` or `Closed`, once it is either.
@@ -166,6 +174,14 @@ impl Partition {
             return Err(Error::new(ErrorKind::Closed, "the broker is closed").partition(self.name.clone()));
         }
         Ok(())
+    }
+
+    /// Why the directory takes no changes, where it does not.
+    fn check_writable(&self) -> Result<()> {
+        match &self.context.read_only {
+            Some(why) => Err(why.clone().partition(self.name.clone())),
+            None => Ok(()),
+        }
     }
 
     /// The log, opened by the first who asks.
@@ -196,7 +212,7 @@ impl Partition {
             // The broker's own queue knows which partitions want a sync.
             sync_wanted: None,
         };
-        let log = Log::open_in(context, &self.dir(), self.config.lock().clone())?;
+        let log = Log::open_in(context, &self.dir(), self.settings.load().log_config())?;
         Ok(self.log.get_or_init(|| log))
     }
 
@@ -222,6 +238,7 @@ impl Partition {
     /// [`committed`](Self::committed) tell when it has reached a level; it reaches the topic's also when
     /// nobody waits.
     pub(crate) fn append(self: &Arc<Self>, batch: &RecordBatch) -> Result<Appended> {
+        self.check_writable()?;
         let appended = self.on_log(|log| {
             self.ensure_epoch(log)?;
             log.append(batch, self.leader_epoch())
@@ -233,26 +250,23 @@ impl Partition {
         Ok(appended)
     }
 
-    /// Raises the catalog's epoch where the log's history asks for it.
+    /// Raises the catalog's epoch where the log's history asks for it: once, before the first append.
     fn ensure_epoch(&self, log: &Log) -> Result<()> {
-        let stale = || {
-            let lost = log.needs_new_epoch() && !self.epoch_raised.load(Ordering::Acquire);
-            lost || self.leader_epoch() < log.leader_epoch()
-        };
-        if !stale() {
+        if self.epoch_fits.load(Ordering::Acquire) {
             return Ok(());
         }
         let _raising = self.opening.lock();
-        if !stale() {
+        if self.epoch_fits.load(Ordering::Acquire) {
             return Ok(());
         }
-        let Some(host) = self.host() else {
-            return Err(Error::new(ErrorKind::Closed, "the broker is closed").partition(self.name.clone()));
-        };
-        let at_least = LeaderEpoch::new(log.leader_epoch().get().saturating_add(1));
-        let epoch = host.raise_leader_epoch(&self.name, self.topic_id, at_least)?;
-        self.epoch.store(epoch.get(), Ordering::Release);
-        self.epoch_raised.store(true, Ordering::Release);
+        if log.needs_new_epoch() || self.leader_epoch() < log.leader_epoch() {
+            let closed = || Error::new(ErrorKind::Closed, "the broker is closed").partition(self.name.clone());
+            let host = self.host().ok_or_else(closed)?;
+            let at_least = LeaderEpoch::new(log.leader_epoch().get().saturating_add(1));
+            let epoch = host.raise_leader_epoch(&self.name, self.topic_id, at_least)?;
+            self.epoch.store(epoch.get(), Ordering::Release);
+        }
+        self.epoch_fits.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -281,12 +295,52 @@ impl Partition {
         Ok(committed)
     }
 
-    /// Brings everything that was appended so far to the topic's level.
+    /// Whether an append has reached `level`, without waiting.
+    pub(crate) fn is_committed(&self, position: LogPosition, level: Durability) -> Result<bool> {
+        self.on_log(|log| log.is_committed(position, level))
+    }
+
+    /// Brings everything that was appended so far to the topic's level, and to the device when
+    /// `flush.messages` records wait for it.
     pub(crate) fn settle(&self) -> Result<()> {
         // Whoever appends from here on queues again.
         self.queued.store(false, Ordering::Release);
-        let (level, Some(newest)) = (self.level(), *self.newest.lock()) else { return Ok(()) };
-        self.on_log(|log| log.wait(newest, level))
+        let Some(newest) = *self.newest.lock() else { return Ok(()) };
+        let (level, flush_messages) = {
+            let settings = self.settings.load();
+            (settings.durability, settings.flush_messages)
+        };
+        self.on_log(|log| {
+            log.wait(newest, level)?;
+            let offsets = log.offsets();
+            if level < Durability::PowerLoss && offsets.end - offsets.frontier >= flush_messages {
+                return log.sync();
+            }
+            Ok(())
+        })
+    }
+
+    /// Syncs a log that is not synced with every append, when `flush.ms` has passed since it last was.
+    pub(crate) fn flush_if_due(&self, now: Duration) -> Result<()> {
+        let (Some(interval), Some(log)) = (self.settings.load().flush_interval, self.opened()) else { return Ok(()) };
+        {
+            let mut flushed = self.flushed.lock();
+            if now.saturating_sub(*flushed) < interval || !log.has_unsynced() {
+                return Ok(());
+            }
+            *flushed = now;
+        }
+        log.sync()
+    }
+
+    /// Opens the log, which recovers it, when it was not closed in order. `found_clean`: a stock broker left
+    /// the directory in order, so what we know nothing of needs nothing.
+    pub(crate) fn recover_if_dirty(&self, has_dir: bool, found_clean: bool) -> Result<()> {
+        let dirty = match self.slot.load() {
+            Some(state) => !state.clean,
+            None => has_dir && !found_clean,
+        };
+        if dirty { self.log().map(drop) } else { Ok(()) }
     }
 
     /// Lets the log finish what waits for nobody: sealed segments, files of deleted ones.
@@ -296,6 +350,7 @@ impl Partition {
 
     /// Deletes old segments; see `Log::apply_retention`.
     pub(crate) fn apply_retention(&self, age: Option<Duration>, bytes: Option<u64>) -> Result<()> {
+        self.check_writable()?;
         self.on_log(|log| log.apply_retention(age, bytes))
     }
 
@@ -348,6 +403,13 @@ impl Partition {
 
     /// DeleteRecords: makes everything below `to` unreadable, durably. Returns the log start.
     pub(crate) fn delete_records(&self, to: Offset) -> Result<Offset> {
+        self.check_writable()?;
+        if self.settings.load().cleanup_policy == CleanupPolicy::Compact {
+            let why = "records of a compacted topic are not deleted by offset";
+            return Err(Error::new(ErrorKind::InvalidArgument, why)
+                .partition(self.name.clone())
+                .remedy("append a tombstone for the key, or add delete to cleanup.policy"));
+        }
         self.on_log(|log| {
             let offsets = log.offsets();
             if to > offsets.high_watermark || to < Offset::ZERO {
@@ -365,10 +427,10 @@ impl Partition {
         self.on_log(|log| Ok(log.size_bytes()))
     }
 
-    pub(crate) fn configure(&self, config: LogConfig) {
-        *self.config.lock() = config.clone();
+    pub(crate) fn configure(&self, settings: &Arc<TopicSettings>) {
+        self.settings.store(Arc::clone(settings));
         if let Some(log) = self.opened() {
-            log.configure(config);
+            log.configure(settings.log_config());
         }
     }
 

@@ -40,9 +40,11 @@ pub(crate) fn resolve(partition: &Partition, from: ReadFrom, isolation: Isolatio
     match from {
         ReadFrom::Start(Start::Earliest) => Ok(offsets.log_start),
         ReadFrom::Start(Start::Latest) => Ok(end),
-        ReadFrom::Start(Start::None) => Err(Error::new(ErrorKind::NoOffset, "the start policy is none and no position is known")
-            .partition(partition.name().clone())
-            .remedy("start at Start::Earliest, Start::Latest, an offset or a time")),
+        ReadFrom::Start(Start::None) => {
+            Err(Error::new(ErrorKind::NoOffset, "the start policy is none and no position is known")
+                .partition(partition.name().clone())
+                .remedy("start at Start::Earliest, Start::Latest, an offset or a time"))
+        }
         ReadFrom::Offset(offset) => Ok(offset),
         ReadFrom::Time(time) => Ok(partition.offset_at(time, isolation)?.map_or(end, |found| found.offset)),
     }
@@ -66,7 +68,16 @@ struct Cursor {
 
 impl Cursor {
     fn new(partition: Arc<Partition>, position: Offset, end: Option<Offset>) -> Self {
-        Self { partition, position, end, done: false, batches: VecDeque::new(), read_to: position, records: VecDeque::new(), damage: None }
+        Self {
+            partition,
+            position,
+            end,
+            done: false,
+            batches: VecDeque::new(),
+            read_to: position,
+            records: VecDeque::new(),
+            damage: None,
+        }
     }
 
     /// The next record that is there already; `None` when the partition has no more now.
@@ -208,6 +219,8 @@ pub struct Tail {
     control: Arc<Control>,
     failed: Option<Error>,
     ended: bool,
+    /// How many events there had been when it last looked for added partitions.
+    looked_at: u64,
 }
 
 #[derive(Debug, Default)]
@@ -251,6 +264,7 @@ impl Tail {
             control,
             failed: None,
             ended: false,
+            looked_at: 0,
         };
         tail.isolation(Isolation::default())
     }
@@ -286,6 +300,9 @@ impl Tail {
     }
 
     fn next_within(&mut self, timeout: Option<Duration>) -> Option<Result<OwnedRecord>> {
+        let clock = self.cursors.first().map(|cursor| Arc::clone(cursor.partition.clock()));
+        let now = || clock.as_ref().map_or(Duration::ZERO, |clock| clock.monotonic());
+        let deadline = timeout.map(|timeout| now().saturating_add(timeout));
         loop {
             let seen = self.control.signal.count();
             if self.ended || self.control.ended.load(Ordering::Acquire) {
@@ -294,14 +311,19 @@ impl Tail {
             if self.control.interrupted.swap(false, Ordering::AcqRel) {
                 return Some(Err(Error::new(ErrorKind::Interrupted, "a waker interrupted the tail")));
             }
+            if seen != self.looked_at {
+                // Partitions may have been added; what they hold already is wanted, too.
+                self.looked_at = seen;
+                if let Err(error) = self.join_partitions(Start::Earliest.into()) {
+                    self.failed = Some(error);
+                }
+            }
             if let Some(item) = self.next_ready() {
                 return Some(item);
             }
-            if !self.control.signal.wait_past(seen, timeout) {
+            let left = deadline.map(|deadline| deadline.saturating_sub(now()));
+            if !self.ended && !self.control.signal.wait_past(seen, left) {
                 return None;
-            }
-            if let Err(error) = self.join_partitions(Start::Earliest.into()) {
-                self.failed = Some(error);
             }
         }
     }
@@ -326,6 +348,8 @@ impl Tail {
                 return item;
             }
         }
+        // Nothing will come of partitions that have all failed.
+        self.ended = !self.cursors.is_empty() && self.cursors.iter().all(|cursor| cursor.done);
         None
     }
 }

@@ -22,6 +22,10 @@ macro_rules! fixed {
     };
 }
 
+#[cfg_attr(
+    not(all(feature = "snappy", feature = "lz4", feature = "zstd")),
+    allow(dead_code, reason = "some methods serve the framing of one codec only")
+)]
 impl<'a> Reader<'a> {
     pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, position: 0 }
@@ -53,21 +57,11 @@ impl<'a> Reader<'a> {
         rest
     }
 
-    fixed!(i8 -> i8, i16 -> i16, i32 -> i32, i64 -> i64, u32 -> u32, f64 -> f64);
+    fixed!(i8 -> i8, i16 -> i16, i32 -> i32, i64 -> i64, u32 -> u32);
 
     /// Zero is false, anything else true.
     pub(crate) fn bool(&mut self) -> Result<bool> {
         Ok(self.i8()? != 0)
-    }
-
-    /// A zig-zag number of at most five bytes.
-    pub(crate) fn varint(&mut self) -> Result<i32> {
-        self.variable("varint", varint::read32).map(varint::unfold32)
-    }
-
-    /// A zig-zag number of at most ten bytes.
-    pub(crate) fn varlong(&mut self) -> Result<i64> {
-        self.variable("varlong", varint::read64).map(varint::unfold64)
     }
 
     /// An unsigned number of at most five bytes.
@@ -113,17 +107,6 @@ impl<'a> Reader<'a> {
     pub(crate) fn compact_nullable_string(&mut self) -> Result<Option<&'a str>> {
         let start = self.position;
         self.compact("a string")?.map(|b| text(b, start)).transpose()
-    }
-
-    pub(crate) fn compact_bytes(&mut self) -> Result<&'a [u8]> {
-        let start = self.position;
-        self.compact_nullable_bytes()?
-            .ok_or_else(|| damaged("a byte field", start, "is null where null is not allowed"))
-    }
-
-    /// Length plus one as unsigned varint, 0 for null.
-    pub(crate) fn compact_nullable_bytes(&mut self) -> Result<Option<&'a [u8]>> {
-        self.compact("a byte field")
     }
 
     /// The number of elements that follow, `None` for a null array. `min_element` is the least that one

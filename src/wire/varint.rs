@@ -9,13 +9,7 @@ pub(crate) const MAX_U32_LEN: usize = 5;
 /// The longest form of a 64-bit number.
 pub(crate) const MAX_U64_LEN: usize = 10;
 
-/// 0, -1, 1, -2 .. become 0, 1, 2, 3 ..
-#[inline]
-pub(crate) const fn fold32(value: i32) -> u32 {
-    (value.cast_unsigned() << 1) ^ (value >> 31).cast_unsigned()
-}
-
-/// The reverse of [`fold32`].
+/// 0, 1, 2, 3 .. become 0, -1, 1, -2 ..
 #[inline]
 pub(crate) const fn unfold32(value: u32) -> i32 {
     (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
@@ -123,7 +117,7 @@ mod tests {
             prop_assert_eq!(len, signed_len64(value));
             prop_assert_eq!(read64(&out).map(|(v, n)| (unfold64(v), n)), Some((value, len)));
 
-            let len = write64(u64::from(fold32(small)), &mut out);
+            let len = write64(fold64(i64::from(small)), &mut out);
             prop_assert_eq!(len, signed_len64(i64::from(small)));
             prop_assert_eq!(read32(&out).map(|(v, n)| (unfold32(v), n)), Some((small, len)));
         }

@@ -24,14 +24,6 @@ impl Writer {
         Self::default()
     }
 
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes) }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     pub(crate) fn as_slice(&self) -> &[u8] {
         &self.bytes
     }
@@ -40,23 +32,11 @@ impl Writer {
         self.bytes
     }
 
-    fixed!(put_i8(i8), put_i16(i16), put_i32(i32), put_i64(i64), put_u32(u32), put_f64(f64));
-
-    pub(crate) fn put_bool(&mut self, value: bool) {
-        self.put_i8(i8::from(value));
-    }
+    fixed!(put_i8(i8), put_i16(i16), put_i32(i32), put_i64(i64));
 
     /// The bytes alone, without a length.
     pub(crate) fn put_slice(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
-    }
-
-    pub(crate) fn put_varint(&mut self, value: i32) {
-        self.put_variable(u64::from(varint::fold32(value)));
-    }
-
-    pub(crate) fn put_varlong(&mut self, value: i64) {
-        self.put_variable(varint::fold64(value));
     }
 
     pub(crate) fn put_uvarint(&mut self, value: u32) {
@@ -192,25 +172,21 @@ mod tests {
         ) {
             let mut w = Writer::new();
             w.put_i16(small);
-            w.put_varint(number);
-            w.put_varlong(long);
+            w.put_i64(long);
             w.put_uvarint(number.cast_unsigned());
             w.put_nullable_string(text.as_deref()).unwrap();
             w.put_compact_nullable_string(text.as_deref()).unwrap();
             w.put_nullable_bytes(blob.as_deref()).unwrap();
-            w.put_compact_nullable_bytes(blob.as_deref()).unwrap();
             w.put_tagged_fields(&tags.clone().into_iter().collect::<Vec<_>>()).unwrap();
 
             let bytes = w.into_vec();
             let mut r = Reader::new(&bytes);
             prop_assert_eq!(r.i16().unwrap(), small);
-            prop_assert_eq!(r.varint().unwrap(), number);
-            prop_assert_eq!(r.varlong().unwrap(), long);
+            prop_assert_eq!(r.i64().unwrap(), long);
             prop_assert_eq!(r.uvarint().unwrap(), number.cast_unsigned());
             prop_assert_eq!(r.nullable_string().unwrap(), text.as_deref());
             prop_assert_eq!(r.compact_nullable_string().unwrap(), text.as_deref());
             prop_assert_eq!(r.nullable_bytes().unwrap(), blob.as_deref());
-            prop_assert_eq!(r.compact_nullable_bytes().unwrap(), blob.as_deref());
             r.tagged_fields(|tag, body| {
                 assert_eq!(tags.remove(&tag).as_deref(), Some(body));
                 Ok(())

@@ -11,10 +11,12 @@
 
 mod batches;
 mod client;
+mod directory;
 mod dump;
 mod kafka;
 mod logs;
 mod node;
+mod ours;
 mod peer;
 mod self_test;
 

@@ -3,6 +3,7 @@
 //!
 //! A command is words with tabs between; the answer is lines "=" + fields, then "." or "!" + error.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::str::FromStr;
@@ -22,6 +23,19 @@ pub(crate) struct Row {
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Row {
+    /// As both peers answer it.
+    pub(crate) fn to_line(&self) -> String {
+        let header = |(key, value): &(String, Option<Vec<u8>>)| {
+            format!("{}={}", hex(Some(key.as_bytes())), hex(value.as_deref()))
+        };
+        let headers: Vec<_> = self.headers.iter().map(header).collect();
+        let Row { partition, offset, timestamp, .. } = self;
+        let (key, value) = (hex(self.key.as_deref()), hex(self.value.as_deref()));
+        format!("{partition}\t{offset}\t{timestamp}\t{key}\t{value}\t{}", headers.join(","))
+    }
 }
 
 /// A topic as the admin client lists it; `led` counts the partitions that have a leader.
@@ -101,6 +115,12 @@ impl Peer {
         self.ask(&["topics"]).into_iter().map(row).collect()
     }
 
+    /// Every setting of this topic with the value in force.
+    pub(crate) fn all_configs(&mut self, topic: &str) -> BTreeMap<String, String> {
+        let all = self.ask(&["configs", topic]);
+        all.iter().map(|line| Fields::of(line)).map(|f| (f.text(0), f.text(1))).collect()
+    }
+
     /// The settings that this topic overrides, by name.
     pub(crate) fn topic_configs(&mut self, topic: &str) -> Vec<(String, String)> {
         let all = self.ask(&["configs", topic]);
@@ -160,6 +180,29 @@ impl Peer {
         rows.sort();
         rows
     }
+
+    /// Waits for a line that is no answer; what comes before it is noise.
+    pub(crate) fn await_line(&mut self, wanted: &str) {
+        while self.answers.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no {wanted:?}: {e}")) != wanted {}
+    }
+
+    /// kill -9 once `count` lines of an endless answer are here; all records and topics of the answer.
+    pub(crate) fn kill_while_answering(mut self, words: &[&str], count: usize) -> (Vec<Row>, Vec<String>) {
+        writeln!(self.requests, "{}", words.join("\t")).expect("the peer lives");
+        let next = |answers: &Receiver<String>| answers.recv_timeout(PATIENCE);
+        let mut lines: Vec<_> = (0..count).map(|_| next(&self.answers).expect("an answer without end")).collect();
+        self.process.kill().expect("the process is our child");
+        lines.extend(std::iter::from_fn(|| next(&self.answers).ok()));
+        let told = lines.iter().map(|line| line.strip_prefix('=').unwrap_or_else(|| panic!("it answered {line:?}")));
+        let (records, topics): (Vec<_>, Vec<_>) = told.partition(|line| Fields::of(line).0.len() == 6);
+        (records.into_iter().map(row).collect(), topics.into_iter().map(|line| Fields::of(line).text(0)).collect())
+    }
+
+    /// kill -9, now.
+    pub(crate) fn kill(mut self) {
+        self.process.kill().expect("the process is our child");
+        self.process.wait().expect("the process is our child");
+    }
 }
 
 impl Drop for Peer {
@@ -199,6 +242,10 @@ impl<'a> Fields<'a> {
     fn number<N: FromStr>(&self, i: usize) -> N {
         self.0[i].parse().unwrap_or_else(|_| panic!("field {i} of {:?} is no number", self.0))
     }
+}
+
+fn hex(bytes: Option<&[u8]>) -> String {
+    bytes.map_or("~".to_owned(), |bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

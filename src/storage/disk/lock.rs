@@ -61,6 +61,7 @@ pub(super) fn take(path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
         let Some(identity) = platform::identity_if_at(&file, path)? else { continue };
         let file = DiskFile(file);
         write_holder(&file, holder)?;
+        #[allow(clippy::clone_on_copy, reason = "a path, and no Copy, on Windows")]
         held.insert(identity.clone(), holder.to_owned());
         return Ok(Box::new(DiskLock { file: Some(file), identity, pid: process::id() }));
     }

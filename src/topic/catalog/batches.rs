@@ -69,14 +69,10 @@ pub(super) fn apply(image: &mut Image, batch: &RecordBatch) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::super::control::{Endpoint, Voter};
+    use super::super::hex;
     use super::super::records::{PartitionState, Resource};
     use super::*;
     use crate::types::Uuid;
-
-    fn hex(text: &str) -> Vec<u8> {
-        let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
-        digits.chunks(2).map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap()).collect()
-    }
 
     /// The smallest log on which 3.9.2, 4.3.0 and 4.4.0 started, in a static and in a dynamic quorum.
     const CONTROL: &str = "

@@ -150,12 +150,8 @@ fn put_voters(w: &mut Writer, voters: &[Voter]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hex;
     use super::*;
-
-    fn hex(text: &str) -> Vec<u8> {
-        let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
-        digits.chunks(2).map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap()).collect()
-    }
 
     const LEADER_CHANGE: &str = "0000 00000001 02 00000001 00 02 00000001 00 00";
     const VOTERS: &str = "0000 02 00000001 666f6f62617262617a71757831323334 02 0b 434f4e54524f4c4c4552 0a 6c6f63616c686f7374 \

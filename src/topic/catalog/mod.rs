@@ -169,7 +169,8 @@ impl Catalog {
         known(&image, id).cloned()
     }
 
-    /// Sets configs of a topic, or removes them (`None`): all or none.
+    /// Sets configs of a topic, or removes them (`None`): all or none. Where the catalog did not yet say what
+    /// this crate does by default, it says so from then on.
     pub(crate) fn alter_configs(&self, id: Uuid, changes: &[(&str, Option<&str>)]) -> Result<()> {
         let changed = self.change(|image| {
             let resource = Resource::topic(&*known(image, id)?.name);
@@ -230,6 +231,7 @@ impl Catalog {
 
     /// Writes a snapshot of the catalog as it is now and drops the part of the log that the snapshot before it
     /// covers. Happens by itself as the log grows.
+    #[cfg(test)]
     pub(crate) fn snapshot(&self) -> Result<()> {
         let mut writer = self.writer.lock();
         writer.check()?;
@@ -359,6 +361,13 @@ fn known_partition(image: &Image, id: Uuid, partition: PartitionId) -> Result<&P
         let place = TopicPartition::new(Arc::clone(&topic.name), partition);
         Error::new(ErrorKind::UnknownTopicOrPartition, "the topic has no such partition").partition(place)
     })
+}
+
+/// Bytes from hexadecimal digits; white space is for the eye.
+#[cfg(test)]
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap()).collect()
 }
 
 #[cfg(test)]

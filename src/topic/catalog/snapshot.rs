@@ -188,15 +188,11 @@ fn header_timestamp(batch: &RecordBatch) -> Result<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hex;
     use super::super::records::MetadataRecord;
     use super::*;
     use crate::storage::MemoryStorage;
     use crate::types::Uuid;
-
-    fn hex(text: &str) -> Vec<u8> {
-        let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
-        digits.chunks(2).map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap()).collect()
-    }
 
     fn image() -> Image {
         let mut image = Image::default();

@@ -1,3 +1,5 @@
+//! The catalog on a log in memory: round trips, refusals, kills at any byte, snapshots, foreign directories.
+
 use super::*;
 use crate::clock::ManualClock;
 use crate::segment::BufferPool;

@@ -129,7 +129,8 @@ impl Kind {
                 Err(_) => Err("is not a number of 64 bits".into()),
             },
             Self::Ratio => match value.parse::<f64>() {
-                Ok(n) if (0.0..=1.0).contains(&n) => Ok(n.to_string()),
+                // As Java prints it: never without a fraction.
+                Ok(n) if (0.0..=1.0).contains(&n) => Ok(format!("{n:?}")),
                 _ => Err("is not a number between 0 and 1".into()),
             },
             Self::Bool => match value.to_ascii_lowercase() {

@@ -1,3 +1,5 @@
+//! The table of configs, its layers, and what is written for a stock broker.
+
 use super::*;
 
 fn none() -> BrokerDefaults {
@@ -71,7 +73,7 @@ fn values_are_stored_in_canonical_form() {
         ("cleanup.policy", " delete , compact,delete", "compact,delete"),
         ("cleanup.policy", "", ""),
         ("preallocate", "TRUE", "true"),
-        ("min.cleanable.dirty.ratio", "1", "1"),
+        ("min.cleanable.dirty.ratio", "1", "1.0"),
         ("leader.replication.throttled.replicas", "0:1, 1:1", "0:1,1:1"),
         ("retention.bytes", "-5", "-5"),
     ] {

@@ -245,7 +245,7 @@ public final class Driver {
         while (consumer.assignment().size() < ends.size() || !ends.entrySet().stream().allMatch(
                 end -> consumer.position(end.getKey(), WAIT) >= end.getValue())) {
             if (System.nanoTime() > deadline) {
-                throw new IllegalStateException("read for " + WAIT.toSeconds() + " s without reaching " + ends);
+                throw new IllegalStateException("read for " + WAIT.toSeconds() + " s without reaching " + ends + " from " + positions(consumer));
             }
             ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofMillis(100));
             for (ConsumerRecord<byte[], byte[]> r : records) {
@@ -253,6 +253,12 @@ public final class Driver {
                 deadline = System.nanoTime() + WAIT.toNanos();
             }
         }
+    }
+
+    private static Map<TopicPartition, Long> positions(KafkaConsumer<?, ?> consumer) {
+        Map<TopicPartition, Long> all = new HashMap<>();
+        consumer.assignment().forEach(p -> all.put(p, consumer.position(p, WAIT)));
+        return all;
     }
 
     /** Answers what it wrote, in the form of `consume`; `outcome` is none, commit or abort (of a transaction). */

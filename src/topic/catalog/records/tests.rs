@@ -1,9 +1,7 @@
-use super::*;
+//! Metadata records against bytes that stock brokers wrote or accepted, and against damage.
 
-fn hex(text: &str) -> Vec<u8> {
-    let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
-    digits.chunks(2).map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap()).collect()
-}
+use super::*;
+use crate::topic::catalog::hex;
 
 fn uuid(text: &str) -> Uuid {
     Uuid::from_bytes(hex(text).try_into().unwrap())

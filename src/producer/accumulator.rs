@@ -1,0 +1,413 @@
+//! Gathers records into batches: one open batch per partition, closed when it is full, when its time has
+//! come, or when somebody waits for it.
+//!
+//! Invariant: batches of a partition are appended in the order in which they were opened, under the
+//! lane's lock; nothing is waited for under it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::batch::{Batch, Ticket};
+use super::partitioner::Sticky;
+use crate::broker::{Broker, Task, TopicEntry};
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::{BatchBuilder, Compression, Record};
+use crate::topic::{self, PartitionSource as _};
+use crate::types::Durability;
+
+/// What a record takes in a batch beside its key, value and headers, at most.
+const RECORD_OVERHEAD: usize = 32;
+/// The same for a header beside its key and value.
+const HEADER_OVERHEAD: usize = 10;
+/// The header of a batch.
+const BATCH_OVERHEAD: usize = 61;
+
+/// What applies to every batch of a producer.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) linger: Option<Duration>,
+    pub(super) batch_bytes: usize,
+    pub(super) buffer_bytes: usize,
+    pub(super) compression: Compression,
+    pub(super) durability: Option<Durability>,
+}
+
+/// How long a batch stays open for others when nobody waits for it and no linger was given.
+const QUIET_LINGER: Duration = Duration::from_millis(5);
+
+/// The part of a producer that outlives calls.
+pub(super) struct Accumulator {
+    pub(super) broker: Broker,
+    pub(super) settings: Settings,
+    me: OnceLock<Weak<Accumulator>>,
+    /// Lanes that may have an open batch, each once.
+    open: Mutex<Vec<Arc<Lane>>>,
+    /// The sync thread has been told when to look.
+    armed: AtomicBool,
+    in_flight: Mutex<InFlight>,
+    in_flight_bytes: AtomicUsize,
+}
+
+#[derive(Default)]
+struct InFlight {
+    /// Appended batches, oldest first, with their size.
+    batches: VecDeque<(Arc<Batch>, usize)>,
+    /// How many left the queue, and how many ever entered it.
+    settled: u64,
+    entered: u64,
+    /// Batches that failed and have tickets whose owners may still ask.
+    failed: Vec<(Arc<Batch>, Error)>,
+}
+
+impl InFlight {
+    fn enter(&mut self, batch: Arc<Batch>, bytes: usize) {
+        self.batches.push_back((batch, bytes));
+        self.entered += 1;
+    }
+
+    /// Takes the oldest batch out, now that its end is known; answers its size.
+    fn settle_oldest(&mut self, failure: Option<Error>) -> usize {
+        let Some((batch, bytes)) = self.batches.pop_front() else { return 0 };
+        self.settled += 1;
+        self.failed.extend(failure.map(|error| (batch, error)));
+        bytes
+    }
+}
+
+/// One partition's open batch.
+pub(super) struct Lane {
+    pub(super) partition: Arc<topic::Partition>,
+    topic: Arc<TopicEntry>,
+    accumulator: Weak<Accumulator>,
+    open: Mutex<Option<OpenBatch>>,
+    /// It is on its accumulator's list.
+    listed: AtomicBool,
+}
+
+struct OpenBatch {
+    builder: BatchBuilder,
+    shared: Arc<Batch>,
+    opened: Duration,
+    /// What the topic allowed when it was opened.
+    limit: usize,
+}
+
+/// What a push did to its batch.
+pub(super) struct Pushed {
+    pub(super) ticket: Ticket,
+    pub(super) bytes: usize,
+    /// The record was the first or the last of its batch.
+    pub(super) at_boundary: bool,
+}
+
+/// A topic as a producer sees it.
+pub(super) struct Route {
+    pub(super) topic: Arc<TopicEntry>,
+    lanes: ArcSwap<Vec<Arc<Lane>>>,
+    /// The catalog's version that the lanes were made from.
+    version: AtomicU64,
+    pub(super) sticky: Sticky,
+    pub(super) turns: AtomicUsize,
+}
+
+impl Accumulator {
+    pub(super) fn new(broker: Broker, settings: Settings) -> Arc<Self> {
+        let accumulator = Arc::new(Self {
+            broker,
+            settings,
+            me: OnceLock::new(),
+            open: Mutex::new(Vec::new()),
+            armed: AtomicBool::new(false),
+            in_flight: Mutex::default(),
+            in_flight_bytes: AtomicUsize::new(0),
+        });
+        accumulator.me.get_or_init(|| Arc::downgrade(&accumulator));
+        accumulator
+    }
+
+    fn me(&self) -> Weak<Self> {
+        self.me.get().cloned().unwrap_or_default()
+    }
+
+    /// How long those who wait for a batch let it gather.
+    fn linger(&self) -> Duration {
+        self.settings.linger.unwrap_or_default()
+    }
+
+    fn quiet_linger(&self) -> Duration {
+        self.settings.linger.unwrap_or(QUIET_LINGER)
+    }
+
+    pub(super) fn route(&self, topic: Arc<TopicEntry>, seed: u64) -> Route {
+        Route {
+            topic,
+            lanes: ArcSwap::from_pointee(Vec::new()),
+            version: AtomicU64::new(u64::MAX),
+            sticky: Sticky::new(seed),
+            turns: AtomicUsize::new(0),
+        }
+    }
+
+    /// The lanes of a topic, one per partition, followed as partitions are added.
+    pub(super) fn lanes(&self, route: &Route) -> Result<arc_swap::Guard<Arc<Vec<Arc<Lane>>>>> {
+        let version = self.broker.catalog_version();
+        if route.version.load(Ordering::Acquire) != version {
+            route.topic.check_alive()?;
+            let known = route.lanes.load_full();
+            let added = route.topic.partitions_after(known.len())?.into_iter().map(|partition| {
+                Arc::new(Lane {
+                    partition,
+                    topic: Arc::clone(&route.topic),
+                    accumulator: self.me(),
+                    open: Mutex::new(None),
+                    listed: AtomicBool::new(false),
+                })
+            });
+            let lanes: Vec<_> = known.iter().cloned().chain(added).collect();
+            // Another thread may have done the same: a lane that it uses must not be replaced.
+            let before = route.lanes.compare_and_swap(&known, Arc::new(lanes));
+            if !Arc::ptr_eq(&before, &known) {
+                return self.lanes(route);
+            }
+            route.version.store(version, Ordering::Release);
+        }
+        Ok(route.lanes.load())
+    }
+
+    /// Puts a record into its lane's batch. `quiet`: nobody is going to wait for it now.
+    pub(super) fn push(&self, lane: &Arc<Lane>, record: &Record, quiet: bool) -> Result<Pushed> {
+        let bytes = encoded_bytes(record);
+        let timestamp = match record.explicit_timestamp() {
+            Some(timestamp) => timestamp,
+            None => self.broker.clock().now(),
+        };
+        let mut open = lane.open.lock();
+        if let Some(full) = open.take_if(|batch| batch.builder.size_estimate() + bytes > batch.limit) {
+            self.append(lane, full);
+        }
+        let batch = match &mut *open {
+            Some(batch) => batch,
+            none => none.insert(self.open_batch(lane)?),
+        };
+        if self.settings.compression == Compression::NONE {
+            check_size(lane, bytes)?;
+        }
+        check_key(lane, record)?;
+        let index = batch.builder.len();
+        batch.builder.push(timestamp, record)?;
+        let (first, full) = (index == 0, batch.builder.size_estimate() >= batch.limit);
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        let ticket = Ticket::new(Arc::clone(&batch.shared), index, timestamp, self.linger());
+        if full && let Some(batch) = open.take() {
+            self.append(lane, batch);
+        }
+        drop(open);
+        if first && !full {
+            self.list(lane, quiet);
+        }
+        Ok(Pushed { ticket, bytes, at_boundary: first || full })
+    }
+
+    fn open_batch(&self, lane: &Arc<Lane>) -> Result<OpenBatch> {
+        lane.partition.check_alive()?;
+        let (compression, limit) = lane.topic.with_settings(|settings| {
+            let limit = self.settings.batch_bytes.min(settings.max_message_bytes as usize);
+            (settings.compression.unwrap_or(self.settings.compression), limit)
+        });
+        Ok(OpenBatch {
+            builder: BatchBuilder::with_capacity(limit.min(1 << 20)).compression(compression),
+            shared: Arc::new(Batch::new(Arc::clone(lane), self.broker.clone())),
+            opened: self.broker.clock().monotonic(),
+            limit,
+        })
+    }
+
+    /// Ends an open batch and gives it to the log. The lane's lock is held.
+    fn append(&self, lane: &Arc<Lane>, batch: OpenBatch) {
+        let level = self.settings.durability.unwrap_or_else(|| lane.partition.level());
+        let outcome = batch.builder.finish().and_then(|encoded| {
+            let appended = self.broker.produce(&lane.partition, &encoded)?;
+            Ok((encoded.size_bytes(), appended))
+        });
+        let mut in_flight = self.in_flight.lock();
+        match outcome {
+            Ok((bytes, appended)) => {
+                self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
+                in_flight.enter(Arc::clone(&batch.shared), bytes);
+                drop(in_flight);
+                batch.shared.resolve(Ok((appended, level)));
+            }
+            Err(error) => {
+                in_flight.failed.push((Arc::clone(&batch.shared), error.clone()));
+                drop(in_flight);
+                batch.shared.resolve(Err(error));
+            }
+        }
+        self.forget_settled();
+    }
+
+    /// Drops what is known to have arrived from the front of the queue.
+    fn forget_settled(&self) {
+        let mut in_flight = self.in_flight.lock();
+        while let Some(outcome) = in_flight.batches.front().and_then(|(batch, _)| batch.try_outcome()) {
+            self.in_flight_bytes.fetch_sub(in_flight.settle_oldest(outcome.err()), Ordering::Relaxed);
+        }
+    }
+
+    /// Waits while more bytes are on their way than the buffer takes (`buffer.memory`).
+    pub(super) fn wait_for_room(&self) {
+        while self.in_flight_bytes.load(Ordering::Relaxed) > self.settings.buffer_bytes {
+            if !self.wait_for_oldest() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the oldest batch in flight; `false` when there is none.
+    fn wait_for_oldest(&self) -> bool {
+        let Some(oldest) = self.in_flight.lock().batches.front().map(|(batch, _)| Arc::clone(batch)) else {
+            return false;
+        };
+        let failure = oldest.wait(Duration::ZERO).err();
+        let mut in_flight = self.in_flight.lock();
+        // Another thread may have waited for it, too.
+        if in_flight.batches.front().is_some_and(|(batch, _)| Arc::ptr_eq(batch, &oldest)) {
+            self.in_flight_bytes.fetch_sub(in_flight.settle_oldest(failure), Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Lists a lane with an open batch; unless somebody is going to ask for it, has the sync thread send it when
+    /// its time has come.
+    fn list(&self, lane: &Arc<Lane>, quiet: bool) {
+        if !lane.listed.swap(true, Ordering::AcqRel) {
+            self.open.lock().push(Arc::clone(lane));
+        }
+        if quiet && !self.armed.swap(true, Ordering::AcqRel) {
+            let due = self.broker.clock().monotonic().saturating_add(self.quiet_linger());
+            self.broker.run_at(due, self.me());
+        }
+    }
+
+    /// Appends every open batch that was opened before `before`; the others stay on the list.
+    fn send_open(&self, before: Option<Duration>) -> Option<Duration> {
+        let lanes = std::mem::take(&mut *self.open.lock());
+        let mut oldest = None;
+        for lane in lanes {
+            lane.listed.store(false, Ordering::Release);
+            let mut open = lane.open.lock();
+            match &*open {
+                Some(batch) if before.is_some_and(|before| batch.opened > before) => {
+                    oldest = Some(oldest.map_or(batch.opened, |o: Duration| o.min(batch.opened)));
+                    drop(open);
+                    if !lane.listed.swap(true, Ordering::AcqRel) {
+                        self.open.lock().push(lane);
+                    }
+                }
+                Some(_) => {
+                    if let Some(batch) = open.take() {
+                        self.append(&lane, batch);
+                    }
+                }
+                None => {}
+            }
+        }
+        oldest
+    }
+
+    /// Sends everything that is open and waits for everything in flight. Fails with the first failure that no
+    /// ticket told anybody.
+    pub(super) fn flush(&self) -> Result<()> {
+        self.send_open(None);
+        // Not what others enqueue meanwhile: that may have no end.
+        let entered = self.in_flight.lock().entered;
+        while self.in_flight.lock().settled < entered && self.wait_for_oldest() {}
+        let mut in_flight = self.in_flight.lock();
+        let mut unreported = None;
+        in_flight.failed.retain(|(batch, error)| {
+            if batch.is_abandoned() {
+                unreported.get_or_insert_with(|| error.clone());
+                return false;
+            }
+            // Beside this list only tickets hold it: their owners will see for themselves.
+            Arc::strong_count(batch) > 1
+        });
+        unreported.map_or(Ok(()), Err)
+    }
+}
+
+impl Task for Accumulator {
+    fn run(&self, now: Duration) -> Option<Duration> {
+        // First, so that a batch opened meanwhile arms anew.
+        self.armed.store(false, Ordering::Release);
+        let linger = self.quiet_linger();
+        let before = now.checked_sub(linger);
+        let oldest = match before {
+            Some(_) => self.send_open(before),
+            // The clock has not run for as long as the linger: nothing can be due.
+            None => self.open.lock().first().map(|_| now),
+        }?;
+        if self.armed.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        Some(oldest.saturating_add(linger))
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.send_open(None);
+        Ok(())
+    }
+}
+
+impl Drop for Accumulator {
+    fn drop(&mut self) {
+        // What was accepted is handed to the log; nobody waits, so nothing blocks.
+        self.send_open(None);
+    }
+}
+
+impl Lane {
+    /// Sends `batch` if it is this lane's open one.
+    pub(super) fn send(self: &Arc<Self>, batch: &Arc<Batch>) {
+        // Without an accumulator it was sent when that was dropped.
+        let Some(accumulator) = self.accumulator.upgrade() else { return };
+        let mut open = self.open.lock();
+        if let Some(mine) = open.take_if(|open| Arc::ptr_eq(&open.shared, batch)) {
+            accumulator.append(self, mine);
+        }
+    }
+}
+
+fn encoded_bytes(record: &Record) -> usize {
+    let part = |bytes: Option<&bytes::Bytes>| bytes.map_or(0, |b| b.len());
+    let headers = record.headers().iter().map(|h| HEADER_OVERHEAD + h.key().len() + h.value().map_or(0, <[u8]>::len));
+    RECORD_OVERHEAD + part(record.key_bytes()) + part(record.value_bytes()) + headers.sum::<usize>()
+}
+
+/// A record that no batch may hold fails alone, before it spoils a batch.
+fn check_size(lane: &Lane, bytes: usize) -> Result<()> {
+    let limit = lane.topic.with_settings(|settings| settings.max_message_bytes as usize);
+    // The estimate is generous, so a record that is refused here might just have fitted; the log decides then.
+    let certain = bytes.saturating_sub(RECORD_OVERHEAD) + BATCH_OVERHEAD;
+    if certain <= limit {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::TooLarge, format!("a record of {certain} bytes, but max.message.bytes is {limit}"))
+        .partition(lane.partition.name().clone())
+        .remedy("raise max.message.bytes of the topic, compress, or send less at a time"))
+}
+
+fn check_key(lane: &Lane, record: &Record) -> Result<()> {
+    let compacts = lane.topic.with_settings(|settings| settings.cleanup_policy.compacts());
+    if compacts && record.key_bytes().is_none() {
+        return Err(Error::new(ErrorKind::InvalidRecord, "a compacted topic needs a key in every record")
+            .partition(lane.partition.name().clone())
+            .remedy("give the record a key, or set cleanup.policy=delete"));
+    }
+    Ok(())
+}

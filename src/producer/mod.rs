@@ -1,0 +1,342 @@
+//! Sending: records into batches, batches to the broker. Gathers, places and reports; offsets, checks and
+//! durability are the log's.
+//!
+//! The way of a record: `Producer::send` -> accumulator -> `Broker::produce` -> `Partition::append` ->
+//! `Log::append` -> segment -> file.
+
+mod accumulator;
+mod batch;
+mod partitioner;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::broker::{Broker, Topic, TopicEntry, TopicRef};
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::{BatchBuilder, Compression, Record};
+use crate::types::{Durability, Uuid};
+
+use accumulator::{Accumulator, Lane, Pushed, Route, Settings};
+use partitioner::{Placement, Sticky, checked};
+
+pub use batch::{RecordMetadata, Ticket};
+pub use partitioner::{Partitioner, partition_for_key};
+
+/// Sends records to any topic of its broker. Cheap to clone; clones share batches.
+///
+/// [`send`](Self::send) answers when the record is as durable as the topic says;
+/// [`enqueue`](Self::enqueue) answers at once with a [`Ticket`], which is how many records share a batch and a
+/// sync. Records that go to one partition keep the order in which one thread gave them.
+///
+/// ```
+/// use thalweg::{Broker, Record};
+/// let broker = Broker::in_memory()?;
+/// let orders = broker.topic("orders").partitions(4).create()?;
+/// let producer = broker.producer().build()?;
+///
+/// let at = producer.send("orders", ("user-1", "paid"))?;
+/// assert_eq!(at.offset, 0);
+///
+/// for n in 0..1000 {
+///     drop(producer.enqueue(&orders, Record::new(format!("order {n}")).key(format!("user-{n}")))?);
+/// }
+/// producer.flush()?; // All 1000 are durable, or this says why not.
+/// # Ok::<(), thalweg::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Producer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    accumulator: Arc<Accumulator>,
+    placement: Placement,
+    routes: ArcSwap<HashMap<Uuid, Arc<Route>>>,
+    closed: AtomicBool,
+    /// Makes the sticky choices of producers and topics differ.
+    seed: AtomicU64,
+}
+
+/// `batch.size` unless it is set.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// Options of a [`Producer`]; from [`Broker::producer`].
+///
+/// ```
+/// use std::time::Duration;
+/// use thalweg::{Broker, Compression, Durability};
+/// let broker = Broker::in_memory()?;
+/// let producer = broker
+///     .producer()
+///     .linger(Duration::from_millis(20))
+///     .batch_size(256 << 10)
+///     .durability(Durability::ProcessCrash)
+///     .build()?;
+/// # let _ = producer;
+/// # Ok::<(), thalweg::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is made before build()"]
+pub struct ProducerBuilder {
+    broker: Broker,
+    settings: Settings,
+    placement: Placement,
+}
+
+impl Broker {
+    /// Options for a producer.
+    pub fn producer(&self) -> ProducerBuilder {
+        ProducerBuilder {
+            broker: self.clone(),
+            settings: Settings {
+                linger: None,
+                batch_bytes: BATCH_BYTES,
+                buffer_bytes: 32 << 20,
+                compression: Compression::NONE,
+                durability: None,
+            },
+            placement: Placement::default(),
+        }
+    }
+}
+
+impl ProducerBuilder {
+    /// How long an open batch waits for more records (`linger.ms`). Unless it is set, whoever waits for a record
+    /// sends its batch at once, and a batch that nobody waits for goes after 5 ms.
+    pub fn linger(mut self, time: Duration) -> Self {
+        self.settings.linger = Some(time);
+        self
+    }
+
+    /// Bytes, before compression, at which a batch is full (`batch.size`; 65536 by default, where Kafka says 16384:
+    /// no network to share here). Never more than the topic's `max.message.bytes`; a larger record
+    /// has a batch of its own.
+    pub fn batch_size(mut self, bytes: usize) -> Self {
+        self.settings.batch_bytes = bytes;
+        self
+    }
+
+    /// Bytes that may be appended and not yet acknowledged (`buffer.memory`, default 32 MiB). A call that passes it
+    /// waits for the oldest.
+    pub fn buffer_memory(mut self, bytes: usize) -> Self {
+        self.settings.buffer_bytes = bytes;
+        self
+    }
+
+    /// How batches are compressed (`compression.type`, default none). A topic that names a codec itself decides.
+    pub fn compression(mut self, compression: impl Into<Compression>) -> Self {
+        self.settings.compression = compression.into();
+        self
+    }
+
+    /// What an acknowledged record survives, in place of the topic's own level (`acks`). Readers see it at the
+    /// topic's level all the same.
+    pub fn durability(mut self, level: Durability) -> Self {
+        self.settings.durability = Some(level);
+        self
+    }
+
+    /// Chooses partitions in a way of your own (`partitioner.class`).
+    pub fn partitioner(mut self, partitioner: impl Partitioner + 'static) -> Self {
+        self.placement = Placement::Custom(Arc::new(partitioner));
+        self
+    }
+
+    /// Sends records to one partition after the other, whatever their key (`RoundRobinPartitioner`).
+    pub fn round_robin(mut self) -> Self {
+        self.placement = Placement::RoundRobin;
+        self
+    }
+
+    /// Makes the producer.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a batch size of 0; `Closed`.
+    pub fn build(self) -> Result<Producer> {
+        if self.settings.batch_bytes == 0 {
+            return Err(Error::new(ErrorKind::InvalidConfig, "batch.size must be at least 1 byte"));
+        }
+        self.broker.check_open()?;
+        let [high, low] = [0, 8].map(|at| Uuid::random().map(|id| u64_at(&id, at)));
+        Ok(Producer {
+            shared: Arc::new(Shared {
+                accumulator: Accumulator::new(self.broker, self.settings),
+                placement: self.placement,
+                routes: ArcSwap::default(),
+                closed: AtomicBool::new(false),
+                seed: AtomicU64::new(high? ^ low?),
+            }),
+        })
+    }
+}
+
+fn u64_at(id: &Uuid, at: usize) -> u64 {
+    id.as_bytes()[at..].iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
+impl Producer {
+    /// Sends one record and blocks until it is as durable as the topic, or this producer, says.
+    ///
+    /// # Errors
+    /// `UnknownTopicOrPartition`; `TopicDeleted`; `TooLarge`, `InvalidRecord`, `InvalidTimestamp` when the record
+    /// breaks a rule of its topic; `Indeterminate` when a sync failed; `Closed`.
+    pub fn send<T: TopicRef + ?Sized>(&self, topic: &T, record: impl Into<Record>) -> Result<RecordMetadata> {
+        self.push(topic, record.into(), Waiting::Now)?.wait()
+    }
+
+    /// Sends records, to several partitions where they are placed so, and waits for all. Each has its own result, in
+    /// the order given: records of different partitions may succeed and fail apart.
+    pub fn send_batch<T, R>(&self, topic: &T, records: impl IntoIterator<Item = R>) -> Vec<Result<RecordMetadata>>
+    where
+        T: TopicRef + ?Sized,
+        R: Into<Record>,
+    {
+        let pushed: Vec<_> =
+            records.into_iter().map(|record| self.push(topic, record.into(), Waiting::Later)).collect();
+        pushed.into_iter().map(|ticket| ticket.and_then(Ticket::wait)).collect()
+    }
+
+    /// Accepts one record and answers at once; the ticket tells how it went. Blocks only while more than
+    /// `buffer.memory` is on its way.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), as far as it can be known now.
+    pub fn enqueue<T: TopicRef + ?Sized>(&self, topic: &T, record: impl Into<Record>) -> Result<Ticket> {
+        self.push(topic, record.into(), Waiting::Later)
+    }
+
+    /// Sends every open batch and waits until all that was enqueued before has been acknowledged.
+    ///
+    /// # Errors
+    /// The first failure of a record whose ticket was dropped without having been asked; `Closed`.
+    pub fn flush(&self) -> Result<()> {
+        self.check_open()?;
+        self.shared.accumulator.flush()
+    }
+
+    /// Flushes and refuses everything from then on, on all clones. Dropping the last clone instead hands open
+    /// batches to the log and waits for nothing.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush); a second close does nothing.
+    pub fn close(&self) -> Result<()> {
+        if self.shared.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.shared.accumulator.flush()
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match self.shared.closed.load(Ordering::Acquire) {
+            true => Err(Error::new(ErrorKind::Closed, "the producer is closed")),
+            false => Ok(()),
+        }
+    }
+
+    fn push<T: TopicRef + ?Sized>(&self, topic: &T, record: Record, waiting: Waiting) -> Result<Ticket> {
+        self.check_open()?;
+        let accumulator = &self.shared.accumulator;
+        let route = self.route(accumulator.broker.resolve(topic)?)?;
+        let lanes = accumulator.lanes(&route)?;
+        let (lane, keyless) = self.place(&route, &lanes, &record)?;
+        let Pushed { ticket, bytes, at_boundary } = accumulator.push(lane, &record, waiting == Waiting::Later)?;
+        if keyless {
+            route.sticky.count(bytes, accumulator.settings.batch_bytes, at_boundary);
+        }
+        accumulator.wait_for_room();
+        Ok(ticket)
+    }
+
+    /// The lane of a record, and whether it is there because it is the current one for records without a key.
+    fn place<'a>(&self, route: &Route, lanes: &'a [Arc<Lane>], record: &Record) -> Result<(&'a Arc<Lane>, bool)> {
+        let count = u32::try_from(lanes.len()).unwrap_or(u32::MAX);
+        let (partition, keyless) = match (record.explicit_partition(), &self.shared.placement, record.key_bytes()) {
+            (Some(partition), ..) => (partition, false),
+            (None, Placement::KeyOrSticky, Some(key)) => (partition_for_key(key, count), false),
+            (None, Placement::KeyOrSticky, None) => (route.sticky.current(count), true),
+            (None, Placement::RoundRobin, _) => {
+                let turn = route.turns.fetch_add(1, Ordering::Relaxed) % lanes.len().max(1);
+                (i32::try_from(turn).unwrap_or(0).into(), false)
+            }
+            (None, Placement::Custom(custom), _) => (custom.partition(&route.topic.name, record, count), false),
+        };
+        Ok((&lanes[checked(partition, lanes.len(), &route.topic.name)?], keyless))
+    }
+
+    fn route(&self, topic: Arc<TopicEntry>) -> Result<Arc<Route>> {
+        if let Some(route) = self.shared.routes.load().get(&topic.id) {
+            return Ok(Arc::clone(route));
+        }
+        let seed = self.shared.seed.fetch_add(0x0001_0000_0001, Ordering::Relaxed);
+        let route = Arc::new(self.shared.accumulator.route(Arc::clone(&topic), seed));
+        let routes = self.shared.routes.rcu(|routes| {
+            let mut routes = HashMap::clone(routes);
+            // Deleted topics go when others come.
+            routes.retain(|_, route| route.topic.check_alive().is_ok());
+            routes.entry(topic.id).or_insert_with(|| Arc::clone(&route));
+            routes
+        });
+        // Another thread may have been faster.
+        Ok(routes.get(&topic.id).cloned().unwrap_or(route))
+    }
+}
+
+/// Whether a record's sender waits for it at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Now,
+    Later,
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("placement", &self.shared.placement).finish_non_exhaustive()
+    }
+}
+
+/// Where records without a key go that are sent with no producer.
+static KEYLESS: Sticky = Sticky::new(0);
+
+impl Topic {
+    /// Sends one record and blocks until it is as durable as the topic says: placed by its key as Kafka's clients
+    /// do, or without a key on some partition. For many records a [`Producer`] is faster.
+    ///
+    /// # Errors
+    /// As [`Producer::send`].
+    ///
+    /// ```
+    /// let broker = thalweg::Broker::in_memory()?;
+    /// let orders = broker.topic("orders").create()?;
+    /// let at = orders.send(("user-1", "paid"))?;
+    /// assert_eq!((at.partition, at.offset), (0.into(), 0.into()));
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    pub fn send(&self, record: impl Into<Record>) -> Result<RecordMetadata> {
+        let (record, entry) = (record.into(), self.entry());
+        let count = u32::try_from(entry.partition_count()).unwrap_or(u32::MAX);
+        let partition = match (record.explicit_partition(), record.key_bytes()) {
+            (Some(partition), _) => partition,
+            (None, Some(key)) => partition_for_key(key, count),
+            (None, None) => KEYLESS.current(count),
+        };
+        let partition = entry.partition(partition)?;
+        let timestamp = record.explicit_timestamp().unwrap_or_else(|| self.broker().clock().now());
+        let compression = entry.with_settings(|settings| settings.compression).unwrap_or_default();
+        let mut batch = BatchBuilder::new().compression(compression);
+        batch.push(timestamp, &record)?;
+        let batch = batch.finish()?;
+        let appended = self.broker().produce(&partition, &batch)?;
+        KEYLESS.count(batch.size_bytes(), BATCH_BYTES, true);
+        partition.wait(appended.position, partition.level())?;
+        let timestamp = appended.append_time.unwrap_or(timestamp);
+        Ok(RecordMetadata::new(partition.name().clone(), appended.base_offset, timestamp))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! What a producer promises, on a broker in memory.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use super::*;
+use crate::broker::Partition;
+use crate::clock::ManualClock;
+use crate::record::{Codec, TimestampType};
+use crate::storage::MemoryStorage;
+use crate::topic::{CleanupPolicy, TopicConfig};
+use crate::types::{Isolation, Offset, PartitionId, Start, Timestamp};
+
+fn broker() -> Broker {
+    Broker::in_memory().unwrap()
+}
+
+fn values(topic: &Topic) -> Vec<String> {
+    let text = |r: Result<crate::topic::OwnedRecord>| String::from_utf8(r.unwrap().value().unwrap().to_vec()).unwrap();
+    topic.scan(Start::Earliest).map(text).collect()
+}
+
+fn batches(partition: &Partition) -> Vec<crate::record::RecordBatch> {
+    let read = partition.read(Offset::ZERO, usize::MAX, Isolation::ReadCommitted).unwrap();
+    read.data_batches().collect::<Result<_>>().unwrap()
+}
+
+#[test]
+fn send_answers_place_and_stored_time() {
+    let clock = ManualClock::new(Timestamp::new(5_000));
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).clock(clock).open().unwrap();
+    let create = broker.topic("create").create().unwrap();
+    let append = TopicConfig::new().timestamp_type(TimestampType::LogAppendTime);
+    let append = broker.topic("append").config(append).create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    for topic in [&create, &append] {
+        let old = Record::new("x").timestamp(1_000);
+        assert_eq!(producer.send(topic, "x").unwrap().timestamp, 5_000);
+        let at = producer.send(topic, old.clone()).unwrap();
+        let expected = if topic.name() == "create" { 1_000 } else { 5_000 };
+        assert_eq!((at.topic(), at.offset, at.timestamp), (topic.name(), Offset::new(1), Timestamp::new(expected)));
+        assert_eq!(topic.send(old).unwrap().timestamp, expected);
+        assert_eq!(topic.scan(at.offset).next().unwrap().unwrap().timestamp(), expected);
+    }
+}
+
+#[test]
+fn records_of_many_threads_all_arrive_in_their_order() {
+    let broker = broker();
+    let topic = broker.topic("t").partitions(3).create().unwrap();
+    let producer = broker.producer().batch_size(300).build().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (producer, topic) = (producer.clone(), &topic);
+            scope.spawn(move || {
+                for n in 0..200 {
+                    drop(producer.enqueue(topic, (format!("k{thread}"), format!("{thread}/{n:03}"))).unwrap());
+                    if n % 50 == 0 {
+                        producer.send("t", Record::new(format!("{thread}/{n:03}+")).key(format!("k{thread}"))).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    producer.flush().unwrap();
+    let all = values(&topic);
+    assert_eq!(all.len(), 4 * 204);
+    for thread in 0..4 {
+        let mine: Vec<_> = all.iter().filter(|v| v.starts_with(&format!("{thread}/"))).collect();
+        assert!(mine.is_sorted(), "{mine:?}");
+        assert_eq!(mine.len(), 204);
+    }
+}
+
+#[test]
+fn a_send_goes_at_once_and_carries_what_was_enqueued_before() {
+    let broker = broker();
+    let topic = broker.topic("t").create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    let mut ticket = producer.enqueue(&topic, "a").unwrap();
+    let at = producer.send(&topic, "b").unwrap();
+    assert_eq!(at.offset, 1);
+    assert_eq!(ticket.try_result().unwrap().unwrap().offset, 0);
+    assert_eq!(batches(&topic.partition(0).unwrap()).len(), 1);
+}
+
+#[test]
+fn what_nobody_waits_for_goes_by_itself() {
+    let broker = broker();
+    let topic = broker.topic("t").create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    let mut tail = topic.tail(Start::Earliest);
+    drop(producer.enqueue(&topic, "a").unwrap());
+    assert_eq!(tail.next().unwrap().unwrap().value(), Some(&b"a"[..]));
+}
+
+#[test]
+fn a_dropped_producer_sends_what_it_accepted() {
+    let broker = broker();
+    let topic = broker.topic("t").create().unwrap();
+    let producer = broker.producer().linger(Duration::from_secs(3600)).build().unwrap();
+    let ticket = producer.enqueue(&topic, "a").unwrap();
+    drop(producer);
+    assert_eq!(ticket.wait().unwrap().offset, 0);
+}
+
+#[test]
+fn closing_the_broker_sends_what_producers_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path()).unwrap();
+    broker.topic("t").create().unwrap();
+    let producer = broker.producer().linger(Duration::from_secs(3600)).build().unwrap();
+    let ticket = producer.enqueue("t", "a").unwrap();
+    broker.close().unwrap();
+    assert_eq!(producer.enqueue("t", "b").unwrap_err().kind(), ErrorKind::Closed);
+    drop(ticket);
+    let broker = Broker::open(dir.path()).unwrap();
+    assert_eq!(values(&broker.topic("t").open().unwrap()), ["a"]);
+}
+
+#[test]
+fn a_ticket_is_a_future_and_can_be_given_up_for_a_while() {
+    let broker = broker();
+    let topic = broker.topic("t").create().unwrap();
+    let producer = broker.producer().linger(Duration::from_secs(3600)).build().unwrap();
+    let mut ticket = producer.enqueue(&topic, "a").unwrap();
+    assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert!(ticket.try_result().is_none());
+    let started = clock_now();
+    let ticket = match ticket.wait_timeout(Duration::from_millis(20)) {
+        Ok(result) => panic!("sent after {:?}: {result:?}", started.elapsed()),
+        Err(ticket) => ticket,
+    };
+    producer.flush().unwrap();
+    assert_eq!(ticket.wait_timeout(Duration::from_secs(30)).unwrap().unwrap().offset, 0);
+}
+
+#[expect(clippy::disallowed_methods, reason = "only for a test's message")]
+fn clock_now() -> Instant {
+    Instant::now()
+}
+
+#[test]
+fn send_batch_reports_per_record() {
+    let broker = broker();
+    let topic = broker.topic("t").partitions(2).create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    let records = [Record::new("a").partition(0), Record::new("b").partition(7), Record::new("c").partition(1)];
+    let results = producer.send_batch(&topic, records);
+    assert_eq!(results[0].as_ref().unwrap().partition, 0);
+    assert_eq!(results[1].as_ref().unwrap_err().kind(), ErrorKind::UnknownTopicOrPartition);
+    assert_eq!(results[2].as_ref().unwrap().partition, 1);
+    assert_eq!(producer.send_batch("none", ["x"])[0].as_ref().unwrap_err().kind(), ErrorKind::UnknownTopicOrPartition);
+}
+
+#[test]
+fn failures_of_dropped_tickets_surface_in_flush_once() {
+    let broker = broker();
+    let config = TopicConfig::new().timestamp_before_max(Duration::from_secs(60));
+    let topic = broker.topic("t").config(config).create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    let stale = || Record::new("x").timestamp(1);
+    drop(producer.enqueue(&topic, stale()).unwrap());
+    assert_eq!(producer.flush().unwrap_err().kind(), ErrorKind::InvalidTimestamp);
+    producer.flush().unwrap();
+    let read = producer.enqueue(&topic, stale()).unwrap();
+    assert_eq!(read.wait().unwrap_err().kind(), ErrorKind::InvalidTimestamp);
+    producer.flush().unwrap();
+    let late = producer.enqueue(&topic, stale()).unwrap();
+    producer.flush().unwrap();
+    drop(late);
+    assert_eq!(producer.close().unwrap_err().kind(), ErrorKind::InvalidTimestamp);
+    assert_eq!(producer.enqueue(&topic, "y").unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn a_bad_record_is_refused_before_it_spoils_a_batch() {
+    let broker = broker();
+    let config = TopicConfig::new().max_message_bytes(1_000).cleanup_policy(CleanupPolicy::Compact);
+    let topic = broker.topic("t").config(config).create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    let good = producer.enqueue(&topic, ("k", "v")).unwrap();
+    let error = producer.enqueue(&topic, ("k", vec![0_u8; 2_000])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    assert!(error.to_string().contains("1000") && error.to_string().contains("2062"), "{error}");
+    assert_eq!(producer.enqueue(&topic, "no key").unwrap_err().kind(), ErrorKind::InvalidRecord);
+    good.wait().unwrap();
+    // Batches stay below the topic's limit however large batch.size is.
+    for _ in 0..50 {
+        drop(producer.enqueue(&topic, ("k", vec![0_u8; 90])).unwrap());
+    }
+    producer.flush().unwrap();
+    assert_eq!(topic.partition(0).unwrap().offsets().unwrap().end, 51);
+}
+
+#[test]
+fn placement_follows_partition_key_turn_and_custom_choice() {
+    #[derive(Debug)]
+    struct Last;
+    impl Partitioner for Last {
+        fn partition(&self, _topic: &str, _record: &Record, partitions: u32) -> PartitionId {
+            i32::try_from(partitions).unwrap().into()
+        }
+    }
+    let broker = broker();
+    let topic = broker.topic("t").partitions(4).create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    assert_eq!(producer.send(&topic, Record::new("x").key("k").partition(3)).unwrap().partition, 3);
+    for key in ["", "21", "foobar"] {
+        let expected = partition_for_key(key.as_bytes(), 4);
+        assert_eq!(producer.send(&topic, (key, "x")).unwrap().partition, expected);
+        assert_eq!(topic.send((key, "x")).unwrap().partition, expected);
+    }
+    let robin = broker.producer().round_robin().build().unwrap();
+    let turns: Vec<_> = (0..5).map(|_| robin.send(&topic, ("k", "x")).unwrap().partition.get()).collect();
+    assert_eq!(turns, [0, 1, 2, 3, 0]);
+    let custom = broker.producer().partitioner(Last).build().unwrap();
+    assert_eq!(custom.send(&topic, "x").unwrap_err().kind(), ErrorKind::UnknownTopicOrPartition);
+}
+
+#[test]
+fn added_partitions_are_used_and_deleted_topics_noticed() {
+    let broker = broker();
+    let topic = broker.topic("t").create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    producer.send(&topic, "x").unwrap();
+    topic.add_partitions(2).unwrap();
+    assert_eq!(producer.send(&topic, Record::new("x").partition(1)).unwrap().partition, 1);
+    topic.delete().unwrap();
+    assert_eq!(producer.send(&topic, "x").unwrap_err().kind(), ErrorKind::TopicDeleted);
+    assert_eq!(producer.send("t", "x").unwrap_err().kind(), ErrorKind::UnknownTopicOrPartition);
+    let anew = broker.topic("t").create().unwrap();
+    assert_eq!(producer.send("t", "x").unwrap().offset, 0);
+    assert_eq!(producer.send(&anew, "x").unwrap().offset, 1);
+    let other = Broker::in_memory().unwrap();
+    assert_eq!(other.producer().build().unwrap().send(&anew, "x").unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn the_topics_codec_wins_over_the_producers() {
+    let broker = broker();
+    let plain = broker.topic("plain").create().unwrap();
+    let fixed = broker.topic("fixed").config(TopicConfig::new().compression(Codec::Snappy)).create().unwrap();
+    let producer = broker.producer().compression(Codec::Gzip).build().unwrap();
+    producer.send(&plain, "x").unwrap();
+    producer.send(&fixed, "x").unwrap();
+    fixed.send("x").unwrap();
+    let codecs = |topic: &Topic| -> Vec<_> {
+        batches(&topic.partition(0).unwrap()).iter().map(|b| b.header().codec()).collect()
+    };
+    assert_eq!(codecs(&plain), [Codec::Gzip]);
+    assert_eq!(codecs(&fixed), [Codec::Snappy, Codec::Snappy]);
+}
+
+#[test]
+fn a_full_buffer_waits_for_the_oldest() {
+    let broker = broker();
+    let topic = broker.topic("t").create().unwrap();
+    let producer = broker.producer().batch_size(1_000).buffer_memory(3_000).build().unwrap();
+    for _ in 0..100 {
+        drop(producer.enqueue(&topic, vec![7_u8; 500]).unwrap());
+    }
+    let offsets = topic.partition(0).unwrap().offsets().unwrap();
+    assert!(offsets.end - offsets.frontier < 10, "{offsets:?}");
+}
+
+#[test]
+fn a_manual_broker_sends_in_maintenance() {
+    let clock = ManualClock::new(Timestamp::new(0));
+    let builder = Broker::builder("/m").storage(MemoryStorage::new()).clock(clock.clone()).manual();
+    let broker = builder.open().unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    let mut ticket = producer.enqueue(&topic, "x").unwrap();
+    broker.run_maintenance().unwrap();
+    assert!(ticket.try_result().is_none());
+    clock.advance(Duration::from_millis(10));
+    broker.run_maintenance().unwrap();
+    assert_eq!(ticket.try_result().unwrap().unwrap().offset, 0);
+}
