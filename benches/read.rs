@@ -1,6 +1,6 @@
 //! Reading back: whole scans and single records by offset, beside raw `pread` of the same bytes: goals G4, G5.
 //!
-//! The limit of a scan reads the same 1 MiB pieces, checks each batch's CRC-32C and walks its records by hand, as far
+//! The limit of a scan reads pieces of the same size, checks each batch's CRC-32C and walks its records by hand, as far
 //! as handing out offset, timestamp, key and value. The limit of a random read reads the one batch, whose place it
 //! knows beforehand, and checks its CRC. All bytes are in the page cache and were synced before.
 
@@ -14,11 +14,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use criterion::{Criterion, Throughput};
-use support::{BATCH_BYTES, Pass, Payloads, Random, files, goal, only_segment, open_log, pass, rounds};
+use support::{BATCH_BYTES, Payloads, Random, Side, files, goal, only_segment, open_log, rounds};
 use thalweg::{Isolation, Log, Offset};
 
-/// Bytes of one read of a scan.
-const READ_BYTES: usize = 1 << 20;
+/// Bytes of one read of a scan: the largest is Kafka's `max.partition.fetch.bytes`, the other fits into a core's cache.
+const READS: [(&str, usize); 2] = [("1MiB-reads", 1 << 20), ("256KiB-reads", 256 << 10)];
+const READ_BYTES: usize = READS[0].1;
 const ROUNDS: usize = 15;
 const RANDOM_READS: usize = 20_000;
 const STORES: [(&str, usize, u64); 2] = [("1KiB", 1024, 768 << 20), ("100B", 100, 384 << 20)];
@@ -100,7 +101,7 @@ impl Store {
             bencher.iter(|| (0..pieces).map(|_| self.raw_piece(&mut raw_at, &mut buffer)).sum::<usize>());
         });
         group.bench_function(format!("scan/log/{size}"), |bencher| {
-            bencher.iter(|| (0..pieces).map(|_| self.log_piece(&mut log_at)).sum::<usize>());
+            bencher.iter(|| (0..pieces).map(|_| self.log_piece(&mut log_at, READ_BYTES)).sum::<usize>());
         });
         group.throughput(Throughput::Elements(1));
         let mut random = Random::new(5);
@@ -114,27 +115,23 @@ impl Store {
     }
 
     fn goals(&self, size: &str) {
-        let calls = usize::try_from(self.scan_bytes()).expect("a small file").div_ceil(READ_BYTES);
+        let bytes = usize::try_from(self.scan_bytes()).expect("a small file");
         let mut buffer = vec![0; READ_BYTES];
-        let raw = || {
-            let mut at = 0;
-            pass(calls, |_| self.raw_piece(&mut at, &mut buffer))
-        };
-        let ours = || {
-            let mut at = Offset::ZERO;
-            pass(calls, |_| self.log_piece(&mut at))
-        };
-        rounds(ROUNDS, raw, ours).throughput_goal(&format!("G4/{size}"), 0.90, "CRC on every read, page cache warm");
+        for (reads, read_bytes) in READS {
+            let calls = bytes.div_ceil(read_bytes);
+            let raw = Side { open: || 0, call: |at: &mut u64, _| self.raw_piece(at, &mut buffer[..read_bytes]) };
+            let ours = Side { open: || Offset::ZERO, call: |at: &mut Offset, _| self.log_piece(at, read_bytes) };
+            let name = format!("G4/{size}-{reads}");
+            rounds(ROUNDS, calls, raw, ours).throughput_goal(&name, 0.90, "CRC on every read, page cache warm");
+        }
         if size != "1KiB" {
             return;
         }
-        let reads = |mut read: Box<dyn FnMut(u64) -> usize + '_>| -> Pass {
-            let mut random = Random::new(5);
-            pass(RANDOM_READS, |_| read(random.below(self.records())))
-        };
-        let raw = || reads(Box::new(|offset| self.raw_random(offset, &mut buffer)));
-        let ours = || reads(Box::new(|offset| self.log_random(offset)));
-        rounds(ROUNDS, raw, ours).throughput_goal("G5/1KiB", 0.90, "CRC on every read, page cache warm");
+        let seed = || Random::new(5);
+        let raw = Side { open: seed, call: |r: &mut Random, _| self.raw_random(r.below(self.records()), &mut buffer) };
+        let ours = Side { open: seed, call: |r: &mut Random, _| self.log_random(r.below(self.records())) };
+        let random = rounds(ROUNDS, RANDOM_READS, raw, ours);
+        random.throughput_goal("G5/1KiB", 0.90, "CRC on every read, page cache warm");
         self.index_goals();
     }
 
@@ -150,9 +147,9 @@ impl Store {
         }
     }
 
-    /// Reads 1 MiB through the log and hands out its records; answers the bytes of its batches.
-    fn log_piece(&self, at: &mut Offset) -> usize {
-        let read = self.log.read(*at, READ_BYTES, Isolation::ReadCommitted).expect("the log reads");
+    /// Reads a piece through the log and hands out its records; answers the bytes of its batches.
+    fn log_piece(&self, at: &mut Offset, bytes: usize) -> usize {
+        let read = self.log.read(*at, bytes, Isolation::ReadCommitted).expect("the log reads");
         for batch in read.data_batches() {
             let batch = batch.and_then(|batch| batch.decode()).expect("the batch is sound");
             for record in &batch {

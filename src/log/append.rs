@@ -182,12 +182,12 @@ impl Inner {
                 .error(ErrorKind::InvalidRecord, format!("a replicated batch begins below the log end {}", a.end))
                 .offset(base));
         }
-        if let Some(newest) = a.epochs.latest()
-            && epoch < newest
-        {
+        let newest = a.epochs.latest().unwrap_or(LeaderEpoch::new(-1));
+        let lowest = if origin == Origin::Replica { newest } else { newest.max(self.lowest_epoch) };
+        if epoch < lowest {
             return Err(self.error(
                 ErrorKind::FencedLeaderEpoch,
-                format!("an append in leader epoch {epoch}, but the log has reached epoch {newest}"),
+                format!("an append in leader epoch {epoch}, but the log has reached epoch {lowest}"),
             ));
         }
         let facts = BatchFacts::of(batch, base)?;

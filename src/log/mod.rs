@@ -126,6 +126,8 @@ struct Inner {
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
     report: LogRecovery,
+    /// No leader appends below: 0, or above all epochs before where recovery left offsets out.
+    lowest_epoch: LeaderEpoch,
 }
 
 /// Offsets below `end` may be known outside although a crash can take their bytes.
@@ -249,6 +251,11 @@ impl Log {
             Some(active) => Arc::clone(active),
             None => return Err(Error::new(ErrorKind::Corrupt, "recovery left no segment").path(dir)),
         };
+        let newest_epoch = found.epochs.latest().unwrap_or(LeaderEpoch::new(-1));
+        let lowest_epoch = match found.report.rows.contains(&RecoveryRow::Reserved) {
+            true => LeaderEpoch::new(newest_epoch.get().saturating_add(1)),
+            false => newest_epoch.max(LeaderEpoch::new(0)),
+        };
         let appender = Appender {
             end: found.end,
             size: active.written(),
@@ -287,6 +294,7 @@ impl Log {
             closed: AtomicBool::new(false),
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
+            lowest_epoch,
             report: found.report,
         };
         inner.appender.lock().jitter = inner.jitter();
@@ -319,7 +327,7 @@ impl Log {
             let record = record.into();
             batch.push(record.explicit_timestamp().unwrap_or(now), &record)?;
         }
-        self.append(&batch.finish()?, self.leader_epoch().max(LeaderEpoch::new(0)))
+        self.append(&batch.finish()?, self.leader_epoch().max(self.inner.lowest_epoch))
     }
 
     /// Appends a batch as its leader wrote it, offsets and epoch untouched (a follower's append); its base offset

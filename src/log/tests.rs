@@ -272,6 +272,7 @@ fn offsets_that_were_acknowledged_in_memory_are_not_given_out_twice() {
     assert!(log.offsets().end > 2);
     let next = put(&log, &["later"]);
     assert!(next.base_offset > lost.last_offset);
+    assert_eq!(log.leader_epoch(), 1, "whoever asks by epoch learns of the cut");
     let mut expected = numbered(0..2);
     expected.push((next.base_offset.get(), "later".to_owned()));
     assert_eq!(all(&log), expected);
