@@ -47,6 +47,8 @@ pub(super) struct Accumulator {
     me: OnceLock<Weak<Accumulator>>,
     /// Lanes that may have an open batch, each once.
     open: Mutex<Vec<Arc<Lane>>>,
+    /// Held while the list is worked off: whoever comes next finds on it again what stays open.
+    sending: Mutex<()>,
     /// The sync thread has been told when to look.
     armed: AtomicBool,
     in_flight: Mutex<InFlight>,
@@ -122,6 +124,7 @@ impl Accumulator {
             settings,
             me: OnceLock::new(),
             open: Mutex::new(Vec::new()),
+            sending: Mutex::new(()),
             armed: AtomicBool::new(false),
             in_flight: Mutex::default(),
             in_flight_bytes: AtomicUsize::new(0),
@@ -296,6 +299,7 @@ impl Accumulator {
 
     /// Appends every open batch that was opened before `before`; the others stay on the list.
     fn send_open(&self, before: Option<Duration>) -> Option<Duration> {
+        let _sending = self.sending.lock();
         let lanes = std::mem::take(&mut *self.open.lock());
         let mut oldest = None;
         for lane in lanes {

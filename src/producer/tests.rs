@@ -280,3 +280,27 @@ fn a_manual_broker_sends_in_maintenance() {
     broker.run_maintenance().unwrap();
     assert_eq!(ticket.try_result().unwrap().unwrap().offset, 0);
 }
+
+#[test]
+fn a_flush_misses_no_batch_that_the_sync_thread_looks_at() {
+    use crate::broker::Task as _;
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).manual().open().unwrap();
+    let topic = broker.topic("t").durability(Durability::ProcessCrash).create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // Always too early for the batch.
+                producer.shared.accumulator.run(Duration::from_millis(5));
+            }
+        });
+        let missed = (1..5000).find(|&n| {
+            drop(producer.enqueue(&topic, "x").unwrap());
+            producer.flush().unwrap();
+            topic.partition(0).unwrap().offsets().unwrap().high_watermark != n
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(missed, None);
+    });
+}
