@@ -34,7 +34,7 @@ pub(super) struct Groups {
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     coordinator: GroupCoordinator,
     loaded: bool,
     /// `__consumer_offsets`, once it exists.
@@ -80,7 +80,7 @@ impl State {
 
 impl Inner {
     /// Runs `call` with the coordinator loaded and up to date.
-    fn with_groups<T>(&self, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+    pub(super) fn with_groups<T>(&self, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         self.check_open()?;
         let mut state = self.groups.state.lock();
         if !state.loaded {
@@ -153,6 +153,24 @@ impl Inner {
         Ok(())
     }
 
+    /// Tells groups that topics came, went or grew.
+    pub(super) fn rebalance(&self, state: &mut State) -> Result<()> {
+        let effects = self.in_context(|context| state.coordinator.topics_changed(context))?;
+        self.carry_out(state, effects)
+    }
+
+    /// What all groups committed in a topic of that name means nothing any more. Waited for under the lock: no
+    /// topic of that name may come, and nobody commit in it, in between.
+    pub(super) fn forget_offsets_of(&self, state: &mut State, topic: &str) -> Result<()> {
+        let appends = state.coordinator.topic_deleted(topic)?;
+        let written = appends.into_iter().filter_map(|append| self.write(state, append).transpose());
+        for Written { partition, position, last } in written.collect::<Result<Vec<_>>>()? {
+            partition.wait(position, partition.level())?;
+            state.coordinator.settle(partition.name().partition(), last)?;
+        }
+        Ok(())
+    }
+
     /// Waits until records are as durable as `__consumer_offsets` says, then takes them into memory.
     fn await_written(&self, written: impl IntoIterator<Item = Written>) -> Result<()> {
         for Written { partition, position, last } in written {
@@ -199,19 +217,6 @@ impl Broker {
             inner.carry_out(state, effects)
         })
     }
-
-    /// Tells groups that topics came, went or grew.
-    pub(super) fn rebalance_groups(&self) -> Result<()> {
-        let inner = &*self.inner;
-        if !inner.groups.state.lock().loaded {
-            // Then nobody has joined any.
-            return Ok(());
-        }
-        inner.with_groups(|state| {
-            let effects = inner.in_context(|context| state.coordinator.topics_changed(context))?;
-            inner.carry_out(state, effects)
-        })
-    }
 }
 
 /// Committed offsets.
@@ -226,10 +231,11 @@ impl Broker {
         commits: &[OffsetCommit],
     ) -> Result<()> {
         let inner = &*self.inner;
-        for commit in commits {
-            self.topic_entry(commit.partition.topic(), None)?.partition(commit.partition.partition())?;
-        }
         let written = inner.with_groups(|state| {
+            // Under the lock: a topic that goes takes what was committed in it along.
+            for commit in commits {
+                self.topic_entry(commit.partition.topic(), None)?.partition(commit.partition.partition())?;
+            }
             let now = inner.context.clock.now();
             let append = state.coordinator.commit(group, member, generation, commits, now)?;
             inner.write(state, append)
@@ -255,19 +261,6 @@ impl Broker {
         let written = inner.with_groups(|state| {
             let append = state.coordinator.delete_offsets(group, partitions)?;
             inner.write(state, append)
-        })?;
-        inner.await_written(written)
-    }
-
-    /// What all groups committed in a topic of that name means nothing any more.
-    pub(super) fn forget_offsets_of(&self, topic: &str) -> Result<()> {
-        let inner = &*self.inner;
-        if inner.registry.get(CONSUMER_OFFSETS).is_none() {
-            return Ok(());
-        }
-        let written = inner.with_groups(|state| {
-            let appends = state.coordinator.topic_deleted(topic)?;
-            appends.into_iter().filter_map(|append| inner.write(state, append).transpose()).collect::<Result<Vec<_>>>()
         })?;
         inner.await_written(written)
     }

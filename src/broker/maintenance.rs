@@ -106,28 +106,25 @@ impl Inner {
 
     /// Kafka's three checkpoints of all partitions. What an untouched partition had in them stays.
     pub(super) fn write_checkpoints(&self) -> Result<()> {
+        // One at a time: what an earlier look found must not replace what a later one did.
+        let _order = self.checkpointing.lock();
+        self.check_open()?;
+        self.store_checkpoints()
+    }
+
+    /// The same for a broker that closes; `checkpointing` is held.
+    pub(super) fn store_checkpoints(&self) -> Result<()> {
         if self.context.read_only.is_some() {
             return Ok(());
         }
         let (storage, root) = (&*self.context.storage, &*self.context.root);
-        let before = &self.context.checkpoints;
         let (mut recovery, mut starts, mut highs) = (Vec::new(), Vec::new(), Vec::new());
         for partition in self.registry.all().iter().flat_map(|topic| topic.partitions()) {
-            let name = partition.name();
-            let mut note = |recovery_point: Offset, log_start: Offset, high: Offset| {
-                recovery.push((name.clone(), recovery_point));
-                highs.push((name.clone(), high));
-                if log_start > Offset::ZERO {
-                    starts.push((name.clone(), log_start));
-                }
-            };
-            match partition.checkpoint() {
-                Some(at) => note(at.recovery_point, at.log_start, at.high_watermark),
-                None => {
-                    let of =
-                        |offsets: &std::collections::HashMap<_, Offset>| offsets.get(name).copied().unwrap_or_default();
-                    note(of(&before.recovery_point), of(&before.log_start), of(&before.high_watermark));
-                }
+            let (name, at) = (partition.name(), partition.checkpoint());
+            recovery.push((name.clone(), at.recovery_point));
+            highs.push((name.clone(), at.high_watermark));
+            if at.log_start > Offset::ZERO {
+                starts.push((name.clone(), at.log_start));
             }
         }
         directory::write_checkpoint(storage, root, directory::RECOVERY_POINTS, &recovery)?;

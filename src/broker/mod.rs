@@ -1,7 +1,8 @@
 //! The narrow waist: one typed method per thing that Kafka's protocol can ask for, in process.
 //! Producers, consumers and later a server stand on these verbs and on nothing below.
 //!
-//! Here: opening, closing and what a broker holds. Lock order: groups, changes, partition, catalog, registry.
+//! Here: opening, closing and what a broker holds. Lock order: groups, changes, checkpointing, partition, catalog,
+//! registry.
 //! Invariants: the catalog is changed first and synced, the registry and the disk follow; the
 //! directory's lock lives as long as anything that could write.
 
@@ -106,6 +107,8 @@ pub(crate) struct Inner {
     threads: Threads,
     /// Held while topics and partitions come or go.
     changes: Mutex<()>,
+    /// Held while Kafka's checkpoint files are written.
+    checkpointing: Mutex<()>,
     catalog: Catalog,
     registry: Registry,
     state: StateFile,
@@ -180,7 +183,6 @@ impl Broker {
                 clock: Arc::clone(&options.clock),
                 root: root.to_owned(),
                 buffers,
-                checkpoints,
                 read_only: catalog.read_only(),
                 host: OnceLock::new(),
                 closed: AtomicBool::new(false),
@@ -190,6 +192,7 @@ impl Broker {
             registry: Registry::default(),
             threads: options.threads,
             changes: Mutex::new(()),
+            checkpointing: Mutex::new(()),
             catalog,
             state,
             groups: Groups::default(),
@@ -201,7 +204,7 @@ impl Broker {
         });
         let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
         inner.context.host.get_or_init(|| host);
-        inner.load_topics()?;
+        inner.load_topics(&checkpoints)?;
         inner.recover_dirty(found_clean)?;
         let workers = match options.threads {
             Threads::Own => background::start(&inner)?,
@@ -291,9 +294,10 @@ impl Inner {
         if self.context.closed.load(Ordering::Acquire) {
             return Ok(());
         }
-        let mut first = self.background.run_tasks_now();
         self.background.stop();
         open.workers.lock().drain(..).for_each(Worker::join);
+        // After the thread that may just have been at them, and would have put them off.
+        let mut first = self.background.run_tasks_now();
         // Whoever holds this may still be making a topic.
         let _changes = self.changes.lock();
         if self.context.closed.swap(true, Ordering::AcqRel) {
@@ -308,9 +312,13 @@ impl Inner {
         let partitions: Vec<_> = topics.iter().flat_map(|topic| topic.partitions()).collect();
         keep(background::for_each(&partitions, self.threads, |partition| partition.close()));
         topics.iter().for_each(|topic| topic.notify());
+        // What came since is told that it came too late.
+        keep(self.background.run_tasks_now());
         keep(self.state.sync());
         let writable = self.context.read_only.is_none();
-        keep(self.write_checkpoints());
+        let checkpointing = self.checkpointing.lock();
+        keep(self.store_checkpoints());
+        drop(checkpointing);
         keep(self.catalog.close());
         if first.is_ok() && writable && !self.unsound.load(Ordering::Acquire) {
             // Last: from here on a stock broker trusts every file.

@@ -8,7 +8,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::storage::{DiskStorage, Storage};
 use crate::topic::TopicConfig;
-use crate::types::{Durability, Isolation, Start, Timestamp};
+use crate::types::{Durability, Isolation, Offset, Start, Timestamp};
 
 fn values(records: impl IntoIterator<Item = Result<crate::topic::OwnedRecord>>) -> Vec<String> {
     let text = |r: Result<crate::topic::OwnedRecord>| String::from_utf8(r.unwrap().value().unwrap().to_vec()).unwrap();
@@ -334,4 +334,107 @@ fn many_partitions_open_without_touching_them() {
     assert_eq!(topic.partitions().len(), 2_000);
     let dirs = storage.list(Path::new("/memory")).unwrap();
     assert!(!dirs.iter().any(|e| e.name.starts_with("wide")));
+}
+
+#[test]
+fn creating_a_topic_that_exists_takes_nothing_from_its_groups() {
+    let broker = Broker::in_memory().unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    append(&topic.partition(0).unwrap(), &["x"]);
+    let group = broker.consumer_group("g");
+    let mut consumer = group.consumer(["t"]).join().unwrap();
+    assert_eq!(consumer.poll(Duration::from_secs(20)).unwrap().len(), 1);
+    consumer.commit().unwrap();
+    assert_eq!(broker.topic("t").create().unwrap_err().kind(), ErrorKind::TopicExists);
+    assert_eq!(group.lag().unwrap().total(), 0);
+}
+
+#[test]
+fn impossible_numbers_of_partitions_are_refused_at_once() {
+    let broker = Broker::in_memory().unwrap();
+    for partitions in [0, 10_001, 0x7fff_ffff, u32::MAX] {
+        let error = broker.topic("t").partitions(partitions).create().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    }
+    let topic = broker.topic("t").partitions(2).create().unwrap();
+    for total in [0, 1, 2, u32::MAX] {
+        assert_eq!(topic.add_partitions(total).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+}
+
+#[test]
+fn a_topic_made_anew_starts_at_zero_whatever_the_checkpoints_said_of_the_old_one() {
+    let storage = MemoryStorage::new();
+    let open = || Broker::builder("/d").storage(storage.clone()).open().unwrap();
+    let broker = open();
+    let topic = broker.topic("t").create().unwrap();
+    append(&topic.partition(0).unwrap(), &["a", "b", "c"]);
+    assert_eq!(topic.partition(0).unwrap().delete_records(2).unwrap(), 2);
+    broker.close().unwrap();
+
+    let broker = open();
+    broker.topic("t").open().unwrap().delete().unwrap();
+    let anew = broker.topic("t").create().unwrap();
+    append(&anew.partition(0).unwrap(), &["d", "e", "f"]);
+    // And so it is for whoever opens the directory after the process was killed here.
+    drop((broker, topic, anew));
+    let broker = open();
+    let offsets = broker.topic("t").open().unwrap().partition(0).unwrap().offsets().unwrap();
+    assert_eq!((offsets.log_start, offsets.end), (Offset::ZERO, Offset::new(3)));
+}
+
+#[test]
+fn records_are_deleted_in_many_partitions_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path()).unwrap();
+    let topic = broker.topic("t").partitions(4).create().unwrap();
+    for partition in topic.partitions() {
+        append(&partition, &["x"; 40]);
+    }
+    std::thread::scope(|scope| {
+        for partition in topic.partitions() {
+            scope.spawn(move || (1..30).for_each(|to| assert_eq!(partition.delete_records(to).unwrap(), to)));
+        }
+    });
+    let path = dir.path().join("log-start-offset-checkpoint");
+    let bytes = crate::storage::read_file(&DiskStorage, &path, 1 << 20).unwrap().unwrap();
+    assert_eq!(String::from_utf8(bytes).unwrap(), "0\n4\nt 0 29\nt 1 29\nt 2 29\nt 3 29\n");
+}
+
+#[test]
+fn a_future_of_a_higher_level_than_the_topics_resolves() {
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).manual().open().unwrap();
+    let topic = broker.topic("t").durability(Durability::ProcessCrash).create().unwrap();
+    let partition = topic.partition(0).unwrap();
+    let appended = partition.append_records(["x"]).unwrap();
+    let mut committed = std::pin::pin!(partition.committed(appended.position, Durability::PowerLoss).unwrap());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(committed.as_mut().poll(&mut context).is_pending());
+    broker.run_maintenance().unwrap();
+    assert!(committed.as_mut().poll(&mut context).is_ready());
+}
+
+#[test]
+fn nobody_writes_into_kafkas_own_topics() {
+    let broker = Broker::in_memory().unwrap();
+    let group = broker.consumer_group("g");
+    drop(group.consumer(["t"]).join().unwrap());
+    let offsets = broker.topic("__consumer_offsets").open().unwrap();
+    assert_eq!(offsets.send(("k", "v")).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(offsets.partition(0).unwrap().append_records(["v"]).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    let producer = broker.producer().build().unwrap();
+    assert_eq!(producer.send(&offsets, ("k", "v")).unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn what_cannot_be_created_moves_no_directory() {
+    let storage = MemoryStorage::new();
+    let open = || Broker::builder("/d").storage(storage.clone()).open().unwrap();
+    open().close().unwrap();
+    let voters = br#"{"currentVoters":[{"voterId":1},{"voterId":4}],"data_version":0}"#;
+    crate::storage::replace_file(&storage, Path::new("/d/__cluster_metadata-0/quorum-state"), voters).unwrap();
+    storage.create_dir(Path::new("/d/t-0")).unwrap();
+    let broker = open();
+    assert_eq!(broker.topic("t").create().unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert!(storage.metadata(Path::new("/d/t-0")).is_ok());
 }

@@ -3,6 +3,7 @@
 //! removes the record first, then the directory, under Kafka's name for it.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,16 +11,16 @@ use super::registry::{Configured, TopicEntry, deleted, unknown};
 use super::{Broker, Inner, directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::topic::catalog::TopicImage;
-use crate::topic::{self, ConfigEntry, TopicConfig, name};
-use crate::types::{LeaderEpoch, PartitionId, TopicPartition, Uuid};
+use crate::topic::{self, Checkpoint, Checkpoints, ConfigEntry, TopicConfig, name};
+use crate::types::{LeaderEpoch, TopicPartition, Uuid};
 
 impl Inner {
     /// Puts every topic of the catalog into the registry; no log is opened.
-    pub(super) fn load_topics(&self) -> Result<()> {
+    pub(super) fn load_topics(&self, found: &Checkpoints) -> Result<()> {
         let image = self.catalog.image();
         let mut live = HashSet::new();
         for topic in image.topics() {
-            let entry = self.entry(topic);
+            let entry = self.entry(topic, found);
             live.extend(entry.partitions().iter().map(|p| (topic.id, p.name().partition())));
             self.registry.insert(entry);
         }
@@ -28,7 +29,15 @@ impl Inner {
                 self.state.free(id, partition)?;
             }
         }
-        Ok(())
+        let is_gone = |name: &TopicPartition| {
+            let number = usize::try_from(name.partition().get()).unwrap_or(usize::MAX);
+            self.registry.get(name.topic()).is_none_or(|topic| number >= topic.partition_count())
+        };
+        match found.names().any(is_gone) {
+            // Before a topic of that name is made anew, whose records they would delete.
+            true => self.write_checkpoints(),
+            false => Ok(()),
+        }
     }
 
     /// Recovers what was not closed in order, so that a clean close may vouch for the whole directory.
@@ -58,10 +67,13 @@ impl Inner {
         self.groups.notify();
     }
 
-    fn entry(&self, topic: &TopicImage) -> TopicEntry {
+    fn entry(&self, topic: &TopicImage, found: &Checkpoints) -> TopicEntry {
         let configured = self.configured(&topic.name);
         let partitions = topic.partitions().map(|(number, state)| {
-            self.partition(&topic.name, topic.id, number, LeaderEpoch::new(state.leader_epoch), &configured)
+            let name = TopicPartition::new(Arc::clone(&topic.name), number);
+            let epoch = LeaderEpoch::new(state.leader_epoch);
+            let found = found.of(&name);
+            self.partition(name, topic.id, epoch, &configured, found)
         });
         let partitions = partitions.collect();
         TopicEntry::new(Arc::clone(&topic.name), topic.id, configured, partitions)
@@ -69,16 +81,15 @@ impl Inner {
 
     fn partition(
         &self,
-        name: &Arc<str>,
+        name: TopicPartition,
         id: Uuid,
-        number: PartitionId,
         epoch: LeaderEpoch,
         configured: &Configured,
+        found: Checkpoint,
     ) -> Arc<topic::Partition> {
-        let slot = self.state.slot(id, number);
-        let name = TopicPartition::new(Arc::clone(name), number);
+        let slot = self.state.slot(id, name.partition());
         let settings = Arc::clone(&configured.settings);
-        Arc::new(topic::Partition::new(Arc::clone(&self.context), name, id, epoch, settings, slot))
+        Arc::new(topic::Partition::new(Arc::clone(&self.context), name, id, epoch, settings, slot, found))
     }
 
     /// Directories of such names belong to a topic that the catalog no longer has: they are set aside under the
@@ -98,21 +109,32 @@ impl Inner {
         }
     }
 
-    pub(super) fn create(&self, topic: &str, partitions: u32, config: &TopicConfig) -> Result<Arc<TopicEntry>> {
-        let _changes = self.changes.lock();
-        self.check_open()?;
+    fn check_writable(&self) -> Result<()> {
+        self.context.read_only.clone().map_or(Ok(()), Err)
+    }
+
+    fn check_absent(&self, topic: &str) -> Result<()> {
         if self.registry.get(topic).is_some() {
             return Err(Error::new(ErrorKind::TopicExists, format!("topic {topic:?} exists already"))
                 .remedy("open it, or use open_or_create"));
         }
+        Ok(())
+    }
+
+    pub(super) fn create(&self, topic: &str, partitions: u32, config: &TopicConfig) -> Result<Arc<TopicEntry>> {
+        let _changes = self.changes.lock();
+        self.check_open()?;
+        self.check_writable()?;
+        self.check_absent(topic)?;
         self.clear_place(topic, 0)?;
         let image = self.catalog.create_topic(topic, Uuid::random()?, partitions, config)?;
-        let entry = self.registry.insert(self.entry(&image));
+        let entry = self.registry.insert(self.entry(&image, &Checkpoints::default()));
         self.count_change();
         Ok(entry)
     }
 
-    fn delete(&self, entry: &TopicEntry) -> Result<()> {
+    /// Answers the directories that are to be removed.
+    fn delete(&self, entry: &TopicEntry) -> Result<Vec<PathBuf>> {
         let _changes = self.changes.lock();
         self.check_open()?;
         entry.check_alive()?;
@@ -126,12 +148,21 @@ impl Inner {
             aside.extend(directory::set_aside(storage, &partition.dir(), "delete")?);
             self.state.free(entry.id, partition.name().partition())?;
         }
+        // What they say of it must not apply to a later topic of its name.
+        self.write_checkpoints()?;
+        if !aside.is_empty() {
+            storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))?;
+        }
+        Ok(aside)
+    }
+
+    fn remove_dirs(&self, aside: &[PathBuf]) -> Result<()> {
+        let (storage, root) = (&*self.context.storage, &self.context.root);
         if aside.is_empty() {
             return Ok(());
         }
-        storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))?;
         for dir in aside {
-            storage.remove_dir_all(&dir).map_err(|e| Error::io("cannot remove a deleted partition", &dir, e))?;
+            storage.remove_dir_all(dir).map_err(|e| Error::io("cannot remove a deleted partition", dir, e))?;
         }
         storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))
     }
@@ -139,13 +170,16 @@ impl Inner {
     fn add(&self, entry: &TopicEntry, total: u32) -> Result<()> {
         let _changes = self.changes.lock();
         self.check_open()?;
+        self.check_writable()?;
         entry.check_alive()?;
         let present = entry.partition_count();
         self.clear_place(&entry.name, present)?;
         let image = self.catalog.add_partitions(entry.id, total)?;
         let configured = entry.configured();
         let added = image.partitions().skip(present).map(|(number, state)| {
-            self.partition(&entry.name, entry.id, number, LeaderEpoch::new(state.leader_epoch), &configured)
+            let name = TopicPartition::new(Arc::clone(&entry.name), number);
+            let epoch = LeaderEpoch::new(state.leader_epoch);
+            self.partition(name, entry.id, epoch, &configured, Checkpoint::default())
         });
         entry.add_partitions(added.collect());
         self.count_change();
@@ -178,11 +212,16 @@ impl Broker {
             return Err(Error::new(ErrorKind::InvalidArgument, message).remedy("ask for at least one"));
         }
         config.validate(self.inner.catalog.defaults())?;
-        // Offsets that were committed in an earlier topic of that name mean nothing in this one.
-        self.forget_offsets_of(topic)?;
-        let entry = self.inner.create(topic, partitions, &config)?;
-        self.rebalance_groups()?;
-        Ok(entry)
+        let inner = &*self.inner;
+        inner.check_writable()?;
+        inner.with_groups(|state| {
+            inner.check_absent(topic)?;
+            // A deletion that was interrupted left offsets that mean nothing in this one.
+            inner.forget_offsets_of(state, topic)?;
+            let entry = inner.create(topic, partitions, &config)?;
+            inner.rebalance(state)?;
+            Ok(entry)
+        })
     }
 
     /// DeleteTopics.
@@ -190,9 +229,14 @@ impl Broker {
         if entry.is_internal() {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("topic {:?} is Kafka's own", entry.name)));
         }
-        self.inner.delete(entry)?;
-        self.forget_offsets_of(&entry.name)?;
-        self.rebalance_groups()
+        let inner = &*self.inner;
+        let aside = inner.with_groups(|state| {
+            let aside = inner.delete(entry)?;
+            inner.forget_offsets_of(state, &entry.name)?;
+            inner.rebalance(state)?;
+            Ok(aside)
+        })?;
+        inner.remove_dirs(&aside)
     }
 
     /// CreatePartitions: `total` is the new count.
@@ -202,7 +246,7 @@ impl Broker {
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         self.inner.add(entry, total)?;
-        self.rebalance_groups()
+        self.inner.with_groups(|state| self.inner.rebalance(state))
     }
 
     /// IncrementalAlterConfigs: a value sets, `None` goes back to the default.

@@ -48,6 +48,11 @@ impl Broker {
     /// Produce: stages one batch and returns at once. `Partition::wait` is the acknowledgement.
     pub(crate) fn produce(&self, partition: &Arc<topic::Partition>, batch: &RecordBatch) -> Result<Appended> {
         self.inner.check_open()?;
+        if name::is_internal(partition.name().topic()) {
+            // What does not read back as theirs would keep every group from being found again.
+            return Err(Error::new(ErrorKind::InvalidArgument, "only the broker itself writes to Kafka's own topics")
+                .partition(partition.name().clone()));
+        }
         partition.append(batch)
     }
 

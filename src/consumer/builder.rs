@@ -96,9 +96,9 @@ impl ConsumerBuilder {
     }
 
     /// How long it may stay away from `poll` before the other members take over its partitions
-    /// (`max.poll.interval.ms`), 5 minutes by default.
+    /// (`max.poll.interval.ms`), at least a millisecond; 5 minutes by default.
     pub fn max_poll_interval(mut self, interval: Duration) -> Self {
-        self.settings.max_poll_interval = interval;
+        self.settings.max_poll_interval = interval.max(Duration::from_millis(1));
         self
     }
 

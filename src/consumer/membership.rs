@@ -47,9 +47,9 @@ impl Consumer {
         matches!(&self.reading, Reading::Member(member) if member.waiting)
     }
 
-    /// Tells the group what to read, as a new member or with a changed wish.
-    pub(super) fn join(&mut self, topics: Topics, resolved: BTreeSet<Arc<str>>) -> Result<()> {
-        let catalog = self.broker.catalog_version();
+    /// Tells the group what to read, as a new member or with a changed wish. `catalog`: the version that
+    /// `resolved` was made from.
+    pub(super) fn join(&mut self, topics: Topics, resolved: BTreeSet<Arc<str>>, catalog: u64) -> Result<()> {
         let (id, generation) = match &self.reading {
             Reading::Member(member) => (member.id.clone(), member.generation),
             Reading::Nothing | Reading::ByHand => (self.new_member_id()?, NO_GENERATION),
@@ -143,7 +143,7 @@ impl Consumer {
             return Ok(());
         }
         let topics = member.topics.clone();
-        self.join(topics, resolved)
+        self.join(topics, resolved, version)
     }
 
     /// Makes `partitions` the ones that it reads. Those that it held before go on where they were.

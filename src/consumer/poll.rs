@@ -122,11 +122,13 @@ impl Consumer {
         if matches!(self.reading, Reading::ByHand) {
             return Err(mixed("subscribe", "partitions are assigned by hand"));
         }
+        // Before the look at the topics, so that one that comes meanwhile is looked for again.
+        let catalog = self.broker.catalog_version();
         let resolved = topics.resolve(&self.broker);
         if self.settings.start == Start::Latest {
             self.note_ends(&resolved)?;
         }
-        self.join(topics, resolved)
+        self.join(topics, resolved, catalog)
     }
 
     /// Reads exactly `partitions`, without membership, in place of those assigned before.
@@ -158,6 +160,7 @@ impl Consumer {
     /// When the group's new state cannot be written.
     pub fn unsubscribe(&mut self) -> Result<()> {
         self.let_go();
+        self.ends.clear();
         match std::mem::replace(&mut self.reading, Reading::Nothing) {
             Reading::Member(member) => self.leave(&member),
             Reading::Nothing | Reading::ByHand => Ok(()),
@@ -198,6 +201,7 @@ impl Consumer {
             if self.wakeup.take() {
                 return Err(Error::new(ErrorKind::Interrupted, "the poll was interrupted by its waker"));
             }
+            self.broker.check_open()?;
             let look_again = self.keep_membership()?;
             let records = if self.is_waiting() { Records::default() } else { self.collect()? };
             let left = until.saturating_sub(clock.monotonic());
@@ -248,10 +252,16 @@ impl Consumer {
                 // The next poll begins here and tells.
                 break;
             }
-            if records.len() >= self.settings.max_poll_records {
+            let is_full = records.len() >= self.settings.max_poll_records;
+            let has_more = self.held.get(&tp).is_some_and(|held| held.cursor.wants().is_none());
+            if is_full && has_more {
+                // The next poll goes on here.
                 break;
             }
             self.last_served = Some(tp);
+            if is_full {
+                break;
+            }
         }
         Ok(records)
     }

@@ -35,7 +35,8 @@ impl Topics {
 
     /// As in Kafka, the pattern has to match the whole name.
     pub(super) fn matching(pattern: &str) -> Result<Self> {
-        let whole = Regex::new(&format!("^(?:{pattern})$"));
+        // Alone first: with a bracket too many it would escape from the group around it.
+        let whole = Regex::new(pattern).and_then(|_| Regex::new(&format!("^(?:{pattern})$")));
         whole.map(Self::Matching).map_err(|e| {
             Error::new(ErrorKind::InvalidArgument, format!("{pattern:?} is not a pattern for topic names")).source(e)
         })

@@ -348,3 +348,41 @@ fn nothing_is_lost_or_repeated_while_members_come_and_go() {
     assert_eq!((seen.len(), seen.iter().collect::<BTreeSet<_>>().len()), (RECORDS, RECORDS));
     assert_eq!(group.lag().unwrap().total(), 0);
 }
+
+#[test]
+fn small_polls_serve_every_partition() {
+    let broker = broker();
+    let topic = topic(&broker, "t", 2);
+    for partition in [0, 1] {
+        for _ in 0..4 {
+            fill(&topic, partition, 1);
+        }
+    }
+    let mut consumer =
+        broker.consumer_group("g").consumer(["t"]).max_poll_records(1).max_partition_fetch_bytes(1).join();
+    let consumer = consumer.as_mut().unwrap();
+    let seen: Vec<_> = (0..4).flat_map(|_| places(&consumer.poll(LONG).unwrap())).collect();
+    assert_eq!(seen, ["0:0", "1:0", "0:1", "1:1"]);
+}
+
+#[test]
+fn a_poll_interval_of_nothing_does_not_spin() {
+    let broker = broker();
+    fill(&topic(&broker, "t", 1), 0, 1);
+    let mut consumer = broker.consumer_group("g").consumer(["t"]).max_poll_interval(Duration::ZERO).join().unwrap();
+    assert_eq!(consumer.poll(LONG).unwrap().len(), 1);
+}
+
+#[test]
+fn a_pattern_with_a_bracket_too_many_is_refused() {
+    let error = broker().consumer_group("g").consumer_matching("a)|(b").join().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn a_consumer_of_nothing_hears_that_the_broker_closed() {
+    let broker = broker();
+    let mut consumer = broker.consumer_group("g").consumer_of([]).join().unwrap();
+    broker.close().unwrap();
+    assert_eq!(consumer.poll(SHORT).unwrap_err().kind(), ErrorKind::Closed);
+}

@@ -13,5 +13,5 @@ pub use config::{CleanupPolicy, ConfigEntry, ConfigSource, TopicConfig};
 pub use reader::{Scan, Tail, TailWaker};
 pub use record::{OwnedRecord, ReadFrom};
 
-pub(crate) use partition::{Checkpoints, Partition, PartitionContext, PartitionHost, Urgency};
+pub(crate) use partition::{Checkpoint, Checkpoints, Partition, PartitionContext, PartitionHost, Urgency};
 pub(crate) use reader::PartitionSource;

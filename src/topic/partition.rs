@@ -58,8 +58,25 @@ pub(crate) struct Checkpoints {
     pub(crate) high_watermark: HashMap<TopicPartition, Offset>,
 }
 
-/// What one partition puts into them.
-#[derive(Clone, Copy, Debug)]
+impl Checkpoints {
+    /// What they say of one partition.
+    pub(crate) fn of(&self, name: &TopicPartition) -> Checkpoint {
+        let noted = |offsets: &HashMap<_, _>| offsets.get(name).copied().unwrap_or_default();
+        Checkpoint {
+            log_start: noted(&self.log_start),
+            recovery_point: noted(&self.recovery_point),
+            high_watermark: noted(&self.high_watermark),
+        }
+    }
+
+    /// Every partition that they name.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.log_start.keys().chain(self.recovery_point.keys()).chain(self.high_watermark.keys())
+    }
+}
+
+/// One partition's part of them; all zero for a new one.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Checkpoint {
     /// Zero while it is the first segment's base.
     pub(crate) log_start: Offset,
@@ -74,8 +91,6 @@ pub(crate) struct PartitionContext {
     pub(crate) root: PathBuf,
     pub(crate) buffers: BufferPool,
     pub(crate) boot_id: [u8; 16],
-    /// What Kafka's checkpoint files say of each partition.
-    pub(crate) checkpoints: Checkpoints,
     /// Why nothing may be appended or deleted.
     pub(crate) read_only: Option<Error>,
     pub(crate) host: OnceLock<Weak<dyn PartitionHost>>,
@@ -90,6 +105,8 @@ pub(crate) struct Partition {
     context: Arc<PartitionContext>,
     slot: Arc<StateSlot>,
     settings: ArcSwap<TopicSettings>,
+    /// What Kafka's checkpoint files said when the directory was opened.
+    found: Checkpoint,
     /// The catalog's epoch.
     epoch: AtomicI32,
     /// The epoch is known to fit the log's history.
@@ -102,6 +119,8 @@ pub(crate) struct Partition {
     queued: AtomicBool,
     /// The newest append, to be brought to the topic's level by somebody.
     newest: Mutex<Option<LogPosition>>,
+    /// The newest append of which a future waits for more than the topic's level.
+    to_sync: Mutex<Option<LogPosition>>,
     /// When the log was last synced because of `flush.ms`, in monotonic time.
     flushed: Mutex<Duration>,
 }
@@ -120,6 +139,7 @@ impl Partition {
         epoch: LeaderEpoch,
         settings: Arc<TopicSettings>,
         slot: Arc<StateSlot>,
+        found: Checkpoint,
     ) -> Self {
         Self {
             name,
@@ -127,6 +147,7 @@ impl Partition {
             context,
             slot,
             settings: ArcSwap::new(settings),
+            found,
             epoch: AtomicI32::new(epoch.get()),
             epoch_fits: AtomicBool::new(false),
             log: OnceLock::new(),
@@ -134,6 +155,7 @@ impl Partition {
             deleted: AtomicBool::new(false),
             queued: AtomicBool::new(false),
             newest: Mutex::new(None),
+            to_sync: Mutex::new(None),
             flushed: Mutex::new(Duration::ZERO),
         }
     }
@@ -196,7 +218,6 @@ impl Partition {
         if let Some(log) = self.log.get() {
             return Ok(log);
         }
-        let noted = |offsets: &HashMap<_, _>| offsets.get(&self.name).copied().unwrap_or_default();
         let context = LogContext {
             storage: Arc::clone(&self.context.storage),
             clock: Arc::clone(&self.context.clock),
@@ -207,8 +228,8 @@ impl Partition {
             boot_id: self.context.boot_id,
             // The broker drops the whole state file when somebody else had the directory.
             foreign: false,
-            log_start: noted(&self.context.checkpoints.log_start),
-            recovery_point: noted(&self.context.checkpoints.recovery_point),
+            log_start: self.found.log_start,
+            recovery_point: self.found.recovery_point,
             // The broker's own queue knows which partitions want a sync.
             sync_wanted: None,
         };
@@ -291,6 +312,10 @@ impl Partition {
     /// A future of the same; the broker's sync thread does the work.
     pub(crate) fn committed(self: &Arc<Self>, position: LogPosition, level: Durability) -> Result<Committed> {
         let committed = self.on_log(|log| Ok(log.committed(position, level)))?;
+        if level > self.level() {
+            let mut to_sync = self.to_sync.lock();
+            *to_sync = (*to_sync).max(Some(position));
+        }
         self.queue(Urgency::Now);
         Ok(committed)
     }
@@ -310,8 +335,12 @@ impl Partition {
             let settings = self.settings.load();
             (settings.durability, settings.flush_messages)
         };
+        let to_sync = self.to_sync.lock().take();
         self.on_log(|log| {
             log.wait(newest, level)?;
+            if let Some(position) = to_sync {
+                log.wait(position, Durability::PowerLoss)?;
+            }
             let offsets = log.offsets();
             if level < Durability::PowerLoss && offsets.end - offsets.frontier >= flush_messages {
                 return log.sync();
@@ -354,16 +383,16 @@ impl Partition {
         self.on_log(|log| log.apply_retention(age, bytes))
     }
 
-    /// What Kafka's checkpoints shall say; `None` when no call has opened the log. Also after close.
-    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
-        let log = self.log.get()?;
+    /// What Kafka's checkpoints shall say; as before while no call has opened the log. Also after close.
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        let Some(log) = self.log.get() else { return self.found };
         let offsets = log.offsets();
         let inside = offsets.log_start > log.first_segment();
-        Some(Checkpoint {
+        Checkpoint {
             log_start: if inside { offsets.log_start } else { Offset::ZERO },
             recovery_point: log.recovery_point(),
             high_watermark: offsets.high_watermark,
-        })
+        }
     }
 
     /// Reads whole batches from the one that holds `from`. An offset below the log start is `Overtaken`,
@@ -428,6 +457,8 @@ impl Partition {
     }
 
     pub(crate) fn configure(&self, settings: &Arc<TopicSettings>) {
+        // A log that is just being opened takes the old settings or these, and is told of these either way.
+        let _opening = self.opening.lock();
         self.settings.store(Arc::clone(settings));
         if let Some(log) = self.opened() {
             log.configure(settings.log_config());
