@@ -64,6 +64,8 @@ struct InFlight {
     entered: u64,
     /// Batches that failed and have tickets whose owners may still ask.
     failed: Vec<(Arc<Batch>, Error)>,
+    /// The first failure that no owner of a ticket asked for.
+    unreported: Option<Error>,
 }
 
 impl InFlight {
@@ -76,8 +78,28 @@ impl InFlight {
     fn settle_oldest(&mut self, failure: Option<Error>) -> usize {
         let Some((batch, bytes)) = self.batches.pop_front() else { return 0 };
         self.settled += 1;
-        self.failed.extend(failure.map(|error| (batch, error)));
+        if let Some(error) = failure {
+            self.fail(batch, error);
+        }
         bytes
+    }
+
+    fn fail(&mut self, batch: Arc<Batch>, error: Error) {
+        self.sweep();
+        self.failed.push((batch, error));
+    }
+
+    /// Lets go of failed batches whose tickets are gone, so that only live tickets take memory.
+    fn sweep(&mut self) {
+        let unreported = &mut self.unreported;
+        self.failed.retain(|(batch, error)| {
+            if batch.is_abandoned() {
+                unreported.get_or_insert_with(|| error.clone());
+                return false;
+            }
+            // Beside this list only tickets hold it: their owners will see for themselves.
+            Arc::strong_count(batch) > 1
+        });
     }
 }
 
@@ -246,7 +268,7 @@ impl Accumulator {
                 batch.shared.resolve(Ok((appended, level)));
             }
             Err(error) => {
-                in_flight.failed.push((Arc::clone(&batch.shared), error.clone()));
+                in_flight.fail(Arc::clone(&batch.shared), error.clone());
                 drop(in_flight);
                 batch.shared.resolve(Err(error));
             }
@@ -332,16 +354,8 @@ impl Accumulator {
         let entered = self.in_flight.lock().entered;
         while self.in_flight.lock().settled < entered && self.wait_for_oldest() {}
         let mut in_flight = self.in_flight.lock();
-        let mut unreported = None;
-        in_flight.failed.retain(|(batch, error)| {
-            if batch.is_abandoned() {
-                unreported.get_or_insert_with(|| error.clone());
-                return false;
-            }
-            // Beside this list only tickets hold it: their owners will see for themselves.
-            Arc::strong_count(batch) > 1
-        });
-        unreported.map_or(Ok(()), Err)
+        in_flight.sweep();
+        in_flight.unreported.take().map_or(Ok(()), Err)
     }
 }
 
