@@ -215,16 +215,22 @@ impl Accumulator {
         if let Some(full) = open.take_if(|batch| batch.builder.size_estimate() + bytes > batch.limit) {
             self.append(lane, full);
         }
-        let batch = match &mut *open {
-            Some(batch) => batch,
-            none => none.insert(self.open_batch(lane)?),
-        };
+        // Before a batch is opened: one without a record is on no list, so nobody would ever send or drop it.
         if self.settings.compression == Compression::NONE {
             check_size(lane, bytes)?;
         }
         check_key(lane, record)?;
+        let batch = match &mut *open {
+            Some(batch) => batch,
+            none => none.insert(self.open_batch(lane)?),
+        };
         let index = batch.builder.len();
-        batch.builder.push(timestamp, record)?;
+        if let Err(error) = batch.builder.push(timestamp, record) {
+            if index == 0 {
+                *open = None;
+            }
+            return Err(error);
+        }
         let (first, full) = (index == 0, batch.builder.size_estimate() >= batch.limit);
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         let ticket = Ticket::new(Arc::clone(&batch.shared), index, timestamp, self.linger());

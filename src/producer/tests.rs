@@ -304,3 +304,15 @@ fn a_flush_misses_no_batch_that_the_sync_thread_looks_at() {
         assert_eq!(missed, None);
     });
 }
+
+#[test]
+fn a_refused_record_does_not_keep_the_directory_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path()).unwrap();
+    broker.topic("t").create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    let refused = producer.enqueue("t", vec![0_u8; 2 << 20]).map(drop).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::TooLarge);
+    drop((producer, broker));
+    Broker::open(dir.path()).unwrap();
+}
