@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
-use thalweg::{Durability, Isolation, Log, LogConfig, Offset, Record, RecordRef, Result};
+use thalweg::{Durability, Error, ErrorKind, Isolation, Log, LogConfig, Offset, Record, RecordRef, Result};
+
+const USAGE: &str = "usage: log_only set KEY VALUE | get KEY | delete KEY | history KEY | list";
 
 struct Store {
     log: Log,
@@ -87,10 +89,11 @@ fn run(words: &[&str]) -> Result<()> {
         ["get", key] => println!("{}", store.values.get(key.as_bytes()).map_or("(none)".into(), |v| text(v))),
         ["history", key] => store.history(key)?.iter().for_each(|line| println!("{line}")),
         ["list"] => store.values.iter().for_each(|(key, value)| println!("{} = {}", text(key), text(value))),
-        _ => {
-            println!("usage: log_only set KEY VALUE | get KEY | delete KEY | history KEY | list");
+        [] => {
+            println!("{USAGE}");
             println!("{} keys in {}, next offset {}", store.values.len(), dir.display(), store.log.offsets().end);
         }
+        _ => return Err(Error::new(ErrorKind::InvalidArgument, "no such command").remedy(USAGE)),
     }
     store.log.close()
 }

@@ -93,9 +93,23 @@ impl BrokerSettings {
             "offsets.topic.num.partitions" => count(&mut self.offsets_partitions),
             "log.retention.check.interval.ms" => time(&mut self.retention_interval),
             "log.flush.offset.checkpoint.interval.ms" => time(&mut self.checkpoint_interval),
-            _ => return None,
+            _ => return fixed(name).map(|why| Err(invalid(name, value, "is refused").remedy(why))),
         })
     }
+}
+
+/// What stands in the place of a broker config of Kafka's that cannot be set here.
+fn fixed(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "auto.create.topics.enable" => "topics are made by create or open_or_create only",
+        "offsets.retention.minutes" => "committed offsets never expire",
+        "group.initial.rebalance.delay.ms" => "members of one process join at once",
+        "log.dir" | "log.dirs" => "the directory is the one that is opened",
+        "node.id" | "broker.id" => "use BrokerBuilder::node_id",
+        "default.replication.factor" | "offsets.topic.replication.factor" => "one node has one replica",
+        "delete.topic.enable" => "whoever holds a topic may delete it",
+        _ => return None,
+    })
 }
 
 fn invalid(name: &str, value: &str, why: &str) -> Error {
@@ -134,6 +148,10 @@ impl BrokerBuilder {
     /// `offsets.topic.num.partitions`, `log.retention.check.interval.ms` and
     /// `log.flush.offset.checkpoint.interval.ms`. A bad name or value is reported by
     /// [`open`](Self::open).
+    ///
+    /// A topic made while `retention.ms`, `flush.messages` or a compacted `segment.bytes` had this crate's default has
+    /// that written down as its own (see [`docs::kafka`](crate::docs::kafka)); a default given in a later run does
+    /// not change it, [`Topic::alter_configs`](crate::Topic::alter_configs) does.
     pub fn config(mut self, name: &str, value: &str) -> Self {
         let set = match self.settings.set(name, value) {
             Some(set) => set,

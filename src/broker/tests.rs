@@ -427,6 +427,21 @@ fn nobody_writes_into_kafkas_own_topics() {
 }
 
 #[test]
+fn nobody_makes_kafkas_own_topics() {
+    let broker = Broker::in_memory().unwrap();
+    for name in ["__consumer_offsets", "__transaction_state", "__share_group_state"] {
+        assert_eq!(broker.topic(name).create().unwrap_err().kind(), ErrorKind::InvalidTopicName, "{name}");
+    }
+}
+
+#[test]
+fn a_broker_config_that_cannot_be_set_says_what_holds_instead() {
+    let error = Broker::builder("/m").config("offsets.retention.minutes", "60").open().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains("never expire"), "{error}");
+}
+
+#[test]
 fn what_cannot_be_created_moves_no_directory() {
     let storage = MemoryStorage::new();
     let open = || Broker::builder("/d").storage(storage.clone()).open().unwrap();

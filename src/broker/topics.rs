@@ -206,10 +206,14 @@ impl Broker {
         config: TopicConfig,
     ) -> Result<Arc<TopicEntry>> {
         name::validate(topic)?;
+        if name::is_internal(topic) {
+            return Err(Error::new(ErrorKind::InvalidTopicName, format!("topic name {topic:?} is Kafka's own"))
+                .remedy("choose another name; what Kafka keeps there is made when it is needed"));
+        }
         let partitions = partitions.unwrap_or(self.inner.settings.partitions);
         if !(1..=0x7fff_ffff).contains(&partitions) {
             let message = format!("a topic cannot have {partitions} partitions");
-            return Err(Error::new(ErrorKind::InvalidArgument, message).remedy("ask for at least one"));
+            return Err(Error::new(ErrorKind::InvalidArgument, message).remedy("ask for 1 to 2147483647"));
         }
         config.validate(self.inner.catalog.defaults())?;
         let inner = &*self.inner;

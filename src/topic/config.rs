@@ -649,7 +649,7 @@ fn unknown_name(name: &str, known: impl Iterator<Item = &'static str>) -> Error 
     let nearest = known.map(|k| (distance(name, k), k)).min();
     match nearest {
         Some((far, near)) if far <= name.len().div_ceil(3) => error.remedy(format!("did you mean {near}?")),
-        _ => error.remedy("see the list that describe gives"),
+        _ => error.remedy("describe_configs lists those of a topic"),
     }
 }
 
