@@ -37,7 +37,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
             row.partition.to_string(),
             grouped(row.records),
             bar(row.records, all),
-            megabytes(row.bytes),
+            size(row.bytes),
             grouped(row.start.unsigned_abs()),
             grouped(row.end.unsigned_abs()),
             row.member.clone(),
@@ -47,7 +47,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
     let bytes = rows.iter().map(|row| row.bytes).sum();
     let lag: u64 = rows.iter().map(|row| row.lag).sum();
     let blank = String::new;
-    let (records, bytes, lag) = (grouped(all), megabytes(bytes), grouped(lag));
+    let (records, bytes, lag) = (grouped(all), size(bytes), grouped(lag));
     table.add_row(["total".into(), records, blank(), bytes, blank(), blank(), blank(), lag]);
     for column in [1, 3, 4, 5, 7] {
         if let Some(column) = table.column_mut(column) {
@@ -65,7 +65,7 @@ pub(crate) fn rate(what: &str, t: Throughput) -> String {
     format!(
         "{what:<9}{:>11} records {:>10}  in {seconds:>6.2} s   {:>10} records/s   {mb_per_second:>7.1} MB/s",
         grouped(t.records),
-        megabytes(t.bytes),
+        size(t.bytes),
         grouped(per_second)
     )
 }
@@ -83,8 +83,12 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
+fn size(bytes: u64) -> String {
+    match bytes {
+        ..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
 }
 
 /// A bar of at most twelve blocks.
