@@ -23,7 +23,7 @@ pub use broker::{Broker, BrokerBuilder, Partition, Topic, TopicBuilder, TopicRef
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::{
     Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, PartitionLag, Records,
-    RecordsIter,
+    RecordsIntoIter, RecordsIter,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use group::{

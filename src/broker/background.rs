@@ -51,6 +51,8 @@ struct Queue {
 pub(crate) struct Background {
     clock: Arc<dyn Clock>,
     queue: Mutex<Queue>,
+    /// Held while tasks run, until whoever runs them has let go of them.
+    round: Mutex<()>,
     /// Wakes the sync thread.
     wake: Signal,
     /// Wakes the maintenance thread.
@@ -63,6 +65,7 @@ impl Background {
         Self {
             clock,
             queue: Mutex::default(),
+            round: Mutex::default(),
             wake: Signal::default(),
             stopping: Signal::default(),
             stopped: AtomicBool::new(false),
@@ -86,6 +89,15 @@ impl Background {
         self.wake.notify();
     }
 
+    /// Forgets `task`, and waits for a run of it that is under way: when this returns, no thread holds it.
+    pub(crate) fn retire(&self, task: &Weak<dyn Task>) {
+        let forget = || self.queue.lock().tasks.retain(|pending| !pending.task.ptr_eq(task));
+        forget();
+        drop(self.round.lock());
+        // The run may have asked for another.
+        forget();
+    }
+
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         self.wake.notify();
@@ -99,6 +111,7 @@ impl Background {
     /// Runs what is due and answers how long it is to the next.
     fn run_due_tasks(&self) -> Option<Duration> {
         let now = self.clock.monotonic();
+        let _round = self.round.lock();
         let mut queue = self.queue.lock();
         let (due, mut later): (Vec<_>, Vec<_>) = queue.tasks.drain(..).partition(|t| t.due <= now);
         queue.tasks.append(&mut later);

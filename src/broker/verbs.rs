@@ -118,4 +118,9 @@ impl Broker {
     pub(crate) fn run_at(&self, due: std::time::Duration, task: std::sync::Weak<dyn super::Task>) {
         self.inner.background.run_at(due, task);
     }
+
+    /// Undoes `run_at`; when it returns, no thread of the broker holds the task.
+    pub(crate) fn retire(&self, task: &std::sync::Weak<dyn super::Task>) {
+        self.inner.background.retire(task);
+    }
 }

@@ -20,4 +20,4 @@ mod tests;
 pub use builder::ConsumerBuilder;
 pub use group_handle::{ConsumerGroup, GroupLag, PartitionLag};
 pub use poll::{Consumer, ConsumerWaker};
-pub use records::{ConsumerRecord, Records, RecordsIter};
+pub use records::{ConsumerRecord, Records, RecordsIntoIter, RecordsIter};

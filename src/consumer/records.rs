@@ -12,7 +12,7 @@ use crate::topic::OwnedRecord;
 use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp, TopicPartition};
 
 /// A run of records of one batch. They were all decoded once before, so they decode again.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Chunk {
     pub(super) partition: TopicPartition,
     /// The generation in which the consumer held the partition.
@@ -97,6 +97,37 @@ impl<'a> IntoIterator for &'a Records {
 
     fn into_iter(self) -> RecordsIter<'a> {
         self.iter()
+    }
+}
+
+impl IntoIterator for Records {
+    type Item = OwnedRecord;
+    type IntoIter = RecordsIntoIter;
+
+    fn into_iter(self) -> RecordsIntoIter {
+        RecordsIntoIter { chunks: self.chunks.into_iter(), current: Vec::new().into_iter() }
+    }
+}
+
+/// The records of a [`Records`], one after the other, each owning its bytes (shared with its batch).
+#[derive(Debug)]
+pub struct RecordsIntoIter {
+    chunks: std::vec::IntoIter<Chunk>,
+    current: std::vec::IntoIter<OwnedRecord>,
+}
+
+impl Iterator for RecordsIntoIter {
+    type Item = OwnedRecord;
+
+    fn next(&mut self) -> Option<OwnedRecord> {
+        loop {
+            if let Some(record) = self.current.next() {
+                return Some(record);
+            }
+            let chunk = self.chunks.next()?;
+            let records = Records { count: chunk.count, chunks: vec![chunk] };
+            self.current = records.iter().map(ConsumerRecord::into_owned).collect::<Vec<_>>().into_iter();
+        }
     }
 }
 

@@ -48,6 +48,24 @@ fn records_and_consumers_move_between_threads() {
 }
 
 #[test]
+fn polled_records_are_taken_apart_by_value_and_by_reference_alike() {
+    let broker = broker();
+    let topic = topic(&broker, "t", 2);
+    fill(&topic, 0, 3);
+    fill(&topic, 1, 2);
+    let mut consumer = broker.consumer_group("g").consumer(["t"]).max_poll_records(4).join().unwrap();
+    let mut seen = 0;
+    while seen < 5 {
+        let records = consumer.poll(LONG).unwrap();
+        let borrowed: Vec<_> = records.iter().map(|r| (r.partition(), r.offset(), r.value_bytes())).collect();
+        let owned: Vec<_> =
+            records.into_iter().map(|r| (r.partition(), r.offset(), r.value_bytes().cloned())).collect();
+        assert_eq!(owned, borrowed);
+        seen += owned.len();
+    }
+}
+
+#[test]
 fn what_was_committed_is_not_read_again() {
     let broker = broker();
     let topic = topic(&broker, "t", 1);

@@ -492,6 +492,24 @@ fn segments_roll_by_record_time_and_by_a_full_index() {
 }
 
 #[test]
+fn a_segment_rolls_before_its_relative_offsets_overflow() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    let at = |base: i64| {
+        let mut batch = BatchBuilder::new().base_offset(Offset::new(base)).leader_epoch(LeaderEpoch::new(0));
+        batch.push(Timestamp::new(T), &Record::new(format!("value {base}"))).unwrap();
+        log.append_replica(&batch.finish().unwrap()).unwrap();
+    };
+    let far = i64::from(i32::MAX);
+    [0, far, far + 1].into_iter().for_each(at);
+    log.close().unwrap();
+    let bases: Vec<_> = bed.names().into_iter().filter(|n| n.ends_with(".log")).collect();
+    assert_eq!(bases, ["00000000000000000000.log", "00000000002147483648.log"]);
+    let log = bed.open(LogConfig::default());
+    assert_eq!(all(&log).into_iter().map(|(n, _)| n).collect::<Vec<_>>(), [0, far, far + 1]);
+}
+
+#[test]
 fn a_tailing_reader_is_woken_and_a_closed_log_says_so() {
     let bed = Bed::new();
     let log = Arc::new(bed.open(LogConfig::default()));

@@ -159,6 +159,12 @@ impl Accumulator {
         self.me.get().cloned().unwrap_or_default()
     }
 
+    /// Makes sure that no thread of the broker holds this: the last producer's drop is then the last of it.
+    pub(super) fn retire(&self) {
+        let task: Weak<dyn Task> = self.me();
+        self.broker.retire(&task);
+    }
+
     /// How long those who wait for a batch let it gather.
     fn linger(&self) -> Duration {
         self.settings.linger.unwrap_or_default()

@@ -62,6 +62,13 @@ struct Shared {
     seed: AtomicU64,
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Else the sync thread might be the last to hold the directory, and free it a moment after this returned.
+        self.accumulator.retire();
+    }
+}
+
 /// `batch.size` unless it is set.
 const BATCH_BYTES: usize = 64 << 10;
 

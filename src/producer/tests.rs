@@ -316,3 +316,20 @@ fn a_refused_record_does_not_keep_the_directory_locked() {
     drop((producer, broker));
     Broker::open(dir.path()).unwrap();
 }
+
+/// The sync thread must not be the last to hold the directory: it would free it a moment too late.
+#[test]
+fn dropping_the_last_producer_frees_the_directory_at_once() {
+    for _ in 0..30 {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = Broker::open(dir.path()).unwrap();
+        let topic = broker.topic("t").durability(Durability::ProcessCrash).create().unwrap();
+        let producer = broker.producer().linger(Duration::from_micros(50)).build().unwrap();
+        drop((topic.clone(), broker));
+        for n in 0..20 {
+            drop(producer.enqueue(&topic, Record::new(format!("{n}"))).unwrap());
+        }
+        drop((topic, producer));
+        Broker::open(dir.path()).unwrap();
+    }
+}
