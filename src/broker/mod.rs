@@ -164,10 +164,8 @@ impl Broker {
             topic_id: None,
             slot: None,
             boot_id: boot_id(),
-            foreign: false,
             log_start: Offset::ZERO,
             recovery_point: Offset::ZERO,
-            sync_wanted: None,
         };
         let catalog_options = CatalogOptions { node_id: options.node, defaults, ..CatalogOptions::default() };
         let catalog = Catalog::open(log_context, root, catalog_options)?;

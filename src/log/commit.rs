@@ -101,9 +101,6 @@ impl Inner {
         loop {
             let seen = self.signal.count();
             if self.has_reached(position, level)? {
-                if level < self.config.load().durability {
-                    self.ask_for_sync();
-                }
                 return Ok(());
             }
             match self.writer.try_lock() {

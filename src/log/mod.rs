@@ -68,15 +68,10 @@ pub(crate) struct LogContext {
     pub(crate) slot: Option<Arc<StateSlot>>,
     /// Changes with every boot of the machine.
     pub(crate) boot_id: [u8; 16],
-    /// Another program wrote here since we did: our own notes prove nothing.
-    pub(crate) foreign: bool,
     /// Where Kafka's own checkpoints put the log start and the recovery point; zero when they do not say. A log
     /// start beyond the end is ignored, but where no slot is kept: there the log begins anew at it.
     pub(crate) log_start: Offset,
     pub(crate) recovery_point: Offset,
-    /// Notified when something was appended that becomes visible or durable only by a sync which nobody waits
-    /// for: whoever owns a thread for it calls [`Log::sync`].
-    pub(crate) sync_wanted: Option<Arc<Signal>>,
 }
 
 /// One partition's log, alone in its directory or as part of a [`Broker`](crate::Broker).
@@ -227,10 +222,8 @@ impl Log {
             partition,
             topic_id: None,
             slot: Some(slot),
-            foreign: false,
             log_start: Offset::ZERO,
             recovery_point: Offset::ZERO,
-            sync_wanted: None,
         };
         let log = Self::open_in(context, dir, config)?;
         *log.lock.lock() = Some(lock);
@@ -352,7 +345,6 @@ impl Log {
     /// The same as a future. It never writes or syncs on the thread that polls it: somebody must [`wait`](Self::wait),
     /// [`sync`](Self::sync) or run maintenance. Dropping it takes nothing back.
     pub fn committed(&self, position: LogPosition, level: Durability) -> Committed {
-        self.inner.ask_for_sync();
         Committed { inner: Arc::clone(&self.inner), position, level }
     }
 
@@ -645,12 +637,6 @@ impl Inner {
             for watcher in self.watchers.lock().iter().filter_map(Weak::upgrade) {
                 watcher.notify();
             }
-        }
-    }
-
-    fn ask_for_sync(&self) {
-        if let Some(wanted) = &self.context.sync_wanted {
-            wanted.notify();
         }
     }
 

@@ -87,8 +87,7 @@ pub(super) struct Recovered {
 
 pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConfig) -> Result<Recovered> {
     let slot = context.slot.as_ref().and_then(|slot| slot.load());
-    let trusted = slot.as_ref().filter(|_| !context.foreign);
-    let recovery = Recovery { context, home, config, slot: trusted };
+    let recovery = Recovery { context, home, config, slot: slot.as_ref() };
     let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
     super::swaps::finish(home)?;
     let Some(listed) = recovery.list()? else {

@@ -708,10 +708,8 @@ impl Cuttable {
             topic_id: Some(Uuid::from_bytes([7; 16])),
             slot: Some(state.slot(Uuid::from_bytes([7; 16]), 0.into())),
             boot_id: [self.boot; 16],
-            foreign: false,
             log_start,
             recovery_point: Offset::ZERO,
-            sync_wanted: None,
             storage,
         }
     }

@@ -270,18 +270,24 @@ impl TopicConfig {
     }
 
     /// How long compaction leaves tombstones readable (`delete.retention.ms`).
+    ///
+    /// Kept for a stock broker on the same directory: this release compacts nothing.
     #[must_use]
     pub fn delete_retention(self, time: Duration) -> Self {
         self.put_time("delete.retention.ms", time)
     }
 
     /// How long a record stays uncompacted at least (`min.compaction.lag.ms`).
+    ///
+    /// Kept for a stock broker on the same directory: this release compacts nothing.
     #[must_use]
     pub fn min_compaction_lag(self, time: Duration) -> Self {
         self.put_time("min.compaction.lag.ms", time)
     }
 
     /// How long a record stays uncompacted at most (`max.compaction.lag.ms`).
+    ///
+    /// Kept for a stock broker on the same directory: this release compacts nothing.
     #[must_use]
     pub fn max_compaction_lag(self, time: Duration) -> Self {
         self.put_time("max.compaction.lag.ms", time)
@@ -289,12 +295,16 @@ impl TopicConfig {
 
     /// The share of uncompacted bytes, 0 to 1, from which a log is compacted
     /// (`min.cleanable.dirty.ratio`).
+    ///
+    /// Kept for a stock broker on the same directory: this release compacts nothing.
     #[must_use]
     pub fn min_cleanable_dirty_ratio(self, ratio: f64) -> Self {
         self.put("min.cleanable.dirty.ratio", ratio)
     }
 
     /// How long the files of a removed segment stay under another name (`file.delete.delay.ms`).
+    ///
+    /// Kept for a stock broker on the same directory: here files go when their last reader is done.
     #[must_use]
     pub fn file_delete_delay(self, time: Duration) -> Self {
         self.put_time("file.delete.delay.ms", time)
@@ -427,11 +437,8 @@ impl TopicConfig {
             durability: if flush_messages == 1 { Durability::PowerLoss } else { Durability::ProcessCrash },
             flush_messages,
             flush_interval: values.bound("flush.ms"),
-            file_delete_delay: values.time("file.delete.delay.ms"),
-            delete_retention: values.time("delete.retention.ms"),
             min_compaction_lag: values.time("min.compaction.lag.ms"),
             max_compaction_lag: values.time("max.compaction.lag.ms"),
-            min_cleanable_dirty_ratio: values.text("min.cleanable.dirty.ratio").parse().unwrap_or(0.5),
         }
     }
 
@@ -520,11 +527,8 @@ pub(crate) struct TopicSettings {
     pub(crate) flush_messages: i64,
     /// Time after which it does; `None`: never.
     pub(crate) flush_interval: Option<Duration>,
-    pub(crate) file_delete_delay: Duration,
-    pub(crate) delete_retention: Duration,
     pub(crate) min_compaction_lag: Duration,
     pub(crate) max_compaction_lag: Duration,
-    pub(crate) min_cleanable_dirty_ratio: f64,
 }
 
 impl TopicSettings {

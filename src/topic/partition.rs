@@ -223,15 +223,12 @@ impl Partition {
             clock: Arc::clone(&self.context.clock),
             partition: self.name.clone(),
             topic_id: Some(self.topic_id),
+            // The broker drops the whole state file when somebody else had the directory.
             slot: Some(Arc::clone(&self.slot)),
             buffers: self.context.buffers.clone(),
             boot_id: self.context.boot_id,
-            // The broker drops the whole state file when somebody else had the directory.
-            foreign: false,
             log_start: self.found.log_start,
             recovery_point: self.found.recovery_point,
-            // The broker's own queue knows which partitions want a sync.
-            sync_wanted: None,
         };
         let log = Log::open_in(context, &self.dir(), self.settings.load().log_config())?;
         Ok(self.log.get_or_init(|| log))

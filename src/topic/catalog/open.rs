@@ -85,10 +85,8 @@ fn open_log(context: LogContext, dir: &Path, covered: Offset) -> Result<Log> {
         topic_id: None,
         slot: from.slot.clone(),
         boot_id: from.boot_id,
-        foreign: from.foreign,
         log_start,
         recovery_point: Offset::ZERO,
-        sync_wanted: None,
     };
     let log = Log::open_in(again(&context, Offset::ZERO), dir, config.clone())?;
     if log.offsets().end >= covered {

@@ -33,10 +33,8 @@ impl Dir {
             topic_id: None,
             slot: None,
             boot_id: [0; 16],
-            foreign: false,
             log_start: Offset::ZERO,
             recovery_point: Offset::ZERO,
-            sync_wanted: None,
         };
         Catalog::open(context, self.path(), self.options.clone())
     }

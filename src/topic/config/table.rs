@@ -207,7 +207,8 @@ pub(super) static SPECS: &[Spec] = &[
         .broker(&[("log.cleaner.delete.retention.ms", 1)])
         .effect(Effect::Inert(NOT_COMPACTED)),
     Spec::new("file.delete.delay.ms", Kind::Long { min: 0 }, "60000", "wait before a removed file is unlinked, ms")
-        .broker(&[("log.segment.delete.delay.ms", 1)]),
+        .broker(&[("log.segment.delete.delay.ms", 1)])
+        .effect(Effect::Inert("files go when their last reader is done; a stock broker waits")),
     Spec::new(
         "flush.messages",
         Kind::Long { min: 1 },

@@ -142,6 +142,16 @@ fn a_record_that_restates_a_default_is_not_taken_for_an_override() {
     assert_eq!(entry(&read, &defaults, "retention.ms"), ("-1".into(), ConfigSource::TopicConfig));
 }
 
+/// What is taken for a stock broker's sake alone must say so, or it would be an option that does nothing.
+#[test]
+fn settings_that_only_a_stock_broker_heeds_say_so() {
+    let entries = TopicConfig::new().describe(&BrokerDefaults::default());
+    for name in ["file.delete.delay.ms", "delete.retention.ms", "min.cleanable.dirty.ratio", "min.compaction.lag.ms"] {
+        let entry = entries.iter().find(|e| e.name() == name).unwrap();
+        assert!(entry.without_effect().is_some(), "{name}");
+    }
+}
+
 #[test]
 fn foreign_records_are_kept_and_shown() {
     let read = TopicConfig::from_records([("message.format.version", "3.0-IV1"), ("min.insync.replicas", "2")]);
