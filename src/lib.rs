@@ -5,6 +5,7 @@ mod clock;
 mod consumer;
 pub mod docs;
 mod error;
+mod finding;
 mod group;
 mod index;
 mod log;
@@ -26,6 +27,7 @@ pub use consumer::{
     RecordsIntoIter, RecordsIter,
 };
 pub use error::{Error, ErrorKind, Result};
+pub use finding::{Finding, FindingKind};
 pub use group::{
     Assignor, CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupState, MemberDescription,
     RangeAssignor, RoundRobinAssignor,

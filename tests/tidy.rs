@@ -13,6 +13,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("types", 0),
     ("error", 0),
     ("clock", 0),
+    ("finding", 0),
     ("storage", 1),
     ("wire", 1),
     ("record", 2),

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::finding::{Finding, FindingKind, Findings};
 use crate::log::{decode_offsets, encode_offsets};
 use crate::storage::{EntryKind, Storage, read_file, replace_file};
 use crate::topic::Checkpoints;
@@ -123,7 +124,12 @@ pub(super) fn write_checkpoint(
 
 /// Drops our own notes when another program had the directory since: it may have cut, cleaned or appended
 /// to any log, and what we noted would then be taken for evidence against sound files.
-pub(super) fn drop_stale_state(storage: &dyn Storage, root: &Path, epoch: LeaderEpoch) -> Result<()> {
+pub(super) fn drop_stale_state(
+    storage: &dyn Storage,
+    root: &Path,
+    epoch: LeaderEpoch,
+    findings: &Findings,
+) -> Result<()> {
     let note = root.join(LAST_EPOCH);
     let now = format!("{epoch}\n");
     if read_file(storage, &note, 64)?.is_some_and(|last| last == now.as_bytes()) {
@@ -135,6 +141,8 @@ pub(super) fn drop_stale_state(storage: &dyn Storage, root: &Path, epoch: Leader
         removed => {
             removed.map_err(|e| Error::io("cannot remove the stale state file", &state, e))?;
             storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))?;
+            let message = "another program wrote here since; what we had noted of the logs was dropped";
+            findings.add(Finding::new(FindingKind::ForeignWriter, message).path(&state));
         }
     }
     replace_file(storage, &note, now.as_bytes())

@@ -25,6 +25,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::finding::{Finding, Findings};
 use crate::log::{LogContext, StateFile};
 use crate::segment::BufferPool;
 use crate::storage::{Lock, MemoryStorage, boot_id, lock_directory};
@@ -156,9 +157,11 @@ impl Broker {
         directory::inspect(&*storage, root)?;
         let found_clean = directory::consume_clean_shutdown(&*storage, root)?;
         let buffers = BufferPool::default();
+        let findings = Arc::<Findings>::default();
         let log_context = LogContext {
             storage: Arc::clone(&storage),
             clock: Arc::clone(&options.clock),
+            findings: Arc::clone(&findings),
             buffers: buffers.clone(),
             partition: TopicPartition::new(CLUSTER_METADATA, 0),
             topic_id: None,
@@ -172,13 +175,14 @@ impl Broker {
         if catalog.read_only().is_none() {
             directory::remove_deleted(&*storage, root)?;
         }
-        directory::drop_stale_state(&*storage, root, catalog.image().epoch)?;
+        directory::drop_stale_state(&*storage, root, catalog.image().epoch, &findings)?;
         let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
         let checkpoints = directory::read_checkpoints(&*storage, root)?;
         let inner = Arc::new(Inner {
             context: Arc::new(PartitionContext {
                 boot_id: boot_id(),
                 clock: Arc::clone(&options.clock),
+                findings,
                 root: root.to_owned(),
                 buffers,
                 read_only: catalog.read_only(),
@@ -241,6 +245,13 @@ impl Broker {
     #[must_use]
     pub fn node_id(&self) -> i32 {
         self.inner.catalog.identity().node_id
+    }
+
+    /// What was found in the directory so far that its owner should know, in the order found. A partition is
+    /// looked at when it is first used, or at open where it was not closed in order.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Finding> {
+        self.inner.context.findings.all()
     }
 
     /// The text of a server.properties with which a stock Apache Kafka (3.9 or later) serves this

@@ -35,6 +35,7 @@ use parking_lot::Mutex;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::finding::Findings;
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::segment::{BufferPool, FileKind, IndexSizes, Segment, SegmentHome};
 use crate::storage::{DiskStorage, Lock, Storage, place_file};
@@ -60,6 +61,8 @@ const STAGED_BYTES_MAX: usize = 4 << 20;
 pub(crate) struct LogContext {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Where what is found while opening and reading is told.
+    pub(crate) findings: Arc<Findings>,
     pub(crate) buffers: BufferPool,
     pub(crate) partition: TopicPartition,
     /// Written to `partition.metadata` before the first append; `None` for the metadata log.
@@ -218,6 +221,7 @@ impl Log {
             boot_id: crate::storage::boot_id(),
             storage,
             clock,
+            findings: Arc::default(),
             buffers: BufferPool::default(),
             partition,
             topic_id: None,

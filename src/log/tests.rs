@@ -703,6 +703,7 @@ impl Cuttable {
         let state = StateFile::open(&*storage, Path::new("data/thalweg.state")).unwrap();
         LogContext {
             clock: Arc::new(ManualClock::new(Timestamp::new(T))),
+            findings: Arc::default(),
             buffers: BufferPool::default(),
             partition: TopicPartition::new("t", 0),
             topic_id: Some(Uuid::from_bytes([7; 16])),

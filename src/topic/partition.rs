@@ -18,6 +18,7 @@ use super::config::{CleanupPolicy, TopicSettings};
 
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::finding::Findings;
 use crate::log::{
     Appended, Committed, Log, LogContext, LogOffsets, LogPosition, LogRead, OffsetAtTime, Signal, StateSlot,
 };
@@ -88,6 +89,7 @@ pub(crate) struct Checkpoint {
 pub(crate) struct PartitionContext {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) findings: Arc<Findings>,
     pub(crate) root: PathBuf,
     pub(crate) buffers: BufferPool,
     pub(crate) boot_id: [u8; 16],
@@ -221,6 +223,7 @@ impl Partition {
         let context = LogContext {
             storage: Arc::clone(&self.context.storage),
             clock: Arc::clone(&self.context.clock),
+            findings: Arc::clone(&self.context.findings),
             partition: self.name.clone(),
             topic_id: Some(self.topic_id),
             // The broker drops the whole state file when somebody else had the directory.

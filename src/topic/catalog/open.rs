@@ -80,6 +80,7 @@ fn open_log(context: LogContext, dir: &Path, covered: Offset) -> Result<Log> {
     let again = |from: &LogContext, log_start| LogContext {
         storage: Arc::clone(&from.storage),
         clock: Arc::clone(&from.clock),
+        findings: Arc::clone(&from.findings),
         buffers: from.buffers.clone(),
         partition: TopicPartition::new(CLUSTER_METADATA, 0),
         topic_id: None,

@@ -28,6 +28,7 @@ impl Dir {
         let context = LogContext {
             storage: self.storage.clone(),
             clock: Arc::new(ManualClock::new(Timestamp::new(1_700_000_000_000))),
+            findings: Arc::default(),
             buffers: BufferPool::default(),
             partition: TopicPartition::new("unset", 0),
             topic_id: None,

@@ -1,0 +1,119 @@
+//! What opening a directory found that its owner should know, and what was done about it. Every floor
+//! may find something; the broker gathers it. A finding is never the only trace of a failed call: that
+//! is an error.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use crate::types::{Offset, TopicPartition};
+
+/// What a [`Finding`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum FindingKind {
+    /// The directory takes no changes, and why.
+    ReadOnly,
+    /// There is no metadata log: topics were taken from the directories, without their configs.
+    NoCatalog,
+    /// Another program wrote here since; our own notes of its logs are no evidence any more.
+    ForeignWriter,
+    /// A directory or file that belongs to no topic: `-stray`, `-future`, `-delete`, or unknown.
+    Leftover,
+    /// A partition whose log is not in this directory.
+    Absent,
+    /// An unfinished write at the end of a log, which was cut off.
+    TornTail,
+    /// Bytes that are there and unsound: reads of these offsets fail, the rest is served.
+    Damaged,
+    /// Offsets whose bytes are gone.
+    Lost,
+    /// Offsets that were left out because somebody outside may know them.
+    Skipped,
+    /// An index, snapshot or checkpoint that was missing or wrong, and was made anew from the log.
+    Rebuilt,
+    /// A header field outside the checksum that contradicts its neighbours; what they say is served.
+    Corrected,
+    /// A transaction that nobody ended: read-committed readers wait below it.
+    OpenTransaction,
+    /// A record of an internal topic that is not understood; it was left as it is.
+    UnknownRecord,
+}
+
+/// One thing that was found.
+///
+/// ```
+/// let broker = thalweg::Broker::in_memory()?;
+/// assert_eq!(broker.findings(), []);
+/// # Ok::<(), thalweg::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What it is about.
+    pub kind: FindingKind,
+    /// What was found and what was done, in words.
+    pub message: String,
+    /// The file or directory concerned.
+    pub path: Option<PathBuf>,
+    /// The partition concerned.
+    pub partition: Option<TopicPartition>,
+    /// The offsets concerned.
+    pub offsets: Option<Range<Offset>>,
+}
+
+impl Finding {
+    pub(crate) fn new(kind: FindingKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), path: None, partition: None, offsets: None }
+    }
+
+    pub(crate) fn path(mut self, path: impl AsRef<Path>) -> Self {
+        self.path = Some(path.as_ref().to_owned());
+        self
+    }
+
+    pub(crate) fn partition(mut self, partition: TopicPartition) -> Self {
+        self.partition = Some(partition);
+        self
+    }
+
+    pub(crate) fn offsets(mut self, offsets: Range<Offset>) -> Self {
+        self.offsets = Some(offsets);
+        self
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(partition) = &self.partition {
+            write!(f, "{partition}: ")?;
+        }
+        f.write_str(&self.message)?;
+        if let Some(Range { start, end }) = self.offsets {
+            write!(f, " (offsets {start} to before {end})")?;
+        }
+        match &self.path {
+            Some(path) => write!(f, " [{}]", path.display()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where findings are gathered. The same one twice counts once.
+#[derive(Debug, Default)]
+pub(crate) struct Findings(Mutex<Vec<Finding>>);
+
+impl Findings {
+    pub(crate) fn add(&self, finding: Finding) {
+        let mut all = self.0.lock();
+        if !all.contains(&finding) {
+            all.push(finding);
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Finding> {
+        self.0.lock().clone()
+    }
+}
