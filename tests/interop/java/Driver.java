@@ -117,7 +117,7 @@ public final class Driver {
             case "alter" -> alter(a[1], a[2], a[3]);
             case "offsets" -> offsets(a[1], a[2]);
             case "consume" -> consume(a[1], a[2]);
-            case "group-read" -> groupRead(a[1], a[2]);
+            case "group-read" -> groupRead(a[1], a[2], a[3]);
             case "groups" -> groups();
             case "committed" -> committed(a[1]);
             case "commit" -> commit(a[1], new TopicPartition(a[2], Integer.parseInt(a[3])), Long.parseLong(a[4]), a[5]);
@@ -230,8 +230,14 @@ public final class Driver {
         }
     }
 
-    private void groupRead(String group, String topic) throws Exception {
-        var settings = Map.of("group.id", group, "isolation.level", "read_committed", "session.timeout.ms", "6000");
+    /** `protocol`: classic or consumer (KIP-848), whose session timeout is the broker's. */
+    private void groupRead(String group, String topic, String protocol) throws Exception {
+        var settings = new HashMap<>(Map.of("group.id", group, "isolation.level", "read_committed"));
+        if (protocol.equals("consumer")) {
+            settings.put("group.protocol", protocol);
+        } else {
+            settings.put("session.timeout.ms", "6000");
+        }
         try (var consumer = consumer(settings)) {
             consumer.subscribe(List.of(topic));
             drain(consumer, consumer.endOffsets(partitions(topic), WAIT));
