@@ -17,7 +17,7 @@ use crate::peer::{Peer, TopicRow};
 crate::on_each_release!(three_rounds);
 
 /// A broker that finds its dead predecessor still registered waits this long: a start that had to would be seen.
-const LONG_SESSION: &str = "broker.session.timeout.ms=60000\n";
+const LONG_SESSION: &str = "broker.session.timeout.ms=3000\n";
 const NO_WAIT: Duration = Duration::from_secs(40);
 
 fn three_rounds(kafka: &Kafka) {
@@ -42,7 +42,7 @@ fn rounds(brokers: &[&Kafka], standalone: bool) {
     let home = tempfile::tempdir().expect("a temporary directory");
     let data = home.path().join("data");
     let layout = Layout { dirs: vec![data.clone()], standalone };
-    node::format_on(brokers[0], &layout);
+    node::format_on(brokers[0], &layout, &[]);
     // KIP-848 needs a feature that directories of 3.9 do not have.
     let modern = brokers[0].version != Version::V3_9_2;
     let mut game = Game { model: Model::default(), ids: Vec::new(), modern };
@@ -67,7 +67,7 @@ fn rounds(brokers: &[&Kafka], standalone: bool) {
             ours.kill();
         } else {
             ours.close();
-            dump_everything(&mut Client::offline(kafka), &data);
+            dump_everything(&mut Client::offline(&kafka.with_dump_log()), &data);
         }
         assert_no_stray(&data);
 
@@ -90,7 +90,7 @@ fn rounds(brokers: &[&Kafka], standalone: bool) {
     game.model.check(&mut ours, &game.ids);
     game.go_on(&mut ours);
     ours.close();
-    dump_everything(&mut Client::offline(brokers[0]), &data);
+    dump_everything(&mut Client::offline(&brokers[0].with_dump_log()), &data);
 }
 
 /// One directory on its way to and fro.

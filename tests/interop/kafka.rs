@@ -79,6 +79,11 @@ impl Kafka {
         java
     }
 
+    /// The release whose dump-log reads what this one wrote: it needs its own release's classes.
+    pub(crate) fn with_dump_log(&self) -> Kafka {
+        Kafka::obtain(self.version.tools()).expect("the tools' release")
+    }
+
     /// The main class of dump-log, which moved from Scala to Java between the releases.
     pub(crate) fn dump_log_tool(&self) -> &'static str {
         match self.version {

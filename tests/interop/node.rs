@@ -217,15 +217,17 @@ pub(crate) const SINGLE_NODE: &str = "process.roles=broker,controller\nnode.id=1
 
 /// Lets a broker make a directory of its own, with the newest features that it has.
 pub(crate) fn format(kafka: &Kafka, data: &Path) {
-    format_on(kafka, &Layout::of(data));
+    format_on(kafka, &Layout::of(data), &[]);
 }
 
-pub(crate) fn format_on(kafka: &Kafka, layout: &Layout) {
+/// The same for a layout, with further options of `kafka-storage format`.
+pub(crate) fn format_on(kafka: &Kafka, layout: &Layout, options: &[&str]) {
     let file = layout.beside("format.properties");
     fs::write(&file, format!("{SINGLE_NODE}{}", layout.properties(9092, 9093))).expect("format.properties");
     let file = file.to_str().expect("a UTF-8 path");
     let mut arguments = vec!["format", "-t", "dGhhbHdlZyBpbnRlcm9wIQ", "-c", file];
     arguments.extend(layout.standalone.then_some("--standalone"));
+    arguments.extend(options);
     Client::offline(kafka).tool("kafka.tools.StorageTool", &arguments);
 }
 
