@@ -9,9 +9,10 @@ use std::slice;
 use crate::client::Client;
 use crate::dump;
 use crate::kafka::Kafka;
+use crate::model::Model;
 use crate::node::Node;
 use crate::ours::Ours;
-use crate::peer::{CommitRow, Peer, Row, TopicRow};
+use crate::peer::{Peer, Row, TopicRow};
 
 crate::on_each_release!(
     after_each_change_closed,
@@ -22,81 +23,7 @@ crate::on_each_release!(
     rebuilt_indexes_equal_ours,
 );
 
-const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
-
-/// What a directory must hold, gathered from acknowledgements: never read back from the files under test.
-#[derive(Default)]
-struct Model {
-    /// By topic: its configs and all its records.
-    topics: BTreeMap<String, (BTreeMap<String, String>, Vec<Row>)>,
-    commits: BTreeMap<String, Vec<CommitRow>>,
-}
-
-impl Model {
-    fn create(&mut self, peer: &mut Peer, topic: &str, partitions: &str, configs: &[&str]) {
-        peer.ask(&[&["create", topic, partitions], configs].concat());
-        let pairs = configs.iter().map(|pair| pair.split_once('=').expect("name=value"));
-        let configs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        self.topics.insert(topic.to_owned(), (configs, Vec::new()));
-    }
-
-    fn produce(&mut self, peer: &mut Peer, topic: &str, codec: &str, tag: &str) {
-        let acknowledged = peer.produce(topic, -1, codec, "none", (30, 120), tag);
-        let rows = &mut self.topics.get_mut(topic).expect("a topic of the model").1;
-        rows.extend(acknowledged);
-        rows.sort();
-    }
-
-    fn delete(&mut self, peer: &mut Peer, topic: &str) {
-        peer.ask(&["delete", topic]);
-        self.topics.remove(topic);
-    }
-
-    fn alter(&mut self, peer: &mut Peer, topic: &str, name: &str, value: &str) {
-        peer.ask(&["alter", topic, name, value]);
-        // Back to the default: that is then what the other side must show as well.
-        let value = if value == "~" { peer.all_configs(topic)[name].clone() } else { value.to_owned() };
-        let configs = &mut self.topics.get_mut(topic).expect("a topic of the model").0;
-        configs.insert(name.to_owned(), value);
-    }
-
-    /// The group reads what it has not read, which must be exactly what is new, and commits.
-    fn read_and_commit(&mut self, peer: &mut Peer, group: &str, topic: &str) {
-        let before = self.commits.remove(group).unwrap_or_default();
-        let seen = |row: &&Row| {
-            before.iter().any(|c| c.topic == topic && c.partition == row.partition && row.offset < c.offset)
-        };
-        let new: Vec<_> = self.rows(topic).iter().filter(|row| !seen(row)).cloned().collect();
-        assert_eq!(peer.group_read(group, topic), new, "group {group} reads what is new in {topic}");
-        self.commits.insert(group.to_owned(), peer.committed(group));
-    }
-
-    fn rows(&self, topic: &str) -> &[Row] {
-        &self.topics[topic].1
-    }
-
-    /// `peer`, whichever it is, must show exactly this.
-    fn check(&self, peer: &mut Peer, ids: &[TopicRow]) {
-        let visible =
-            |rows: Vec<TopicRow>| rows.into_iter().filter(|row| !row.name.starts_with("__")).collect::<Vec<_>>();
-        let shown = visible(peer.topics());
-        assert_eq!(shown, visible(ids.to_vec()));
-        assert_eq!(shown.iter().map(|row| &row.name).collect::<Vec<_>>(), self.topics.keys().collect::<Vec<_>>());
-        for (topic, (configs, rows)) in &self.topics {
-            let shown = peer.all_configs(topic);
-            for (name, value) in configs {
-                assert_eq!(shown.get(name), Some(value), "{name} of {topic}");
-            }
-            assert_eq!(shown.get("retention.ms").map(String::as_str), Some("-1"), "the promise of {topic} to keep all");
-            assert_eq!(&peer.consume(topic, "read_committed"), rows, "records of {topic}");
-        }
-        for (group, commits) in &self.commits {
-            let place = |c: &CommitRow| (c.topic.clone(), c.partition, c.offset, c.metadata.clone());
-            let shown: Vec<_> = peer.committed(group).iter().map(place).collect();
-            assert_eq!(shown, commits.iter().map(place).collect::<Vec<_>>(), "offsets of {group}");
-        }
-    }
-}
+pub(crate) const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
 /// What we show of a directory ourselves, which nobody acknowledged.
 struct Shown {
@@ -415,9 +342,10 @@ fn rebuilt_indexes_equal_ours(kafka: &Kafka) {
 }
 
 /// dump-log finds no fault in any file, and our two logs of Kafka's own records decode.
-fn dump_everything(client: &mut Client, data: &Path) {
+pub(crate) fn dump_everything(client: &mut Client, data: &Path) {
     // What Kafka set aside it never recovers.
-    for dir in partition_dirs(data).filter(|dir| !name(dir).ends_with("-stray")) {
+    let set_aside = |dir: &PathBuf| ["-stray", "-delete"].iter().any(|kind| name(dir).ends_with(kind));
+    for dir in partition_dirs(data).filter(|dir| !set_aside(dir)) {
         dump::partition(client, &dir);
         let decoder = match name(&dir).rsplit_once('-').expect("topic-partition").0 {
             "__cluster_metadata" => "--cluster-metadata-decoder",
@@ -435,7 +363,7 @@ fn dump_everything(client: &mut Client, data: &Path) {
 }
 
 /// What we wrote is still there, byte for byte; nothing was set aside as a stray or taken for expired.
-fn assert_untouched(before: &BTreeMap<PathBuf, Vec<u8>>, data: &Path) {
+pub(crate) fn assert_untouched(before: &BTreeMap<PathBuf, Vec<u8>>, data: &Path) {
     for (file, bytes) in before {
         let now = fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         assert!(now.starts_with(bytes), "{} was rewritten", file.display());
@@ -445,13 +373,13 @@ fn assert_untouched(before: &BTreeMap<PathBuf, Vec<u8>>, data: &Path) {
 }
 
 /// Every `.log` and its bytes, and the file that names the directory.
-fn logs(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn logs(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let logs =
         partition_dirs(data).flat_map(|dir| files(&dir).collect::<Vec<_>>()).filter(|file| extension(file) == "log");
     logs.chain([data.join("meta.properties")]).map(|file| (file.clone(), fs::read(&file).expect("a file"))).collect()
 }
 
-fn partition_dirs(data: &Path) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn partition_dirs(data: &Path) -> impl Iterator<Item = PathBuf> {
     files(data).filter(|path| path.is_dir())
 }
 
@@ -462,7 +390,7 @@ pub(crate) fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
     all.into_iter()
 }
 
-fn name(path: &Path) -> String {
+pub(crate) fn name(path: &Path) -> String {
     path.file_name().expect("a name").to_string_lossy().into_owned()
 }
 
@@ -470,7 +398,7 @@ pub(crate) fn extension(file: &Path) -> &str {
     file.extension().and_then(|extension| extension.to_str()).unwrap_or("")
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir(to).expect("a new directory");
     for path in files(from) {
         let target = to.join(path.file_name().expect("a name"));

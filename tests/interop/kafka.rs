@@ -10,11 +10,13 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-/// A release that the suite runs against: the oldest and the newest that read our directories.
+/// A release that the suite runs against: the oldest that reads our directories, the newest whole one, and the
+/// newest broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
     V3_9_2,
     V4_3_0,
+    V4_4_0,
 }
 
 impl fmt::Display for Version {
@@ -22,7 +24,18 @@ impl fmt::Display for Version {
         f.write_str(match self {
             Version::V3_9_2 => "3.9.2",
             Version::V4_3_0 => "4.3.0",
+            Version::V4_4_0 => "4.4.0",
         })
+    }
+}
+
+impl Version {
+    /// The release whose console tools go with it. Those of 4.4.0 are not on Maven Central.
+    fn tools(self) -> Version {
+        match self {
+            Version::V4_4_0 => Version::V4_3_0,
+            same => same,
+        }
     }
 }
 
@@ -66,11 +79,16 @@ impl Kafka {
         java
     }
 
+    /// The release whose dump-log reads what this one wrote: it needs its own release's classes.
+    pub(crate) fn with_dump_log(&self) -> Kafka {
+        Kafka::obtain(self.version.tools()).expect("the tools' release")
+    }
+
     /// The main class of dump-log, which moved from Scala to Java between the releases.
     pub(crate) fn dump_log_tool(&self) -> &'static str {
         match self.version {
             Version::V3_9_2 => "kafka.tools.DumpLogSegments",
-            Version::V4_3_0 => "org.apache.kafka.tools.DumpLogSegments",
+            Version::V4_3_0 | Version::V4_4_0 => "org.apache.kafka.tools.DumpLogSegments",
         }
     }
 }
@@ -90,6 +108,7 @@ fn download(version: Version, home: &Path) -> Result<PathBuf, String> {
         mvn.args(["-q", "-B", "-f"])
             .arg(Path::new(SOURCES).join("pom.xml"))
             .arg(format!("-Dkafka.version={version}"))
+            .arg(format!("-Dtools.version={}", version.tools()))
             .arg(format!("-DoutputDirectory={}", part.display()))
             .arg("dependency:copy-dependencies");
         match succeeds(&mut mvn) {

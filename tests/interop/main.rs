@@ -13,8 +13,10 @@ mod batches;
 mod client;
 mod directory;
 mod dump;
+mod handover;
 mod kafka;
 mod logs;
+mod model;
 mod node;
 mod ours;
 mod peer;
@@ -23,7 +25,7 @@ mod self_test;
 use kafka::{Kafka, Version};
 
 /// Runs `test` against one release, or says on stderr (past libtest's capture) why it cannot.
-fn against(version: Version, name: &str, test: fn(&Kafka)) {
+fn against(version: Version, name: &str, test: impl FnOnce(&Kafka)) {
     match Kafka::obtain(version) {
         Ok(kafka) => test(&kafka),
         Err(reason) => {

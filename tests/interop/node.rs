@@ -13,6 +13,45 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::client::Client;
 use crate::kafka::Kafka;
 
+/// Where a broker keeps its data and how its quorum is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// The first one has the metadata log.
+    pub(crate) dirs: Vec<PathBuf>,
+    /// `format --standalone`: the voters stand in the metadata log (KIP-853), not in server.properties.
+    pub(crate) standalone: bool,
+}
+
+impl Layout {
+    /// One directory with the voters in server.properties.
+    pub(crate) fn of(data: &Path) -> Layout {
+        Layout { dirs: vec![data.to_owned()], standalone: false }
+    }
+
+    /// A name next to the first directory.
+    fn beside(&self, extension: &str) -> PathBuf {
+        self.dirs[0].with_extension(extension)
+    }
+
+    fn properties(&self, port: u16, controller: u16) -> String {
+        let quorum = match self.standalone {
+            true => format!("controller.quorum.bootstrap.servers=localhost:{controller}"),
+            false => format!("controller.quorum.voters=1@localhost:{controller}"),
+        };
+        let dirs: Vec<_> = self.dirs.iter().map(|dir| dir.to_str().expect("a UTF-8 path")).collect();
+        format!(
+            "listeners=PLAINTEXT://localhost:{port},CONTROLLER://localhost:{controller}\n\
+             advertised.listeners=PLAINTEXT://localhost:{port}\n\
+             {quorum}\n\
+             controller.listener.names=CONTROLLER\n\
+             inter.broker.listener.name=PLAINTEXT\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
+             log.dirs={}\n",
+            dirs.join(",")
+        )
+    }
+}
+
 /// Retention, cleaning and checkpoints within a test's patience; deleted files stay long enough to be seen.
 /// The short session lets a broker come back soon after kill -9.
 const HASTE: &str = "log.initial.task.delay.ms=100\nlog.retention.check.interval.ms=500\n\
@@ -27,18 +66,40 @@ pub(crate) struct Node<'k> {
     process: Child,
     pub(crate) port: u16,
     log: PathBuf,
+    started: Instant,
+    /// From the start of its process until it served.
+    pub(crate) took: Duration,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl<'k> Node<'k> {
-    /// Starts on `data` with `properties` (later lines win, so ports and log.dirs are ours) and waits until it serves.
+    /// Starts on `data` with `properties` (ports, quorum and log.dirs are ours) and waits until it serves.
     pub(crate) fn start(kafka: &'k Kafka, data: &Path, properties: &str) -> Node<'k> {
+        Node::start_on(kafka, &Layout::of(data), properties)
+    }
+
+    pub(crate) fn start_on(kafka: &'k Kafka, layout: &Layout, properties: &str) -> Node<'k> {
+        let mut node = Node::spawn(kafka, layout, properties);
+        node.wait_until_ready();
+        node
+    }
+
+    /// Starts where it must not: what it said before it exited.
+    pub(crate) fn refused(kafka: &'k Kafka, layout: &Layout, properties: &str) -> String {
+        let mut node = Node::spawn(kafka, layout, properties);
+        let status = node.wait();
+        assert!(!status.success() && !node.log().contains("Kafka Server started"), "{status}: {}", node.complaints());
+        node.log()
+    }
+
+    fn spawn(kafka: &'k Kafka, layout: &Layout, properties: &str) -> Node<'k> {
         let turn = ONE_BROKER.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let (port, controller) = free_ports();
-        let text = format!("{properties}\n{HASTE}{}", places(data, port, controller));
-        let file = data.with_extension("server.properties");
-        fs::write(&file, text).expect("server.properties can be written");
-        let log = data.with_extension("broker.log");
+        let theirs: String =
+            properties.lines().filter(|line| !is_place(line)).map(|line| format!("{line}\n")).collect();
+        let file = layout.beside("server.properties");
+        fs::write(&file, format!("{HASTE}{theirs}{}", layout.properties(port, controller))).expect("server.properties");
+        let log = layout.beside("broker.log");
         let output = File::create(&log).expect("the broker's log can be created");
         let process = kafka
             .java(512, "info")
@@ -49,24 +110,22 @@ impl<'k> Node<'k> {
             .stderr(output)
             .spawn()
             .expect("java starts");
-        let mut node = Node { kafka, process, port, log, _turn: turn };
-        node.wait_until_ready();
-        node
+        Node { kafka, process, port, log, started: Instant::now(), took: Duration::ZERO, _turn: turn }
     }
 
     fn wait_until_ready(&mut self) {
-        let started = Instant::now();
         while !self.log().contains("Kafka Server started") {
             if let Some(status) = self.process.try_wait().expect("the broker is our child") {
                 panic!("the broker exited at start ({status}): {}", self.complaints());
             }
             assert!(
-                started.elapsed() < Duration::from_secs(90),
+                self.started.elapsed() < Duration::from_secs(90),
                 "the broker is not ready after 90 s: {}",
                 self.complaints()
             );
             thread::sleep(Duration::from_millis(50));
         }
+        self.took = self.started.elapsed();
     }
 
     /// A client process connected to this broker.
@@ -156,25 +215,25 @@ pub(crate) const SINGLE_NODE: &str = "process.roles=broker,controller\nnode.id=1
     share.coordinator.state.topic.min.isr=1\nshare.coordinator.state.topic.num.partitions=1\n\
     group.initial.rebalance.delay.ms=0\n";
 
-fn places(data: &Path, port: u16, controller: u16) -> String {
-    format!(
-        "listeners=PLAINTEXT://localhost:{port},CONTROLLER://localhost:{controller}\n\
-         advertised.listeners=PLAINTEXT://localhost:{port}\n\
-         controller.quorum.voters=1@localhost:{controller}\n\
-         controller.listener.names=CONTROLLER\n\
-         inter.broker.listener.name=PLAINTEXT\n\
-         listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
-         log.dirs={}\n",
-        data.display()
-    )
-}
-
 /// Lets a broker make a directory of its own, with the newest features that it has.
 pub(crate) fn format(kafka: &Kafka, data: &Path) {
-    let file = data.with_extension("format.properties");
-    fs::write(&file, format!("{SINGLE_NODE}{}", places(data, 9092, 9093))).expect("format.properties can be written");
+    format_on(kafka, &Layout::of(data), &[]);
+}
+
+/// The same for a layout, with further options of `kafka-storage format`.
+pub(crate) fn format_on(kafka: &Kafka, layout: &Layout, options: &[&str]) {
+    let file = layout.beside("format.properties");
+    fs::write(&file, format!("{SINGLE_NODE}{}", layout.properties(9092, 9093))).expect("format.properties");
     let file = file.to_str().expect("a UTF-8 path");
-    Client::offline(kafka).tool("kafka.tools.StorageTool", &["format", "-t", "dGhhbHdlZyBpbnRlcm9wIQ", "-c", file]);
+    let mut arguments = vec!["format", "-t", "dGhhbHdlZyBpbnRlcm9wIQ", "-c", file];
+    arguments.extend(layout.standalone.then_some("--standalone"));
+    arguments.extend(options);
+    Client::offline(kafka).tool("kafka.tools.StorageTool", &arguments);
+}
+
+/// A line of server.properties that the layout says anew; the quorum must not be told in both ways.
+fn is_place(line: &str) -> bool {
+    ["controller.quorum.", "log.dirs="].iter().any(|start| line.starts_with(start))
 }
 
 fn free_ports() -> (u16, u16) {

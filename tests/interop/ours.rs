@@ -117,7 +117,13 @@ fn answer(broker: &Broker, words: &[&str]) -> Result<Vec<String>> {
                 .map(|found| Ok(scanned(&found?).to_line()))
                 .collect()
         }
-        ["group-read", group, name] => group_read(broker, group, &topic(name)?),
+        ["offsets", name, "latest", ..] => topic(name)?
+            .partitions()
+            .iter()
+            .map(|p| Ok(format!("{}\t{}\t-1\t-1", p.topic_partition().partition(), p.offsets()?.end)))
+            .collect(),
+        ["findings"] => Ok(broker.findings().iter().map(|f| format!("{:?}\t{f}", f.kind)).collect()),
+        ["group-read", group, name, ..] => group_read(broker, group, &topic(name)?),
         ["committed", group] => {
             let all = broker.consumer_group(group).all_committed()?;
             Ok(all.iter().map(|(partition, commit)| commit_line(partition, commit)).collect())

@@ -144,7 +144,12 @@ impl Peer {
 
     /// What a group has not read yet; it commits what it read.
     pub(crate) fn group_read(&mut self, group: &str, topic: &str) -> Vec<Row> {
-        self.rows(&["group-read", group, topic])
+        self.group_read_by(group, topic, "classic")
+    }
+
+    /// `protocol`: classic, or consumer (KIP-848), which only a broker speaks.
+    pub(crate) fn group_read_by(&mut self, group: &str, topic: &str, protocol: &str) -> Vec<Row> {
+        self.rows(&["group-read", group, topic, protocol])
     }
 
     /// `count` records of `bytes` bytes each; `partition` -1 lets keys decide; `outcome`: none, commit or abort.

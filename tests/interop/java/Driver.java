@@ -4,6 +4,7 @@ import java.io.FileDescriptor;
 import java.io.FileOutputStream;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
+import java.lang.reflect.Proxy;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -39,7 +40,6 @@ import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.header.Headers;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
-import org.apache.kafka.common.utils.Exit;
 
 /**
  * The stock client, admin and console tools behind one process, so that a test pays for one JVM start.
@@ -89,8 +89,7 @@ public final class Driver {
         // The tools print to System.out, which Scala's Console keeps from its first use: so it is replaced once, here.
         System.setOut(new PrintStream(toolOutput, true, StandardCharsets.UTF_8));
         System.setErr(new PrintStream(toolErrors, true, StandardCharsets.UTF_8));
-        Exit.setExitProcedure(Driver::leaveTool);
-        Exit.setHaltProcedure(Driver::leaveTool);
+        trapExit();
         Driver driver = new Driver(bootstrap);
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = in.readLine(); line != null; line = in.readLine()) {
@@ -117,7 +116,7 @@ public final class Driver {
             case "alter" -> alter(a[1], a[2], a[3]);
             case "offsets" -> offsets(a[1], a[2]);
             case "consume" -> consume(a[1], a[2]);
-            case "group-read" -> groupRead(a[1], a[2]);
+            case "group-read" -> groupRead(a[1], a[2], a.length > 3 ? a[3] : "classic");
             case "groups" -> groups();
             case "committed" -> committed(a[1]);
             case "commit" -> commit(a[1], new TopicPartition(a[2], Integer.parseInt(a[3])), Long.parseLong(a[4]), a[5]);
@@ -230,8 +229,13 @@ public final class Driver {
         }
     }
 
-    private void groupRead(String group, String topic) throws Exception {
-        var settings = Map.of("group.id", group, "isolation.level", "read_committed", "session.timeout.ms", "6000");
+    private void groupRead(String group, String topic, String protocol) throws Exception {
+        Map<String, String> settings = new HashMap<>(Map.of("group.id", group, "isolation.level", "read_committed"));
+        if (protocol.equals("classic")) {
+            settings.put("session.timeout.ms", "6000");
+        } else {
+            settings.put("group.protocol", protocol);
+        }
         try (var consumer = consumer(settings)) {
             consumer.subscribe(List.of(topic));
             drain(consumer, consumer.endOffsets(partitions(topic), WAIT));
@@ -365,6 +369,23 @@ public final class Driver {
             toolStatus = status;
         }
         throw new ToolExit();
+    }
+
+    /** The class through which the tools exit moved in 4.4. */
+    private static void trapExit() throws Exception {
+        Class<?> exit;
+        try {
+            exit = Class.forName("org.apache.kafka.common.utils.Exit");
+        } catch (ClassNotFoundException e) {
+            exit = Class.forName("org.apache.kafka.common.utils.internals.Exit");
+        }
+        Class<?> procedure = Class.forName(exit.getName() + "$Procedure");
+        Object leave = Proxy.newProxyInstance(procedure.getClassLoader(), new Class<?>[] {procedure}, (self, method, a) -> {
+            leaveTool((Integer) a[0], (String) a[1]);
+            return null;
+        });
+        exit.getMethod("setExitProcedure", procedure).invoke(null, leave);
+        exit.getMethod("setHaltProcedure", procedure).invoke(null, leave);
     }
 
     private static void call(String main, String[] args) throws Exception {
