@@ -301,6 +301,20 @@ fn lock(storage: &dyn Storage, directory: &Path) -> io::Result<()> {
     let _again = storage.lock(&path, "next")?;
     let refused = storage.lock(&path, "me").expect_err("locked twice").to_string();
     assert!(refused.contains("next") && !refused.contains("host"), "the old holder's text stayed: {refused}");
+
+    let [shared, absent] = ["shared.lock", "absent.lock"].map(|name| directory.join(name));
+    assert!(storage.lock_shared(&absent)?.is_none());
+    fails(storage.metadata(&absent), io::ErrorKind::NotFound);
+    drop(storage.lock(&shared, "once")?);
+    let lookers = [storage.lock_shared(&shared)?, storage.lock_shared(&shared)?];
+    for looker in lookers {
+        assert!(looker.is_some(), "the file is there");
+        fails(storage.lock(&shared, "me"), io::ErrorKind::WouldBlock);
+        drop(looker);
+    }
+    assert_eq!(read(storage, &shared)?, b"once", "looking changed the file");
+    let _alone = storage.lock(&shared, "me")?;
+    fails(storage.lock_shared(&shared), io::ErrorKind::WouldBlock);
     Ok(())
 }
 

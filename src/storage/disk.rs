@@ -109,6 +109,10 @@ impl Storage for DiskStorage {
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
         lock::take(path, holder)
     }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        lock::take_shared(path)
+    }
 }
 
 /// The parent of a bare file name is the empty path: the current directory.

@@ -1,21 +1,20 @@
 //! A disk in memory: what a simulated or a throw-away broker stands on.
 //!
 //! It answers as a real disk does, down to the kinds of its errors; nothing on it survives the process.
-//! Invariants: one lock for the names, one for each file's bytes, the first held while taking the second only
-//! for a look-up; a file's bytes live as long as a name or a handle does.
+//! Files are those of `heap`. Invariants: one lock for the names, one for each file's bytes, the first held while
+//! taking the second only for a look-up; a file's bytes live as long as a name or a handle does.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Component, Path};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
-use super::{DirEntry, EntryKind, File, Lock, Map, Metadata, OpenMode, Storage};
+use super::heap::{Handle, Inode, system_time};
+use super::{DirEntry, EntryKind, File, Lock, Metadata, OpenMode, Storage};
 use crate::clock::{Clock, SystemClock};
 use crate::types::Timestamp;
 
@@ -134,18 +133,9 @@ fn split_last<'a, 'b>(parts: &'b [&'a OsStr]) -> io::Result<(&'a OsStr, &'b [&'a
     parts.split_last().map(|(name, parents)| (*name, parents)).ok_or_else(root)
 }
 
-fn system_time(timestamp: Timestamp) -> SystemTime {
-    let millis = u64::try_from(timestamp.get()).unwrap_or(0);
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
 impl Storage for MemoryStorage {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(MemoryFile {
-            inode: self.inode(path, mode)?,
-            clock: self.clock.clone(),
-            writable: mode != OpenMode::Read,
-        }))
+        Ok(Arc::new(Handle::new(self.inode(path, mode)?, &self.clock, mode)))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -223,10 +213,7 @@ impl Storage for MemoryStorage {
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         let root = self.root.lock();
         Ok(match root.find(&parts(path))? {
-            Found::File(inode) => {
-                let content = inode.content.read();
-                Metadata { kind: EntryKind::File, len: content.len, modified: system_time(content.modified) }
-            }
+            Found::File(inode) => inode.metadata(),
             Found::Directory(directory) => {
                 Metadata { kind: EntryKind::Directory, len: 0, modified: system_time(directory.modified) }
             }
@@ -242,21 +229,14 @@ impl Storage for MemoryStorage {
     }
 
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
-        let inode = self.inode(path, OpenMode::CreateIfAbsent)?;
-        if inode.locked.swap(true, Ordering::Acquire) {
-            let holder = inode.content.read().copy_of(HOLDER_BYTES_MAX)?;
-            let text = format!("locked by this process: {}", String::from_utf8_lossy(&holder));
-            return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+        self.inode(path, OpenMode::CreateIfAbsent)?.lock(holder, self.clock.now())
+    }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        match self.inode(path, OpenMode::Read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => found?.lock_shared().map(Some),
         }
-        let lock = MemoryLock(inode);
-        let mut content = lock.0.content.write();
-        content.set_len(0);
-        for (index, chunk) in (0..).zip(holder.as_bytes().chunks(CHUNK)) {
-            content.write(chunk, index * CHUNK as u64);
-        }
-        content.modified = self.clock.now();
-        drop(content);
-        Ok(Box::new(lock))
     }
 }
 
@@ -283,212 +263,10 @@ impl MemoryStorage {
     }
 }
 
-/// A file's bytes are kept in chunks of this size, so that an append copies no more than it adds, and
-/// neither readers nor the writer hold the file's lock for longer than copying one chunk takes.
-const CHUNK: usize = 64 * 1024;
-
-/// No more than this is shown of what a lock's holder left.
-const HOLDER_BYTES_MAX: u64 = 1024;
-
-struct Inode {
-    content: RwLock<Content>,
-    locked: AtomicBool,
-}
-
-impl Inode {
-    fn new(now: Timestamp) -> Self {
-        Self {
-            content: RwLock::new(Content { chunks: BTreeMap::new(), len: 0, modified: now }),
-            locked: AtomicBool::new(false),
-        }
-    }
-}
-
-struct Content {
-    /// By position divided by `CHUNK`. What no chunk holds, or lies past a chunk's own end, is zeros.
-    chunks: BTreeMap<u64, Vec<u8>>,
-    len: u64,
-    modified: Timestamp,
-}
-
-/// Where `position` lies: the chunk, the place in it, and what is left of it from there.
-fn locate(position: u64) -> (u64, usize, usize) {
-    let within = (position % CHUNK as u64) as usize;
-    (position / CHUNK as u64, within, CHUNK - within)
-}
-
-impl Content {
-    /// Reads within one chunk; 0 at the end of the file.
-    fn read(&self, buf: &mut [u8], position: u64) -> usize {
-        let (index, within, left) = locate(position);
-        let to_end = usize::try_from(self.len.saturating_sub(position)).unwrap_or(usize::MAX);
-        let n = buf.len().min(left).min(to_end);
-        let held = self.chunks.get(&index).and_then(|chunk| chunk.get(within..)).unwrap_or_default();
-        let copied = n.min(held.len());
-        buf[..copied].copy_from_slice(&held[..copied]);
-        buf[copied..n].fill(0);
-        n
-    }
-
-    /// Writes within one chunk; says how many bytes.
-    fn write(&mut self, buf: &[u8], position: u64) -> usize {
-        let (index, within, left) = locate(position);
-        let n = buf.len().min(left);
-        let chunk = self.chunks.entry(index).or_default();
-        if chunk.len() < within {
-            chunk.resize(within, 0);
-        }
-        let overwritten = n.min(chunk.len() - within);
-        chunk[within..within + overwritten].copy_from_slice(&buf[..overwritten]);
-        chunk.extend_from_slice(&buf[overwritten..n]);
-        self.len = self.len.max(position + n as u64);
-        n
-    }
-
-    fn set_len(&mut self, len: u64) {
-        let (index, within, _) = locate(len);
-        self.chunks.split_off(&(index + 1));
-        if let Some(chunk) = self.chunks.get_mut(&index) {
-            chunk.truncate(within);
-        }
-        self.len = len;
-    }
-
-    /// The first `max` bytes, or all.
-    fn copy_of(&self, max: u64) -> io::Result<Vec<u8>> {
-        let len = usize::try_from(self.len.min(max)).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        bytes.resize(len, 0);
-        let mut done = 0;
-        while done < len {
-            done += self.read(&mut bytes[done..], done as u64);
-        }
-        Ok(bytes)
-    }
-}
-
-struct MemoryFile {
-    inode: Arc<Inode>,
-    clock: Arc<dyn Clock>,
-    writable: bool,
-}
-
-impl MemoryFile {
-    /// Refuses what a real disk refuses: a handle for reading only, and a length beyond what it counts.
-    fn check_write(&self, end: Option<u64>) -> io::Result<()> {
-        if !self.writable {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is open for reading only"));
-        }
-        match end {
-            Some(end) if end <= i64::MAX as u64 => Ok(()),
-            _ => Err(io::ErrorKind::FileTooLarge.into()),
-        }
-    }
-}
-
-impl fmt::Debug for MemoryFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryFile").field("writable", &self.writable).finish_non_exhaustive()
-    }
-}
-
-impl File for MemoryFile {
-    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buf.len() {
-            // Locked anew for each chunk.
-            let n = self.inode.content.read().read(&mut buf[done..], position.saturating_add(done as u64));
-            if n == 0 {
-                break;
-            }
-            done += n;
-        }
-        Ok(done)
-    }
-
-    fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize> {
-        self.check_write(position.checked_add(buf.len() as u64))?;
-        let mut done = 0;
-        while done < buf.len() {
-            let mut content = self.inode.content.write();
-            done += content.write(&buf[done..], position + done as u64);
-            content.modified = self.clock.now();
-        }
-        Ok(done)
-    }
-
-    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
-        let mut done = 0;
-        for buf in bufs {
-            done += self.write_at(buf, position.saturating_add(done as u64))?;
-        }
-        Ok(done)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn allocate(&self, _position: u64, _len: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check_write(Some(len))?;
-        let mut content = self.inode.content.write();
-        content.set_len(len);
-        content.modified = self.clock.now();
-        Ok(())
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.inode.content.read().len)
-    }
-
-    fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
-        let content = self.inode.content.read();
-        if len > content.len {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than the map asked for"));
-        }
-        Ok(Box::new(HeapMap(content.copy_of(len)?)))
-    }
-}
-
-struct HeapMap(Vec<u8>);
-
-impl AsRef<[u8]> for HeapMap {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for HeapMap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HeapMap").field("len", &self.0.len()).finish()
-    }
-}
-
-impl Map for HeapMap {}
-
-struct MemoryLock(Arc<Inode>);
-
-impl fmt::Debug for MemoryLock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MemoryLock")
-    }
-}
-
-impl Lock for MemoryLock {}
-
-impl Drop for MemoryLock {
-    fn drop(&mut self) {
-        self.0.locked.store(false, Ordering::Release);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
     use crate::clock::ManualClock;
     use crate::storage::conformance::storage_conformance;

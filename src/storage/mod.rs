@@ -16,7 +16,9 @@ mod atomic_file;
 #[cfg(any(test, feature = "testing"))]
 mod conformance;
 mod disk;
+mod heap;
 mod memory;
+mod overlay;
 mod pool;
 #[cfg(test)]
 mod power_cut;
@@ -27,9 +29,13 @@ pub use conformance::storage_conformance;
 pub use disk::DiskStorage;
 pub(crate) use disk::boot_id;
 pub use memory::MemoryStorage;
+pub(crate) use overlay::OverlayStorage;
 pub(crate) use pool::PooledStorage;
 #[cfg(test)]
 pub(crate) use power_cut::PowerCutStorage;
+
+/// Kafka's name for the file that is locked.
+const LOCK: &str = ".lock";
 
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,6 +122,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// process, holds it; the error's text then carries what the holder wrote. Excludes a stock
     /// Kafka broker, which takes a POSIX lock on the same file. The file is never removed.
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>>;
+
+    /// Takes the lock file at `path` for looking only, without writing or making anything: excludes those who
+    /// [`lock`](Self::lock) it, with the same error, but not others who look. `None` when there is no such file:
+    /// then nobody who keeps to the rule is in there, and one who comes later is not kept out.
+    fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
 }
 
 /// An open file with positioned I/O. Dropping it closes it; data that was not synced is then in the
@@ -214,12 +225,26 @@ pub trait Map: AsRef<[u8]> + Send + Sync + fmt::Debug {}
 /// # Errors
 /// [`ErrorKind::Locked`](crate::ErrorKind::Locked), naming the holder where it left a name.
 pub(crate) fn lock_directory(storage: &dyn Storage, dir: &Path) -> Result<Box<dyn Lock>> {
-    let path = dir.join(".lock");
-    storage.lock(&path, &format!("process {}", std::process::id())).map_err(|e| match e.kind() {
+    let holder = format!("process {}", std::process::id());
+    storage.lock(&dir.join(LOCK), &holder).map_err(|e| not_locked(dir, e))
+}
+
+/// The same for looking only; see [`Storage::lock_shared`].
+///
+/// # Errors
+/// [`ErrorKind::Locked`](crate::ErrorKind::Locked) while somebody may write.
+pub(crate) fn lock_directory_shared(storage: &dyn Storage, dir: &Path) -> Result<Option<Box<dyn Lock>>> {
+    storage.lock_shared(&dir.join(LOCK)).map_err(|e| not_locked(dir, e))
+}
+
+fn not_locked(dir: &Path, e: io::Error) -> Error {
+    match e.kind() {
         io::ErrorKind::WouldBlock => Error::new(ErrorKind::Locked, "the directory is in use")
             .path(dir)
             .source(e)
             .remedy("close the other handle, or stop the other process"),
-        _ => Error::io("cannot lock the directory", path, e),
-    })
+        io::ErrorKind::PermissionDenied => Error::io("cannot lock the directory", dir.join(LOCK), e)
+            .remedy("run as the user that the directory belongs to, or let this one read it"),
+        _ => Error::io("cannot lock the directory", dir.join(LOCK), e),
+    }
 }

@@ -447,6 +447,10 @@ impl Storage for PooledStorage {
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
         self.pool.with_descriptors(path, || self.pool.inner.lock(path, holder))
     }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        self.pool.with_descriptors(path, || self.pool.inner.lock_shared(path))
+    }
 }
 
 /// A handle: the shared slot, and what this one may do with it.
@@ -582,6 +586,10 @@ mod tests {
 
         fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
             self.inner.lock(path, holder)
+        }
+
+        fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+            self.inner.lock_shared(path)
         }
     }
 

@@ -204,6 +204,10 @@ impl Storage for PowerCutStorage {
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
         self.live.lock(path, holder)
     }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        self.live.lock_shared(path)
+    }
 }
 
 #[derive(Debug)]

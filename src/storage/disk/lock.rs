@@ -12,11 +12,11 @@ use std::process;
 
 use parking_lot::Mutex;
 
-use super::{DiskFile, DiskStorage, platform};
+use super::{DiskFile, DiskStorage, RawFile, platform};
 use crate::storage::{File, Lock, OpenMode, Storage};
 
-/// What this process has locked, with the text that each holder left.
-static HELD: Mutex<BTreeMap<platform::Identity, String>> = Mutex::new(BTreeMap::new());
+/// What this process has locked.
+static HELD: Mutex<BTreeMap<platform::Identity, Held>> = Mutex::new(BTreeMap::new());
 
 /// A stock broker deletes `.lock` as it stops, so the file that we locked may no longer be the one at the
 /// path. Each retry needs another broker to stop just then.
@@ -25,10 +25,20 @@ const ATTEMPTS_MAX: usize = 16;
 /// No more than this is read of what a holder left.
 const HOLDER_BYTES_MAX: usize = 1024;
 
+/// Those who only look leave no name.
+const LOOKED_AT: &str = "it is being looked at";
+
+/// One locked file. Those in this process who share it share its descriptor: where locks are POSIX ones, closing
+/// a second one would lose the lock.
+struct Held {
+    file: RawFile,
+    /// What the one holder left; `None` for those who only look.
+    holder: Option<String>,
+    count: usize,
+}
+
 #[derive(Debug)]
 struct DiskLock {
-    /// `None` only while it is dropped.
-    file: Option<DiskFile>,
     identity: platform::Identity,
     /// A forked child has a copy of this lock that is not its own to release.
     pid: u32,
@@ -39,10 +49,13 @@ impl Lock for DiskLock {}
 impl Drop for DiskLock {
     fn drop(&mut self) {
         let mut held = HELD.lock();
-        if let Some(DiskFile(file)) = self.file.take()
-            && self.pid == process::id()
-        {
-            platform::unlock(&file);
+        let Some(lock) = held.get_mut(&self.identity) else { return };
+        lock.count -= 1;
+        if lock.count > 0 {
+            return;
+        }
+        if self.pid == process::id() {
+            platform::unlock(&lock.file);
         }
         held.remove(&self.identity);
     }
@@ -52,20 +65,54 @@ pub(super) fn take(path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
     let mut held = HELD.lock();
     for _ in 0..ATTEMPTS_MAX {
         // Looked up without opening the file: see the module's header.
-        if let Some(text) = platform::identity(path)?.and_then(|identity| held.get(&identity)) {
-            return Err(refusal("this process", text));
+        if let Some(lock) = platform::identity(path)?.and_then(|identity| held.get(&identity)) {
+            return Err(refusal("this process", lock.holder.as_deref().unwrap_or(LOOKED_AT)));
         }
         let Some(file) = platform::open_locked(path)? else {
-            return Err(refusal("another process", &read_holder(path)));
+            return Err(match platform::is_shared(path) {
+                true => refusal("another process", LOOKED_AT),
+                false => refusal("another process", &read_holder(path)),
+            });
         };
         let Some(identity) = platform::identity_if_at(&file, path)? else { continue };
         let file = DiskFile(file);
         write_holder(&file, holder)?;
-        #[allow(clippy::clone_on_copy, reason = "a path, and no Copy, on Windows")]
-        held.insert(identity.clone(), holder.to_owned());
-        return Ok(Box::new(DiskLock { file: Some(file), identity, pid: process::id() }));
+        return Ok(hold(&mut held, identity, file.0, Some(holder.to_owned())));
     }
     Err(refusal("another process", "which keeps replacing the lock file"))
+}
+
+pub(super) fn take_shared(path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+    let mut held = HELD.lock();
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(identity) = platform::identity(path)? else { return Ok(None) };
+        if let Some(lock) = held.get_mut(&identity) {
+            if let Some(holder) = &lock.holder {
+                return Err(refusal("this process", holder));
+            }
+            lock.count += 1;
+            return Ok(Some(Box::new(DiskLock { identity, pid: process::id() })));
+        }
+        let file = match platform::open_locked_shared(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let Some(file) = file else { return Err(refusal("another process", &read_holder(path))) };
+        let Some(identity) = platform::identity_if_at(&file, path)? else { continue };
+        return Ok(Some(hold(&mut held, identity, file, None)));
+    }
+    Err(refusal("another process", "which keeps replacing the lock file"))
+}
+
+fn hold(
+    held: &mut BTreeMap<platform::Identity, Held>,
+    identity: platform::Identity,
+    file: RawFile,
+    holder: Option<String>,
+) -> Box<dyn Lock> {
+    #[allow(clippy::clone_on_copy, reason = "a path, and no Copy, on Windows")]
+    held.insert(identity.clone(), Held { file, holder, count: 1 });
+    Box::new(DiskLock { identity, pid: process::id() })
 }
 
 /// On a full disk the directory must still open: the text is a courtesy to others, and is left out.
@@ -108,7 +155,11 @@ mod tests {
     fn child() {
         let Ok(how) = env::var(CHILD) else { return };
         let path = PathBuf::from(env::var("THALWEG_TEST_LOCK_PATH").unwrap());
-        if how == "posix" {
+        if how == "look" {
+            let lock = take_shared(&path);
+            println!("child: {}", lock.as_ref().map_or_else(|e| e.to_string(), |_| "looking".to_owned()));
+            io::stdin().read_line(&mut String::new()).unwrap();
+        } else if how == "posix" {
             // What Java's FileChannel.tryLock does.
             let file = super::super::options(OpenMode::CreateIfAbsent).open(&path).unwrap();
             let taken = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
@@ -172,6 +223,36 @@ mod tests {
             finish(child);
         }
         take(&path, "us").unwrap();
+    }
+
+    #[test]
+    fn those_who_look_share_and_keep_writers_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".lock");
+        assert!(take_shared(&path).unwrap().is_none(), "no file, no lock");
+        assert!(!path.exists());
+        drop(take(&path, "pid 4711").unwrap());
+        let before = path.metadata().unwrap();
+        let ours = [take_shared(&path).unwrap().unwrap(), take_shared(&path).unwrap().unwrap()];
+        assert_eq!(finish(start("look", &path)), "looking");
+        let [first, second] = ours;
+        drop(first);
+        assert_eq!(finish(start("posix", &path)), "refused");
+        if cfg!(target_os = "linux") {
+            assert_eq!(finish(start("ours", &path)), "locked by another process: it is being looked at");
+        }
+        assert_eq!(take(&path, "us").unwrap_err().to_string(), "locked by this process: it is being looked at");
+        let after = path.metadata().unwrap();
+        assert_eq!((before.modified().unwrap(), before.len()), (after.modified().unwrap(), after.len()));
+        drop(second);
+        for how in ["posix", "ours"] {
+            let child = start(how, &path);
+            assert_eq!(child.1, "taken");
+            assert_eq!(take_shared(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock, "{how}");
+            finish(child);
+        }
+        let _ours = take(&path, "us").unwrap();
+        assert_eq!(take_shared(&path).unwrap_err().to_string(), "locked by this process: us");
     }
 
     #[test]

@@ -75,6 +75,32 @@ pub(super) fn open_locked(path: &Path) -> io::Result<Option<RawFile>> {
     #[cfg(not(target_os = "linux"))]
     let taken =
         rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from);
+    unless_held(file, taken)
+}
+
+/// Opens the existing file at `path` and locks it whole against those who lock it for writing; `None` when one does.
+pub(super) fn open_locked_shared(path: &Path) -> io::Result<Option<RawFile>> {
+    let file = options(OpenMode::Read).open(path)?;
+    #[cfg(target_os = "linux")]
+    let taken = super::ofd::try_lock_shared(&file);
+    #[cfg(not(target_os = "linux"))]
+    let taken =
+        rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).map_err(io::Error::from);
+    unless_held(file, taken)
+}
+
+/// Whether those who hold the file at `path` only look at it, as far as the system tells.
+#[cfg(target_os = "linux")]
+pub(super) fn is_shared(path: &Path) -> bool {
+    options(OpenMode::Read).open(path).and_then(|file| super::ofd::can_share(&file)).unwrap_or(false)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_shared(_path: &Path) -> bool {
+    false
+}
+
+fn unless_held(file: RawFile, taken: io::Result<()>) -> io::Result<Option<RawFile>> {
     match taken {
         Ok(()) => Ok(Some(file)),
         Err(e) if [Errno::AGAIN, Errno::ACCESS].map(Errno::raw_os_error).contains(&e.raw_os_error().unwrap_or(0)) => {

@@ -47,9 +47,23 @@ pub(super) fn sync_fs(_path: &Path) -> io::Result<()> {
 /// Opens the file so that others may read but not write it. A stock broker opens its lock file for
 /// writing: whoever comes second is refused at open.
 pub(super) fn open_locked(path: &Path) -> io::Result<Option<RawFile>> {
+    open_as(path, OpenMode::CreateIfAbsent)
+}
+
+/// Opens the existing file, which fails while somebody has it open for writing, and keeps such away.
+pub(super) fn open_locked_shared(path: &Path) -> io::Result<Option<RawFile>> {
+    open_as(path, OpenMode::Read)
+}
+
+/// Whether those who hold the file at `path` only look at it: the system does not tell.
+pub(super) fn is_shared(_path: &Path) -> bool {
+    false
+}
+
+fn open_as(path: &Path, mode: OpenMode) -> io::Result<Option<RawFile>> {
     const FILE_SHARE_READ: u32 = 1;
     const ERROR_SHARING_VIOLATION: i32 = 32;
-    match options(OpenMode::CreateIfAbsent).share_mode(FILE_SHARE_READ).open(path) {
+    match options(mode).share_mode(FILE_SHARE_READ).open(path) {
         Err(e) if e.raw_os_error() == Some(ERROR_SHARING_VIOLATION) => Ok(None),
         result => result.map(Some),
     }
