@@ -16,7 +16,7 @@ use crate::types::{LeaderEpoch, Offset, TopicPartition, Uuid};
 /// Our own state of all partitions; a name that Kafka ignores.
 pub(super) const STATE_FILE: &str = "thalweg.state";
 /// The raft epoch of the catalog when we last had the directory. Every start of a stock broker raises it.
-const LAST_EPOCH: &str = "thalweg.epoch";
+pub(super) const LAST_EPOCH: &str = "thalweg.epoch";
 const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 const LOCK: &str = ".lock";
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";

@@ -192,6 +192,7 @@ impl Broker {
     /// JoinGroup: a new member, or a known one that has given up its partitions or wants other topics.
     pub(crate) fn join_group(&self, group: &str, request: JoinRequest) -> Result<()> {
         let inner = &*self.inner;
+        inner.check_writable()?;
         inner.with_groups(|state| {
             let effects = inner.in_context(|context| state.coordinator.join(group, request, context))?;
             inner.carry_out(state, effects)
@@ -231,6 +232,7 @@ impl Broker {
         commits: &[OffsetCommit],
     ) -> Result<()> {
         let inner = &*self.inner;
+        inner.check_writable()?;
         let written = inner.with_groups(|state| {
             // Under the lock: a topic that goes takes what was committed in it along.
             for commit in commits {
@@ -258,6 +260,7 @@ impl Broker {
     /// OffsetDelete: forgets what a group committed in partitions that no member reads.
     pub(crate) fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()> {
         let inner = &*self.inner;
+        inner.check_writable()?;
         let written = inner.with_groups(|state| {
             let append = state.coordinator.delete_offsets(group, partitions)?;
             inner.write(state, append)
@@ -284,6 +287,7 @@ impl Broker {
     /// DeleteGroups: forgets a group without members, offsets and all.
     pub(crate) fn delete_group(&self, group: &str) -> Result<()> {
         let inner = &*self.inner;
+        inner.check_writable()?;
         let written = inner.with_groups(|state| {
             let append = state.coordinator.delete_group(group)?;
             inner.write(state, append)

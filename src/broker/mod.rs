@@ -11,6 +11,7 @@ mod directory;
 mod groups;
 mod handle;
 mod maintenance;
+mod opening;
 mod options;
 mod registry;
 mod topic_builder;
@@ -25,22 +26,21 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::finding::{Finding, Findings};
-use crate::log::{LogContext, StateFile};
-use crate::segment::BufferPool;
-use crate::storage::{Lock, MemoryStorage, boot_id, lock_directory};
+use crate::finding::Finding;
+use crate::log::StateFile;
+use crate::storage::{Lock, MemoryStorage, boot_id};
 use crate::topic;
-use crate::topic::catalog::{Catalog, CatalogOptions};
+use crate::topic::catalog::Catalog;
 use crate::topic::config::BrokerDefaults;
-use crate::topic::name::{CLUSTER_METADATA, CONSUMER_OFFSETS, SHARE_GROUP_STATE, TRANSACTION_STATE};
+use crate::topic::name::{CONSUMER_OFFSETS, SHARE_GROUP_STATE, TRANSACTION_STATE};
 use crate::topic::properties::ServerProperties;
 use crate::topic::{PartitionContext, PartitionHost, Urgency};
-use crate::types::{LeaderEpoch, Offset, TopicPartition, Uuid};
+use crate::types::{LeaderEpoch, TopicPartition, Uuid};
 
 use background::{Background, Worker};
-use directory::Found;
 use groups::Groups;
 use maintenance::Schedule;
+use opening::Opened;
 use options::{BrokerSettings, Threads};
 use registry::Registry;
 
@@ -57,7 +57,7 @@ pub(crate) use crate::log::Signal;
 /// A directory of topics, open in this process. Clones are handles to the same one; all methods may be
 /// called from many threads.
 ///
-/// A broker has two threads of its own unless it is [`manual`](BrokerBuilder::manual):
+/// A broker has two threads of its own unless it is [`manual`](BrokerBuilder::manual) or read-only:
 /// `thalweg-sync` brings appends that nobody waits for to their topic's durability and sends producers'
 /// batches whose time has come; `thalweg-maintenance` applies retention and writes
 /// checkpoints. [`close`](Self::close) uses up to eight more, `thalweg-close`, while it runs.
@@ -147,31 +147,9 @@ impl Broker {
     }
 
     fn open_with(options: BrokerBuilder, defaults: BrokerDefaults) -> Result<Self> {
-        let storage = options.pooled();
+        let opened = opening::open(&options, defaults)?;
+        let Opened { storage, lock, catalog, read_only, found_clean, findings, buffers } = opened;
         let root = options.root.as_path();
-        if directory::inspect(&*storage, root)? == Found::Empty {
-            directory::create(&*storage, root)?;
-        }
-        let lock = lock_directory(&*storage, root)?;
-        // Who held the lock may have written meanwhile: look again.
-        directory::inspect(&*storage, root)?;
-        let found_clean = directory::consume_clean_shutdown(&*storage, root)?;
-        let buffers = BufferPool::default();
-        let findings = Arc::<Findings>::default();
-        let log_context = LogContext {
-            storage: Arc::clone(&storage),
-            clock: Arc::clone(&options.clock),
-            findings: Arc::clone(&findings),
-            buffers: buffers.clone(),
-            partition: TopicPartition::new(CLUSTER_METADATA, 0),
-            topic_id: None,
-            slot: None,
-            boot_id: boot_id(),
-            log_start: Offset::ZERO,
-            recovery_point: Offset::ZERO,
-        };
-        let catalog_options = CatalogOptions { node_id: options.node, defaults, ..CatalogOptions::default() };
-        let catalog = Catalog::open(log_context, root, catalog_options)?;
         if catalog.read_only().is_none() {
             directory::remove_deleted(&*storage, root)?;
         }
@@ -185,7 +163,7 @@ impl Broker {
                 findings,
                 root: root.to_owned(),
                 buffers,
-                read_only: catalog.read_only(),
+                read_only,
                 host: OnceLock::new(),
                 closed: AtomicBool::new(false),
                 storage,
@@ -202,15 +180,16 @@ impl Broker {
             unsound: AtomicBool::new(false),
             background: Arc::new(Background::new(options.clock)),
             schedule: Mutex::new(Schedule::default()),
-            lock: Mutex::new(Some(lock)),
+            lock: Mutex::new(lock),
         });
         let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
         inner.context.host.get_or_init(|| host);
         inner.load_topics(&checkpoints)?;
         inner.recover_dirty(found_clean)?;
         let workers = match options.threads {
-            Threads::Own => background::start(&inner)?,
-            Threads::None => Vec::new(),
+            Threads::Own if inner.context.read_only.is_none() => background::start(&inner)?,
+            // Where nothing is written there is nothing to do in the background.
+            Threads::Own | Threads::None => Vec::new(),
         };
         let (background, context) = (Arc::clone(&inner.background), Arc::clone(&inner.context));
         let open = OpenGuard { background, context, workers: Mutex::new(workers) };
@@ -292,6 +271,11 @@ impl Broker {
 }
 
 impl Inner {
+    /// Why nothing may be changed, where it may not.
+    fn check_writable(&self) -> Result<()> {
+        self.context.read_only.clone().map_or(Ok(()), Err)
+    }
+
     fn check_open(&self) -> Result<()> {
         match self.context.closed.load(Ordering::Acquire) {
             false => Ok(()),

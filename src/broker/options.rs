@@ -34,6 +34,7 @@ pub struct BrokerBuilder {
     pub(super) node: Option<i32>,
     pub(super) open_files: Option<usize>,
     pub(super) threads: Threads,
+    pub(super) read_only: bool,
     defaults: BrokerDefaults,
     pub(super) settings: BrokerSettings,
     refused: Option<Error>,
@@ -125,6 +126,7 @@ impl BrokerBuilder {
             node: None,
             open_files: None,
             threads: Threads::Own,
+            read_only: false,
             defaults: BrokerDefaults::default(),
             settings: BrokerSettings::default(),
             refused: None,
@@ -198,7 +200,40 @@ impl BrokerBuilder {
         self
     }
 
-    /// Opens the directory, making it when there is none.
+    /// Opens the directory for reading only: no byte in it changes, whoever wrote it and however it was left. Recovery
+    /// runs as ever, and what it cuts off, makes anew or clears away is so in memory alone.
+    ///
+    /// Scans, tails, partition reads, offsets, configs, what groups have committed and
+    /// [consumers of chosen partitions](crate::ConsumerGroup::consumer_of) work. Appends, commits, joining a group, and
+    /// making, changing and deleting topics are refused with [`ErrorKind::ReadOnly`]. No thread is started, and
+    /// [`close`](Broker::close) writes nothing.
+    ///
+    /// Several brokers may have one directory open like this. Where there is a lock file (`.lock`) they keep writers
+    /// out, and a writer keeps them out. A stock broker takes that file away when it stops: then one that is
+    /// started meanwhile is not kept out, and what is read here may be out of date or fail as damaged.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+    /// # let path = dir.path().join("data");
+    /// use thalweg::{Broker, ErrorKind, Start};
+    /// let broker = Broker::open(&path)?;
+    /// broker.topic("orders").create()?.send(("user-1", "paid"))?;
+    /// broker.close()?;
+    ///
+    /// let broker = Broker::builder(&path).read_only().open()?;
+    /// let orders = broker.topic("orders").open()?;
+    /// assert_eq!(orders.scan(Start::Earliest).count(), 1);
+    /// assert_eq!(orders.send("more").unwrap_err().kind(), ErrorKind::ReadOnly);
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// Opens the directory, making it when there is none. One that is not ours to change is opened as if
+    /// [`read_only`](Self::read_only) had been asked for, and [`Broker::read_only`] says why; but for the lock file
+    /// nothing in it changes then.
     ///
     /// # Errors
     /// `Locked` when another process, or another broker in this one, has it open; `InvalidArgument` when

@@ -109,10 +109,6 @@ impl Inner {
         }
     }
 
-    fn check_writable(&self) -> Result<()> {
-        self.context.read_only.clone().map_or(Ok(()), Err)
-    }
-
     fn check_absent(&self, topic: &str) -> Result<()> {
         if self.registry.get(topic).is_some() {
             return Err(Error::new(ErrorKind::TopicExists, format!("topic {topic:?} exists already"))
@@ -137,6 +133,7 @@ impl Inner {
     fn delete(&self, entry: &TopicEntry) -> Result<Vec<PathBuf>> {
         let _changes = self.changes.lock();
         self.check_open()?;
+        self.check_writable()?;
         entry.check_alive()?;
         self.catalog.delete_topic(entry.id)?;
         self.registry.remove(&entry.name);
@@ -189,6 +186,7 @@ impl Inner {
     fn alter(&self, entry: &TopicEntry, changes: &[(&str, Option<&str>)]) -> Result<()> {
         let _changes = self.changes.lock();
         self.check_open()?;
+        self.check_writable()?;
         entry.check_alive()?;
         self.catalog.alter_configs(entry.id, changes)?;
         entry.configure(self.configured(&entry.name));

@@ -99,11 +99,13 @@ impl Broker {
     /// the catalog cannot be written.
     pub fn allocate_producer_ids(&self, count: u32) -> Result<Range<i64>> {
         self.inner.check_open()?;
+        self.inner.check_writable()?;
         self.inner.catalog.allocate_producer_ids(count)
     }
 
     /// Why this directory can be read but not changed; `None` when it can be changed. So it is with directories that
-    /// other nodes share, or whose catalog holds records that this release does not know.
+    /// other nodes share, or whose catalog holds records that this release does not know, and with those that were
+    /// opened [`read_only`](super::BrokerBuilder::read_only).
     ///
     /// ```
     /// assert!(thalweg::Broker::in_memory()?.read_only().is_none());
@@ -111,7 +113,7 @@ impl Broker {
     /// ```
     #[must_use]
     pub fn read_only(&self) -> Option<Error> {
-        self.inner.catalog.read_only()
+        self.inner.context.read_only.clone()
     }
 
     /// Has `task` run by the sync thread at `due`, in monotonic time; without threads, by `run_maintenance`.
