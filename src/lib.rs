@@ -21,6 +21,9 @@ mod types;
 mod wire;
 
 pub use broker::{Broker, BrokerBuilder, Partition, Topic, TopicBuilder, TopicRef};
+pub use broker::{
+    GroupInspection, GroupOffset, Inspection, LogInspection, OpenTransaction, PartitionInspection, TopicInspection,
+};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::{
     Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, PartitionLag, Records,

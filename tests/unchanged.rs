@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use thalweg::{
-    Broker, DirEntry, DiskStorage, EntryKind, Error, ErrorKind, File, FindingKind, Lock, MemoryStorage, Metadata,
-    OpenMode, Start, Storage, Topic, TopicPartition,
+    BatchBuilder, Broker, DirEntry, DiskStorage, EntryKind, Error, ErrorKind, File, FindingKind, Lock, MemoryStorage,
+    Metadata, OpenMode, Record, Start, Storage, Timestamp, Topic, TopicPartition,
 };
 
 /// Everything at and below a path: kind, time and bytes.
@@ -369,4 +369,70 @@ fn what_may_not_be_read_is_named_and_what_may_not_be_written_can_be_looked_at() 
     let broker = Broker::builder("/data").storage(for_reading).read_only().open().unwrap();
     assert_eq!(broker.topic("audit").open().unwrap().scan(Start::Earliest).count(), 1);
     broker.close().unwrap();
+}
+
+#[test]
+fn an_inspection_tells_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = fill(dir.path());
+    let orders = broker.topic("orders").open().unwrap();
+    orders.alter_configs(&[("max.message.bytes", Some("65536"))]).unwrap();
+    let (id, cluster) = (orders.id(), broker.cluster_id().to_owned());
+    let mut unended = BatchBuilder::new().producer(4711.into(), 0, 0).transactional();
+    unended.push(Timestamp::new(1), &Record::new("unended")).unwrap();
+    let audit = broker.topic("audit").open().unwrap().partition(0).unwrap();
+    audit.wait(audit.append(&unended.finish().unwrap()).unwrap().position, audit.durability()).unwrap();
+    let refused = Broker::inspect(dir.path()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
+    broker.close().unwrap();
+    let looker = read_only(dir.path());
+    let found = unchanged(dir.path(), || Broker::inspect(dir.path())).unwrap();
+    looker.close().unwrap();
+
+    assert_eq!((found.cluster_id.as_str(), found.node_id), (cluster.as_str(), 1));
+    assert_eq!(found.features["metadata.version"], 21);
+    assert!(found.read_only.is_none() && found.directory_id.is_some() && found.findings.is_empty(), "{found}");
+    let names: Vec<_> = found.topics.iter().map(|topic| topic.name.as_str()).collect();
+    assert_eq!(names, ["__consumer_offsets", "audit", "orders"]);
+    let orders = &found.topics[2];
+    assert_eq!((orders.id, orders.configs["max.message.bytes"].as_str(), orders.partitions.len()), (id, "65536", 2));
+    for (number, partition) in orders.partitions.iter().enumerate() {
+        let log = partition.log.as_ref().unwrap();
+        assert_eq!(partition.number.get(), i32::try_from(number).unwrap());
+        assert_eq!((log.offsets.log_start.get(), log.offsets.end.get(), log.segments), (0, 151, 2));
+        assert_eq!((log.offsets.high_watermark, log.offsets.last_stable), (log.offsets.end, log.offsets.end));
+        assert!(log.size_bytes > 1 << 20 && log.open_transactions.is_empty());
+    }
+    let audit = found.topics[1].partitions[0].log.as_ref().unwrap();
+    assert_eq!((audit.offsets.last_stable.get(), audit.offsets.end.get()), (1, 2));
+    assert_eq!(
+        audit.open_transactions.iter().map(|t| (t.producer_id.get(), t.first_offset.get())).collect::<Vec<_>>(),
+        [(4711, 1)]
+    );
+    let [billing] = &found.groups[..] else { panic!("{found}") };
+    assert_eq!(billing.id, "billing");
+    let (at, lag) =
+        billing.offsets.iter().fold((0, 0), |(at, lag), o| (at + o.committed.offset().get(), lag + o.lag.unwrap()));
+    assert_eq!((at, lag), (50, 302 - 50));
+    let report = found.to_string();
+    for words in ["topic orders, id", "max.message.bytes=65536", "group billing", "nothing to report", &cluster] {
+        assert!(report.contains(words), "{words} is missing in\n{report}");
+    }
+}
+
+#[test]
+fn an_inspection_of_disorder_finds_all_that_is_sound() {
+    for foreign in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(fill(dir.path()));
+        make_dirty(dir.path(), foreign);
+        let found = unchanged(dir.path(), || Broker::inspect(dir.path())).unwrap();
+        let again = unchanged(dir.path(), || Broker::inspect(dir.path())).unwrap();
+        assert_eq!(found.to_string(), again.to_string(), "the first look left something behind");
+        let orders = found.topics.iter().find(|topic| topic.name == "orders").unwrap();
+        let logs: Vec<_> = orders.partitions.iter().map(|partition| partition.log.as_ref().unwrap()).collect();
+        assert!(logs.iter().all(|log| log.offsets.end == 151), "{found}");
+        assert!(logs.iter().any(|log| log.recovery.cut_bytes == 100), "{found}");
+        assert_eq!(found.groups.len(), 1, "{found}");
+    }
 }

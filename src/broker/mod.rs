@@ -10,6 +10,7 @@ mod background;
 mod directory;
 mod groups;
 mod handle;
+mod inspect;
 mod maintenance;
 mod opening;
 mod options;
@@ -45,6 +46,9 @@ use options::{BrokerSettings, Threads};
 use registry::Registry;
 
 pub use handle::{Partition, Topic};
+pub use inspect::{
+    GroupInspection, GroupOffset, Inspection, LogInspection, OpenTransaction, PartitionInspection, TopicInspection,
+};
 pub use options::BrokerBuilder;
 pub use topic_builder::{TopicBuilder, TopicRef};
 

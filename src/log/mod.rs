@@ -39,7 +39,7 @@ use crate::finding::Findings;
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::segment::{BufferPool, FileKind, IndexSizes, Segment, SegmentHome};
 use crate::storage::{DiskStorage, Lock, Storage, place_file};
-use crate::types::{Durability, Isolation, LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
+use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ProducerId, Timestamp, TopicPartition, Uuid};
 
 use append::{Appender, Staged};
 use commit::Writer;
@@ -518,6 +518,16 @@ impl Log {
     /// Base offset of the first segment: Kafka checkpoints a log start only when it lies above.
     pub(crate) fn first_segment(&self) -> Offset {
         self.inner.segments.load().first().map_or(Offset::ZERO, |segment| segment.base())
+    }
+
+    /// How many segments there are, the active one included.
+    pub(crate) fn segment_count(&self) -> usize {
+        self.inner.segments.load().len()
+    }
+
+    /// The transactions that nobody has ended, by the offset of their first batch.
+    pub(crate) fn open_transactions(&self) -> Vec<(Offset, ProducerId)> {
+        self.inner.appender.lock().producers.transactions().open().collect()
     }
 
     /// Bytes in all segments, as written.

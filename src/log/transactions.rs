@@ -22,6 +22,11 @@ impl OngoingTransactions {
         self.open.insert(first_offset, producer_id);
     }
 
+    /// The open ones: where each began, and whose it is.
+    pub(super) fn open(&self) -> impl Iterator<Item = (Offset, ProducerId)> {
+        self.open.iter().map(|(&first, &producer)| (first, producer))
+    }
+
     /// Ends the transaction that began at `first_offset`, and describes it as the transaction index would
     /// if the marker at `marker_offset` aborts it.
     pub(super) fn complete(

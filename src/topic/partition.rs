@@ -220,8 +220,14 @@ impl Partition {
         if let Some(log) = self.log.get() {
             return Ok(log);
         }
+        let log = self.open_on(Arc::clone(&self.context.storage))?;
+        Ok(self.log.get_or_init(|| log))
+    }
+
+    /// Opens the log as `storage` has it, apart from all other uses of this partition.
+    pub(crate) fn open_on(&self, storage: Arc<dyn Storage>) -> Result<Log> {
         let context = LogContext {
-            storage: Arc::clone(&self.context.storage),
+            storage,
             clock: Arc::clone(&self.context.clock),
             findings: Arc::clone(&self.context.findings),
             partition: self.name.clone(),
@@ -233,8 +239,7 @@ impl Partition {
             log_start: self.found.log_start,
             recovery_point: self.found.recovery_point,
         };
-        let log = Log::open_in(context, &self.dir(), self.settings.load().log_config())?;
-        Ok(self.log.get_or_init(|| log))
+        Log::open_in(context, &self.dir(), self.settings.load().log_config())
     }
 
     /// Runs `call` on the log; a log that was closed under it is named by its cause.

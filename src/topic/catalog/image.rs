@@ -100,6 +100,11 @@ impl Image {
         self.features.get(name).copied()
     }
 
+    /// All features by name, with the level that each is set to.
+    pub(crate) fn features(&self) -> impl Iterator<Item = (&str, i16)> {
+        self.features.iter().map(|(name, &level)| (name.as_str(), level))
+    }
+
     /// The first producer id that was never given out.
     pub(crate) fn next_producer_id(&self) -> i64 {
         self.next_producer_id.unwrap_or(0)
