@@ -30,7 +30,7 @@ use crate::log::{LogContext, StateFile};
 use crate::segment::BufferPool;
 use crate::storage::{Lock, MemoryStorage, boot_id, lock_directory};
 use crate::topic;
-use crate::topic::catalog::{Catalog, CatalogOptions};
+use crate::topic::catalog::{Catalog, CatalogOptions, Reading};
 use crate::topic::config::BrokerDefaults;
 use crate::topic::name::{CLUSTER_METADATA, CONSUMER_OFFSETS, SHARE_GROUP_STATE, TRANSACTION_STATE};
 use crate::topic::properties::ServerProperties;
@@ -155,6 +155,9 @@ impl Broker {
         let lock = lock_directory(&*storage, root)?;
         // Who held the lock may have written meanwhile: look again.
         directory::inspect(&*storage, root)?;
+        let catalog_options = CatalogOptions { node_id: options.node, defaults, ..CatalogOptions::default() };
+        // Says no before anything is changed.
+        let reading = Reading::new(&*storage, root, catalog_options)?;
         let found_clean = directory::consume_clean_shutdown(&*storage, root)?;
         let buffers = BufferPool::default();
         let findings = Arc::<Findings>::default();
@@ -170,8 +173,7 @@ impl Broker {
             log_start: Offset::ZERO,
             recovery_point: Offset::ZERO,
         };
-        let catalog_options = CatalogOptions { node_id: options.node, defaults, ..CatalogOptions::default() };
-        let catalog = Catalog::open(log_context, root, catalog_options)?;
+        let catalog = reading.open(log_context)?;
         if catalog.read_only().is_none() {
             directory::remove_deleted(&*storage, root)?;
         }

@@ -9,6 +9,8 @@
 
 mod batches;
 mod control;
+mod derive;
+mod files;
 mod identity;
 mod image;
 mod open;
@@ -17,7 +19,7 @@ mod snapshot;
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -28,15 +30,17 @@ use super::name;
 use super::properties::MetaProperties;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{Log, LogContext};
+use crate::log::Log;
 use crate::record::RecordBatch;
 use crate::storage::Storage;
 use crate::types::{Durability, LeaderEpoch, PartitionId, TopicPartition, Uuid};
 use batches::Place;
-use records::MetadataRecord;
+use open::Prelude;
+use records::{MetadataRecord, RegistrationChange};
 use snapshot::SnapshotId;
 
 pub(crate) use image::{Image, TopicImage};
+pub(crate) use open::Reading;
 pub(crate) use records::{PartitionState, Resource};
 
 /// Most partitions that one change makes: Kafka's limit on the records of one batch.
@@ -52,11 +56,19 @@ pub(crate) struct CatalogOptions {
     pub(crate) defaults: BrokerDefaults,
     /// Bytes of log after which a snapshot is written, at least.
     pub(crate) snapshot_bytes: u64,
+    /// Whether what a later release wrote is read as far as it can be, rather than refused.
+    pub(crate) read_only: bool,
 }
 
 impl Default for CatalogOptions {
     fn default() -> Self {
-        Self { node_id: None, cluster_id: None, defaults: BrokerDefaults::default(), snapshot_bytes: 1 << 20 }
+        Self {
+            node_id: None,
+            cluster_id: None,
+            defaults: BrokerDefaults::default(),
+            snapshot_bytes: 1 << 20,
+            read_only: false,
+        }
     }
 }
 
@@ -70,7 +82,6 @@ pub(crate) struct Catalog {
     directory_id: Uuid,
     defaults: BrokerDefaults,
     snapshot_bytes: u64,
-    log: Log,
     image: ArcSwap<Image>,
     writer: Mutex<Writer>,
 }
@@ -78,8 +89,12 @@ pub(crate) struct Catalog {
 /// What only the one who changes the catalog needs.
 #[derive(Debug, Default)]
 struct Writer {
+    /// None while nothing may be appended.
+    log: Option<Log>,
     /// Why nothing may be appended.
     read_only: Option<Error>,
+    /// What the log still lacks before the first change.
+    prelude: Option<Prelude>,
     /// Bytes of log since the newest snapshot.
     since_snapshot: u64,
     /// The newest snapshot and its size in bytes.
@@ -93,13 +108,6 @@ impl fmt::Debug for Catalog {
 }
 
 impl Catalog {
-    /// Opens the catalog of the log directory `dir`, or makes it where there is none. `context` says how logs
-    /// are opened here; its partition, topic id and log start are the catalog's to set.
-    pub(crate) fn open(context: LogContext, dir: &Path, options: CatalogOptions) -> Result<Self> {
-        let identity = identity::load_or_create(&*context.storage, dir, &options)?;
-        open::open(context, dir, identity, options)
-    }
-
     /// The catalog as it is now.
     pub(crate) fn image(&self) -> Arc<Image> {
         self.image.load_full()
@@ -238,10 +246,16 @@ impl Catalog {
         self.write_snapshot(&mut writer)
     }
 
-    /// Syncs and closes the metadata log; changes answer `Closed` from then on.
+    /// Syncs and closes the metadata log; changes answer `Closed` from then on. A broker that was killed here is noted
+    /// as stopped, or the next one would wait until its session expires.
     pub(crate) fn close(&self) -> Result<()> {
-        let _writer = self.writer.lock();
-        self.log.close()
+        let mut writer = self.writer.lock();
+        let fenced = match self.image().unfenced(self.identity.node_id) {
+            Some(_) if writer.read_only.is_none() => self.write_change(&mut writer, Vec::new()).map(drop),
+            _ => Ok(()),
+        };
+        let closed = writer.log.as_ref().map_or(Ok(()), Log::close);
+        fenced.and(closed)
     }
 
     fn new_partitions(&self, topic: Uuid, numbers: Range<i32>) -> impl Iterator<Item = MetadataRecord> {
@@ -260,24 +274,36 @@ impl Catalog {
     fn change(&self, plan: impl FnOnce(&Image) -> Result<Vec<MetadataRecord>>) -> Result<Arc<Image>> {
         let mut writer = self.writer.lock();
         writer.check()?;
+        let records = plan(&self.image())?;
+        match records.is_empty() {
+            true => Ok(self.image()),
+            false => self.write_change(&mut writer, records),
+        }
+    }
+
+    /// Writes records as one change, behind what must come before any.
+    fn write_change(&self, writer: &mut Writer, records: Vec<MetadataRecord>) -> Result<Arc<Image>> {
+        self.write_prelude(writer)?;
         let image = self.image();
-        let mut records = plan(&image)?;
-        if records.is_empty() {
-            return Ok(image);
-        }
+        let mut all = Vec::new();
         if image.in_transaction() {
-            // Its writer is gone: without this its records would swallow ours.
-            let reason = Some("its writer did not end it".to_owned());
-            records.insert(0, MetadataRecord::AbortTransaction { reason });
+            all.push(open::abandoned());
         }
+        let id = self.identity.node_id;
+        all.extend(image.unfenced(id).map(|epoch| MetadataRecord::RegistrationChange {
+            id,
+            epoch,
+            change: RegistrationChange { fenced: Some(1), ..RegistrationChange::default() },
+        }));
+        all.extend(records);
         let place = Place { base: image.end, epoch: image.epoch, time: self.clock.now() };
-        let changed = Arc::new(self.commit(&mut writer, &image, &batches::data_batch(place, &records)?)?);
+        let changed = Arc::new(self.commit(writer, &image, &batches::data_batch(place, &all)?)?);
         self.image.store(Arc::clone(&changed));
         let due = writer.snapshot.map_or(0, |(_, size)| size).max(self.snapshot_bytes);
         if writer.since_snapshot >= due {
             // The change itself is safe. A snapshot that fails now is tried again at the next change; what
             // ails the log meanwhile is reported there.
-            let _ = self.write_snapshot(&mut writer);
+            let _ = self.write_snapshot(writer);
         }
         Ok(changed)
     }
@@ -287,8 +313,9 @@ impl Catalog {
         // Read back before it is written: what cannot be applied must never reach the log.
         let mut changed = image.clone();
         batches::apply(&mut changed, batch)?;
-        let appended = self.log.append_replica(batch)?;
-        if let Err(error) = self.log.wait(appended.position, Durability::PowerLoss) {
+        let log = writer.log()?;
+        let appended = log.append_replica(batch)?;
+        if let Err(error) = log.wait(appended.position, Durability::PowerLoss) {
             writer.read_only = Some(error.clone());
             return Err(error);
         }
@@ -307,11 +334,12 @@ impl Catalog {
         writer.snapshot = Some((id, size));
         writer.since_snapshot = 0;
         // Segments end where snapshots do, so that the log's front can go whole.
-        self.log.roll()?;
+        let log = writer.log()?;
+        log.roll()?;
         match previous {
             Some(previous) => {
-                self.log.advance_log_start(previous.end)?;
-                self.log.run_maintenance()?;
+                log.advance_log_start(previous.end)?;
+                log.run_maintenance()?;
                 snapshot::remove_below(&*self.storage, &self.dir, previous.end)
             }
             None => Ok(()),
@@ -320,6 +348,10 @@ impl Catalog {
 }
 
 impl Writer {
+    fn log(&self) -> Result<&Log> {
+        self.log.as_ref().ok_or_else(|| Error::new(ErrorKind::ReadOnly, "the catalog cannot be changed"))
+    }
+
     fn check(&self) -> Result<()> {
         match &self.read_only {
             Some(error) => Err(error.clone()),
