@@ -13,6 +13,7 @@ mod handle;
 mod maintenance;
 mod options;
 mod registry;
+mod survey;
 mod topic_builder;
 mod topics;
 mod verbs;
@@ -174,10 +175,7 @@ impl Broker {
             recovery_point: Offset::ZERO,
         };
         let catalog = reading.open(log_context)?;
-        if catalog.read_only().is_none() {
-            directory::remove_deleted(&*storage, root)?;
-        }
-        directory::drop_stale_state(&*storage, root, catalog.image().epoch, &findings)?;
+        let is_foreign = directory::drop_stale_state(&*storage, root, &catalog.stamp(), &findings)?;
         let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
         let checkpoints = directory::read_checkpoints(&*storage, root)?;
         let inner = Arc::new(Inner {
@@ -208,7 +206,7 @@ impl Broker {
         });
         let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
         inner.context.host.get_or_init(|| host);
-        inner.load_topics(&checkpoints)?;
+        inner.load_topics(&checkpoints, is_foreign)?;
         inner.recover_dirty(found_clean)?;
         let workers = match options.threads {
             Threads::Own => background::start(&inner)?,

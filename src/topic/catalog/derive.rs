@@ -16,7 +16,7 @@ use crate::types::Uuid;
 /// Longest epoch checkpoint that is read.
 const EPOCHS_BYTES_MAX: u64 = 64 << 20;
 /// Where Kafka says that a replica's log is when nobody knows.
-const LOST: Uuid = Uuid::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+pub(super) const LOST: Uuid = Uuid::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
 
 #[derive(Default)]
 struct Topic {

@@ -19,7 +19,7 @@ mod snapshot;
 
 use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -33,7 +33,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::Log;
 use crate::record::RecordBatch;
 use crate::storage::Storage;
-use crate::types::{Durability, LeaderEpoch, PartitionId, TopicPartition, Uuid};
+use crate::types::{Durability, LeaderEpoch, Offset, PartitionId, TopicPartition, Uuid};
+use crate::wire::crc32c;
 use batches::Place;
 use open::Prelude;
 use records::{MetadataRecord, RegistrationChange};
@@ -45,6 +46,19 @@ pub(crate) use records::{PartitionState, Resource};
 
 /// Most partitions that one change makes: Kafka's limit on the records of one batch.
 const PARTITIONS_MAX: u32 = 10_000;
+
+/// A replica's directory before its broker has chosen one.
+const UNASSIGNED: Uuid = Uuid::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+/// Where the log of a partition is that this directory does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Elsewhere {
+    /// In the directory of this id, of the same node.
+    Directory(Uuid),
+    /// With other nodes.
+    Nodes(Vec<i32>),
+    Unknown,
+}
 
 /// What a catalog is told when it is opened.
 #[derive(Clone, Debug)]
@@ -121,6 +135,42 @@ impl Catalog {
     /// The settings given for all topics.
     pub(crate) fn defaults(&self) -> &BrokerDefaults {
         &self.defaults
+    }
+
+    /// Whether `path` is the catalog's own directory.
+    pub(crate) fn is_dir(&self, path: &Path) -> bool {
+        self.dir == path
+    }
+
+    /// Where a partition's log is, if the catalog says that it is not in this directory. Kafka leaves the directory
+    /// open where there is only one.
+    pub(crate) fn elsewhere(&self, topic: &TopicImage, partition: PartitionId) -> Option<Elsewhere> {
+        let Some(state) = topic.partition(partition) else { return Some(Elsewhere::Unknown) };
+        let node = self.identity.node_id;
+        let Some(at) = state.replicas.iter().position(|&replica| replica == node) else {
+            return Some(Elsewhere::Nodes(state.replicas.clone()));
+        };
+        let directory = *state.directories.get(at)?;
+        match directory {
+            derive::LOST => Some(Elsewhere::Unknown),
+            Uuid::ZERO | UNASSIGNED => None,
+            other => (other != self.directory_id).then_some(Elsewhere::Directory(other)),
+        }
+    }
+
+    /// Changes whenever a stock broker starts on the directory: the raft epoch, or without a metadata log the leader
+    /// epochs of the partitions.
+    pub(crate) fn stamp(&self) -> String {
+        let image = self.image();
+        if image.end > Offset::ZERO {
+            return image.epoch.to_string();
+        }
+        let mut epochs = String::new();
+        for topic in image.topics() {
+            let states = topic.partitions();
+            epochs.extend(states.map(|(number, state)| format!("{} {number} {}\n", topic.name, state.leader_epoch)));
+        }
+        format!("directories {:08x}", crc32c(epochs.as_bytes()))
     }
 
     /// Why the catalog takes no changes, where it does not.

@@ -1,14 +1,12 @@
 //! The catalog on a log in memory: round trips, refusals, kills at any byte, snapshots, foreign directories.
 
-use std::path::Path;
-
 use super::*;
 use crate::clock::ManualClock;
 use crate::log::LogContext;
 use crate::segment::BufferPool;
 use crate::storage::{MemoryStorage, OpenMode, read_file};
 use crate::topic::config::{CleanupPolicy, ConfigSource};
-use crate::types::{Offset, Timestamp};
+use crate::types::Timestamp;
 
 const LOG: &str = "__cluster_metadata-0/00000000000000000000.log";
 
