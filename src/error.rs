@@ -54,6 +54,8 @@ pub enum ErrorKind {
     FencedLeaderEpoch,
     /// The leader epoch is newer than the partition's.
     UnknownLeaderEpoch,
+    /// The partition's log is in another directory, or nowhere known.
+    Absent,
     /// Another node leads this partition.
     NotLeader,
     /// Another node coordinates this group or transaction.

@@ -10,13 +10,14 @@ use crate::finding::{Finding, FindingKind, Findings};
 use crate::log::{decode_offsets, encode_offsets};
 use crate::storage::{EntryKind, Storage, read_file, replace_file};
 use crate::topic::Checkpoints;
+use crate::topic::name::{self, CLUSTER_METADATA};
 use crate::topic::properties::META_PROPERTIES;
-use crate::types::{LeaderEpoch, Offset, TopicPartition, Uuid};
+use crate::types::{Offset, TopicPartition, Uuid};
 
 /// Our own state of all partitions; a name that Kafka ignores.
 pub(super) const STATE_FILE: &str = "thalweg.state";
-/// The raft epoch of the catalog when we last had the directory. Every start of a stock broker raises it.
-pub(super) const LAST_EPOCH: &str = "thalweg.epoch";
+/// What the catalog looked like when we last had the directory; every start of a stock broker changes that.
+const LAST_EPOCH: &str = "thalweg.epoch";
 const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 const LOCK: &str = ".lock";
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
@@ -58,12 +59,24 @@ pub(super) fn inspect(storage: &dyn Storage, root: &Path) -> Result<Found> {
                 EntryKind::Directory => "directory",
                 _ => "file",
             };
+            let half_a_copy = entries.iter().find(|e| e.kind == EntryKind::Directory && is_kafkas_dir(&e.name));
+            if let Some(kafkas) = half_a_copy {
+                let message =
+                    format!("half a copy: the directory holds Kafka's {:?} but no meta.properties", kafkas.name);
+                return Err(Error::new(ErrorKind::InvalidArgument, message).path(root).remedy(
+                    "restore meta.properties with the cluster.id, node.id and directory.id it had; nothing was changed",
+                ));
+            }
             let message = format!("the directory has no meta.properties but holds the {what} {:?}", stranger.name);
             Err(Error::new(ErrorKind::InvalidArgument, message)
                 .path(root)
                 .remedy("name an empty or new directory, or one that Kafka formatted; nothing was changed"))
         }
     }
+}
+
+fn is_kafkas_dir(name: &str) -> bool {
+    name.strip_suffix("-0") == Some(CLUSTER_METADATA) || name::parse_partition_dir(name).is_some()
 }
 
 /// Makes the directory and what is missing above it, each name durable.
@@ -123,17 +136,12 @@ pub(super) fn write_checkpoint(
 }
 
 /// Drops our own notes when another program had the directory since: it may have cut, cleaned or appended
-/// to any log, and what we noted would then be taken for evidence against sound files.
-pub(super) fn drop_stale_state(
-    storage: &dyn Storage,
-    root: &Path,
-    epoch: LeaderEpoch,
-    findings: &Findings,
-) -> Result<()> {
+/// to any log, and what we noted would then be taken for evidence against sound files. Answers whether one had.
+pub(super) fn drop_stale_state(storage: &dyn Storage, root: &Path, stamp: &str, findings: &Findings) -> Result<bool> {
     let note = root.join(LAST_EPOCH);
-    let now = format!("{epoch}\n");
+    let now = format!("{stamp}\n");
     if read_file(storage, &note, 64)?.is_some_and(|last| last == now.as_bytes()) {
-        return Ok(());
+        return Ok(false);
     }
     let state = root.join(STATE_FILE);
     match storage.remove_file(&state) {
@@ -145,22 +153,12 @@ pub(super) fn drop_stale_state(
             findings.add(Finding::new(FindingKind::ForeignWriter, message).path(&state));
         }
     }
-    replace_file(storage, &note, now.as_bytes())
-}
-
-/// Removes what an interrupted deletion left: Kafka's own names for topics that are already gone from
-/// the catalog.
-pub(super) fn remove_deleted(storage: &dyn Storage, root: &Path) -> Result<()> {
-    let entries = storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))?;
-    for entry in entries.iter().filter(|e| e.kind == EntryKind::Directory && is_deleted_dir(&e.name)) {
-        let path = root.join(&entry.name);
-        storage.remove_dir_all(&path).map_err(|e| Error::io("cannot remove a deleted partition", &path, e))?;
-    }
-    Ok(())
+    replace_file(storage, &note, now.as_bytes())?;
+    Ok(true)
 }
 
 /// `<topic>-<partition>.<32 hex digits>-delete`.
-fn is_deleted_dir(name: &str) -> bool {
+pub(super) fn is_deleted_dir(name: &str) -> bool {
     let Some((partition, id)) = name.strip_suffix("-delete").and_then(|n| n.rsplit_once('.')) else { return false };
     let numbered = partition.rsplit_once('-').is_some_and(|(topic, n)| !topic.is_empty() && n.parse::<i32>().is_ok());
     numbered && id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())

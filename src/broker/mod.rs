@@ -15,6 +15,7 @@ mod maintenance;
 mod opening;
 mod options;
 mod registry;
+mod survey;
 mod topic_builder;
 mod topics;
 mod verbs;
@@ -154,10 +155,7 @@ impl Broker {
         let opened = opening::open(&options, defaults)?;
         let Opened { storage, lock, catalog, read_only, found_clean, findings, buffers } = opened;
         let root = options.root.as_path();
-        if catalog.read_only().is_none() {
-            directory::remove_deleted(&*storage, root)?;
-        }
-        directory::drop_stale_state(&*storage, root, catalog.image().epoch, &findings)?;
+        let is_foreign = directory::drop_stale_state(&*storage, root, &catalog.stamp(), &findings)?;
         let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
         let checkpoints = directory::read_checkpoints(&*storage, root)?;
         let inner = Arc::new(Inner {
@@ -188,7 +186,7 @@ impl Broker {
         });
         let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
         inner.context.host.get_or_init(|| host);
-        inner.load_topics(&checkpoints)?;
+        inner.load_topics(&checkpoints, is_foreign)?;
         inner.recover_dirty(found_clean)?;
         let workers = match options.threads {
             Threads::Own if inner.context.read_only.is_none() => background::start(&inner)?,

@@ -4,17 +4,16 @@
 //! A directory that is not ours to change, or that the caller does not want changed, is opened over an
 //! [`OverlayStorage`]: all that follows runs as it always does, and none of it reaches the disk.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::directory::{self, Found};
 use super::options::BrokerBuilder;
 use crate::error::{Error, ErrorKind, Result};
-use crate::finding::{Finding, FindingKind, Findings};
+use crate::finding::Findings;
 use crate::log::LogContext;
 use crate::segment::BufferPool;
 use crate::storage::{Lock, OverlayStorage, Storage, boot_id, lock_directory, lock_directory_shared};
-use crate::topic::catalog::{Catalog, CatalogOptions};
+use crate::topic::catalog::{Catalog, CatalogOptions, Reading};
 use crate::topic::config::BrokerDefaults;
 use crate::topic::name::CLUSTER_METADATA;
 use crate::types::{Offset, TopicPartition};
@@ -46,28 +45,21 @@ pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults) -> Result<
         let why = Error::new(ErrorKind::ReadOnly, "the directory was opened for reading only")
             .path(root)
             .remedy("open it without BrokerBuilder::read_only");
-        return Ok(Opened { read_only: Some(why), ..opening.look(storage, lock)? });
+        let reading = opening.read(&*storage)?;
+        let opened = opening.look(storage, lock, reading)?;
+        return Ok(Opened { read_only: Some(why), ..opened });
     }
     if directory::inspect(&*storage, root)? == Found::Empty {
         directory::create(&*storage, root)?;
     }
     let lock = Some(lock_directory(&*storage, root)?);
     // Who held the lock may have written meanwhile: look again.
-    if directory::inspect(&*storage, root)? == Found::Empty || is_ours(&*storage, root) {
-        return opening.finish(storage, lock);
+    directory::inspect(&*storage, root)?;
+    let reading = opening.read(&*storage)?;
+    match reading.read_only() {
+        Some(_) => opening.look(storage, lock, reading),
+        None => opening.finish(storage, lock, reading),
     }
-    let looked = opening.look(Arc::clone(&storage), None)?;
-    match looked.read_only {
-        Some(_) => Ok(Opened { lock, ..looked }),
-        None => opening.finish(storage, lock),
-    }
-}
-
-/// A cheap sign that nobody but this crate wrote the directory, so that it is ours to change: our own note of it, and
-/// no trace of a Kafka controller, which leaves one when it starts. Where it is absent, reading the catalog tells.
-fn is_ours(storage: &dyn Storage, root: &Path) -> bool {
-    let is_there = |name: &str| storage.metadata(&root.join(name)).is_ok();
-    is_there(directory::LAST_EPOCH) && !is_there(&format!("{CLUSTER_METADATA}-0/quorum-state"))
 }
 
 struct Opening<'a> {
@@ -77,13 +69,24 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    /// Opens the catalog so that nothing changes on disk.
-    fn look(&self, storage: Arc<dyn Storage>, lock: Option<Box<dyn Lock>>) -> Result<Opened> {
-        let overlay = OverlayStorage::new(storage, Arc::clone(&self.options.clock));
-        self.finish(Arc::new(overlay), lock)
+    /// Reads the catalog; changes nothing.
+    fn read(&self, storage: &dyn Storage) -> Result<Reading> {
+        let options = CatalogOptions {
+            node_id: self.options.node,
+            defaults: self.defaults.clone(),
+            read_only: self.options.read_only,
+            ..CatalogOptions::default()
+        };
+        Reading::new(storage, &self.options.root, options)
     }
 
-    fn finish(&self, storage: Arc<dyn Storage>, lock: Option<Box<dyn Lock>>) -> Result<Opened> {
+    /// Opens the catalog so that nothing changes on disk.
+    fn look(&self, storage: Arc<dyn Storage>, lock: Option<Box<dyn Lock>>, reading: Reading) -> Result<Opened> {
+        let overlay = OverlayStorage::new(storage, Arc::clone(&self.options.clock));
+        self.finish(Arc::new(overlay), lock, reading)
+    }
+
+    fn finish(&self, storage: Arc<dyn Storage>, lock: Option<Box<dyn Lock>>, reading: Reading) -> Result<Opened> {
         let root = self.options.root.as_path();
         let findings = Arc::<Findings>::default();
         let context = LogContext {
@@ -98,16 +101,9 @@ impl Opening<'_> {
             log_start: Offset::ZERO,
             recovery_point: Offset::ZERO,
         };
-        let defaults = self.defaults.clone();
-        let options = CatalogOptions { node_id: self.options.node, defaults, ..CatalogOptions::default() };
-        let catalog = Catalog::open(context, root, options)?;
-        // Not before the catalog is sound, or a failure would leave the directory other than it was. The marker says
-        // nothing of the catalog's own log, which Kafka recovers at every start.
         let found_clean = directory::consume_clean_shutdown(&*storage, root)?;
+        let catalog = reading.open(context)?;
         let read_only = catalog.read_only();
-        if let Some(why) = &read_only {
-            findings.add(Finding::new(FindingKind::ReadOnly, why.to_string()));
-        }
         let buffers = self.buffers.clone();
         Ok(Opened { storage, lock, catalog, read_only, found_clean, findings, buffers })
     }

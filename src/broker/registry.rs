@@ -34,6 +34,8 @@ pub(crate) struct TopicEntry {
     pub(crate) name: Arc<str>,
     pub(crate) id: Uuid,
     configured: ArcSwap<Configured>,
+    /// Some partitions' logs are not in this directory.
+    is_split: bool,
     partitions: RwLock<Vec<Arc<topic::Partition>>>,
     watchers: Mutex<Vec<Weak<Signal>>>,
     deleted: AtomicBool,
@@ -50,6 +52,7 @@ impl TopicEntry {
             name,
             id,
             configured: ArcSwap::from_pointee(configured),
+            is_split: partitions.iter().any(|partition| partition.check_here().is_err()),
             partitions: RwLock::new(partitions),
             watchers: Mutex::new(Vec::new()),
             deleted: AtomicBool::new(false),
@@ -80,19 +83,32 @@ impl TopicEntry {
         self.partitions.read().len()
     }
 
+    /// Those whose logs are in this directory.
     pub(crate) fn partitions(&self) -> Vec<Arc<topic::Partition>> {
-        self.partitions.read().clone()
+        self.partitions.read().iter().filter(|partition| partition.check_here().is_ok()).cloned().collect()
     }
 
     pub(crate) fn partition(&self, partition: PartitionId) -> Result<Arc<topic::Partition>> {
         self.check_alive()?;
         let partitions = self.partitions.read();
         let found = usize::try_from(partition.get()).ok().and_then(|at| partitions.get(at));
-        found.cloned().ok_or_else(|| {
+        let found = found.cloned().ok_or_else(|| {
             let count = partitions.len();
             Error::new(ErrorKind::UnknownTopicOrPartition, format!("the topic has {count} partitions, from 0"))
                 .partition(TopicPartition::new(Arc::clone(&self.name), partition))
-        })
+        })?;
+        found.check_here().map(|()| found)
+    }
+
+    /// The first partition from `partition` on, in a circle, whose log is in this directory.
+    pub(crate) fn nearest_here(&self, partition: PartitionId) -> PartitionId {
+        if !self.is_split {
+            return partition;
+        }
+        let partitions = self.partitions.read();
+        let from = usize::try_from(partition.get()).unwrap_or(0).min(partitions.len());
+        let mut circle = partitions[from..].iter().chain(&partitions[..from]);
+        circle.find(|p| p.check_here().is_ok()).map_or(partition, |p| p.name().partition())
     }
 
     pub(crate) fn check_alive(&self) -> Result<()> {

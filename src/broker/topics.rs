@@ -8,19 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::registry::{Configured, TopicEntry, deleted, unknown};
+use super::survey::Whereabouts;
 use super::{Broker, Inner, directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::topic::catalog::TopicImage;
 use crate::topic::{self, Checkpoint, Checkpoints, ConfigEntry, TopicConfig, name};
-use crate::types::{LeaderEpoch, TopicPartition, Uuid};
+use crate::types::{LeaderEpoch, PartitionId, TopicPartition, Uuid};
 
 impl Inner {
     /// Puts every topic of the catalog into the registry; no log is opened.
-    pub(super) fn load_topics(&self, found: &Checkpoints) -> Result<()> {
+    /// `is_foreign`: another program had the directory since we last had it.
+    pub(super) fn load_topics(&self, found: &Checkpoints, is_foreign: bool) -> Result<()> {
         let image = self.catalog.image();
+        let survey = self.survey(is_foreign)?;
         let mut live = HashSet::new();
         for topic in image.topics() {
-            let entry = self.entry(topic, found);
+            let entry = self.entry(topic, |name| self.whereabouts(&survey, topic, name.partition(), found.of(name)));
             live.extend(entry.partitions().iter().map(|p| (topic.id, p.name().partition())));
             self.registry.insert(entry);
         }
@@ -67,13 +70,17 @@ impl Inner {
         self.groups.notify();
     }
 
-    fn entry(&self, topic: &TopicImage, found: &Checkpoints) -> TopicEntry {
+    fn entry(&self, topic: &TopicImage, find: impl Fn(&TopicPartition) -> Whereabouts) -> TopicEntry {
         let configured = self.configured(&topic.name);
-        let partitions = topic.partitions().map(|(number, state)| {
+        let partitions = (0..).take(topic.partition_count()).map(|number: i32| {
             let name = TopicPartition::new(Arc::clone(&topic.name), number);
-            let epoch = LeaderEpoch::new(state.leader_epoch);
-            let found = found.of(&name);
-            self.partition(name, topic.id, epoch, &configured, found)
+            let epoch = topic.partition(number.into()).map_or(0, |state| state.leader_epoch);
+            let (found, absent) = match find(&name) {
+                Whereabouts::Here(found) => (found, None),
+                Whereabouts::Absent(why) => (Checkpoint::default(), Some(why)),
+            };
+            let partition = self.partition(name, topic.id, LeaderEpoch::new(epoch), &configured, found);
+            Arc::new(absent.into_iter().fold(partition, topic::Partition::absent))
         });
         let partitions = partitions.collect();
         TopicEntry::new(Arc::clone(&topic.name), topic.id, configured, partitions)
@@ -86,10 +93,10 @@ impl Inner {
         epoch: LeaderEpoch,
         configured: &Configured,
         found: Checkpoint,
-    ) -> Arc<topic::Partition> {
+    ) -> topic::Partition {
         let slot = self.state.slot(id, name.partition());
         let settings = Arc::clone(&configured.settings);
-        Arc::new(topic::Partition::new(Arc::clone(&self.context), name, id, epoch, settings, slot, found))
+        topic::Partition::new(Arc::clone(&self.context), name, id, epoch, settings, slot, found)
     }
 
     /// Directories of such names belong to a topic that the catalog no longer has: they are set aside under the
@@ -124,7 +131,7 @@ impl Inner {
         self.check_absent(topic)?;
         self.clear_place(topic, 0)?;
         let image = self.catalog.create_topic(topic, Uuid::random()?, partitions, config)?;
-        let entry = self.registry.insert(self.entry(&image, &Checkpoints::default()));
+        let entry = self.registry.insert(self.entry(&image, |_| Whereabouts::Here(Checkpoint::default())));
         self.count_change();
         Ok(entry)
     }
@@ -173,10 +180,11 @@ impl Inner {
         self.clear_place(&entry.name, present)?;
         let image = self.catalog.add_partitions(entry.id, total)?;
         let configured = entry.configured();
-        let added = image.partitions().skip(present).map(|(number, state)| {
+        let is_new = |number: PartitionId| usize::try_from(number.get()).is_ok_and(|number| number >= present);
+        let added = image.partitions().filter(|(number, _)| is_new(*number)).map(|(number, state)| {
             let name = TopicPartition::new(Arc::clone(&entry.name), number);
             let epoch = LeaderEpoch::new(state.leader_epoch);
-            self.partition(name, entry.id, epoch, &configured, Checkpoint::default())
+            Arc::new(self.partition(name, entry.id, epoch, &configured, Checkpoint::default()))
         });
         entry.add_partitions(added.collect());
         self.count_change();

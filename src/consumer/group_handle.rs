@@ -125,7 +125,7 @@ impl ConsumerGroup {
             }
         }
         let lag_of = |tp: TopicPartition| match self.broker.partition(&tp) {
-            Err(e) if e.kind() == ErrorKind::UnknownTopicOrPartition => None,
+            Err(e) if matches!(e.kind(), ErrorKind::UnknownTopicOrPartition | ErrorKind::Absent) => None,
             Err(e) => Some(Err(e)),
             Ok(partition) => Some(partition.offsets().map(|offsets| PartitionLag {
                 committed: committed.get(&tp).map(CommittedOffset::offset),

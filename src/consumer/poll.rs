@@ -170,7 +170,10 @@ impl Consumer {
     fn note_ends(&mut self, topics: &BTreeSet<Arc<str>>) -> Result<()> {
         for topic in topics {
             for number in 0..self.broker.partition_count(topic).unwrap_or_default() {
-                let partition = self.broker.partition(&TopicPartition::new(Arc::clone(topic), number))?;
+                let partition = match self.broker.partition(&TopicPartition::new(Arc::clone(topic), number)) {
+                    Err(e) if e.kind() == ErrorKind::Absent => continue,
+                    found => found?,
+                };
                 let (_, end) = position::readable(&partition, self.settings.isolation)?;
                 self.ends.entry((partition.topic_id(), PartitionId::new(number))).or_insert(end);
             }
@@ -268,7 +271,8 @@ impl Consumer {
 
     /// A topic of a member was deleted; the rebalance that follows is on its way.
     fn is_gone(&self, error: &Error) -> bool {
-        let gone = matches!(error.kind(), ErrorKind::TopicDeleted | ErrorKind::UnknownTopicOrPartition);
+        let gone =
+            matches!(error.kind(), ErrorKind::TopicDeleted | ErrorKind::UnknownTopicOrPartition | ErrorKind::Absent);
         gone && matches!(self.reading, Reading::Member(_))
     }
 

@@ -46,7 +46,10 @@ use commit::Writer;
 use marks::Marks;
 use state::SlotState;
 
-pub(crate) use checkpoint::{decode_offsets, encode_offsets};
+pub(crate) use checkpoint::{
+    LEADER_EPOCHS, PARTITION_METADATA, decode_epochs, decode_offsets, decode_partition_metadata, encode_offsets,
+    encode_partition_metadata,
+};
 pub use config::LogConfig;
 pub use read::LogRead;
 pub use recover::{LogRecovery, RecoveryRow};

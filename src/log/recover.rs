@@ -143,9 +143,11 @@ impl Recovery<'_> {
 
     fn finish(&self, mut segments: Vec<Arc<Segment>>, listed: Listed, has_dir: bool) -> Result<Recovered> {
         let first = segments.first().map_or(Offset::ZERO, |s| s.base());
-        let known = match &self.context.slot {
-            Some(_) => self.slot.map_or(Offset::ZERO, |s| s.log_start),
-            None => self.context.log_start,
+        let known = match (self.slot, &self.context.slot) {
+            (Some(slot), _) => slot.log_start,
+            (None, Some(_)) if has_dir => Offset::ZERO,
+            // Nothing is left of the log, or nothing but the checkpoint is known of it.
+            (None, _) => self.context.log_start,
         };
         let log_start = known.max(first);
         self.drop_below(&mut segments, log_start)?;

@@ -265,10 +265,10 @@ impl Producer {
         let (partition, keyless) = match (record.explicit_partition(), &self.shared.placement, record.key_bytes()) {
             (Some(partition), ..) => (partition, false),
             (None, Placement::KeyOrSticky, Some(key)) => (partition_for_key(key, count), false),
-            (None, Placement::KeyOrSticky, None) => (route.sticky.current(count), true),
+            (None, Placement::KeyOrSticky, None) => (route.topic.nearest_here(route.sticky.current(count)), true),
             (None, Placement::RoundRobin, _) => {
                 let turn = route.turns.fetch_add(1, Ordering::Relaxed) % lanes.len().max(1);
-                (i32::try_from(turn).unwrap_or(0).into(), false)
+                (route.topic.nearest_here(i32::try_from(turn).unwrap_or(0).into()), false)
             }
             (None, Placement::Custom(custom), _) => (custom.partition(&route.topic.name, record, count), false),
         };
@@ -329,7 +329,7 @@ impl Topic {
         let partition = match (record.explicit_partition(), record.key_bytes()) {
             (Some(partition), _) => partition,
             (None, Some(key)) => partition_for_key(key, count),
-            (None, None) => KEYLESS.current(count),
+            (None, None) => entry.nearest_here(KEYLESS.current(count)),
         };
         let partition = entry.partition(partition)?;
         let timestamp = record.explicit_timestamp().unwrap_or_else(|| self.broker().clock().now());

@@ -328,6 +328,11 @@ impl TopicConfig {
         config
     }
 
+    /// Names and values from the catalog that are not applied.
+    pub(crate) fn foreign(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.foreign.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Checks what single values cannot show.
     pub(crate) fn validate(&self, defaults: &BrokerDefaults) -> Result<()> {
         if let Some(refused) = &self.refused {
@@ -571,6 +576,16 @@ impl BrokerDefaults {
         };
         self.values.insert(spec.name, value);
         Ok(self)
+    }
+
+    /// Takes a default that the catalog holds for the broker: what is no topic's business is passed over, and what
+    /// only several nodes could give is no reason to refuse it.
+    pub(crate) fn adopt(&mut self, name: &str, value: &str) -> Result<()> {
+        let Some((spec, factor)) = table::find_broker(name) else { return Ok(()) };
+        let value = if factor == 1 { value.to_owned() } else { scaled(name, value, factor)? };
+        let value = spec.kind.canonical(&value).map_err(|why| invalid(name, &value, why))?;
+        self.values.insert(spec.name, value);
+        Ok(())
     }
 
     /// The defaults that were set, by Kafka's broker-level names, for a server.properties.

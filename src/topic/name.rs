@@ -47,6 +47,13 @@ pub(crate) fn validate(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Topic and number of a partition's directory, `<topic>-<number>`; `None` for every other name.
+pub(crate) fn parse_partition_dir(name: &str) -> Option<(&str, i32)> {
+    let (topic, digits) = name.rsplit_once('-')?;
+    let number = digits.parse::<i32>().ok().filter(|n| *n >= 0 && n.to_string() == digits)?;
+    validate(topic).is_ok().then_some((topic, number))
+}
+
 /// The form under which names collide: Kafka's metric names turn `.` into `_`, so it refuses to create
 /// `a.b` beside `a_b`.
 pub(crate) fn collision_key(name: &str) -> String {
@@ -71,6 +78,14 @@ mod tests {
         assert!(error.to_string().contains("' ' at position 2"), "{error}");
         for name in ["", ".", "..", "a/b", "caf\u{e9}", "__cluster_metadata", &"x".repeat(250)] {
             assert_eq!(validate(name).unwrap_err().kind(), ErrorKind::InvalidTopicName, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn directories_are_parted_at_the_last_dash() {
+        assert_eq!(parse_partition_dir("a-b-12"), Some(("a-b", 12)));
+        for name in ["a", "a-", "-1", "a-x", "a--1x", "a-01", "a-+1", "__cluster_metadata-0", "a-0.ff-delete"] {
+            assert_eq!(parse_partition_dir(name), None, "{name}");
         }
     }
 

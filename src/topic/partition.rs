@@ -109,6 +109,8 @@ pub(crate) struct Partition {
     settings: ArcSwap<TopicSettings>,
     /// What Kafka's checkpoint files said when the directory was opened.
     found: Checkpoint,
+    /// Why there is no log to touch here, where it is elsewhere.
+    absent: Option<Error>,
     /// The catalog's epoch.
     epoch: AtomicI32,
     /// The epoch is known to fit the log's history.
@@ -150,6 +152,7 @@ impl Partition {
             slot,
             settings: ArcSwap::new(settings),
             found,
+            absent: None,
             epoch: AtomicI32::new(epoch.get()),
             epoch_fits: AtomicBool::new(false),
             log: OnceLock::new(),
@@ -160,6 +163,16 @@ impl Partition {
             to_sync: Mutex::new(None),
             flushed: Mutex::new(Duration::ZERO),
         }
+    }
+
+    /// The same of a partition whose log is not in this directory: whoever touches it gets `why`.
+    pub(crate) fn absent(self, why: Error) -> Self {
+        Self { absent: Some(why), ..self }
+    }
+
+    /// Fails where the log is not in this directory.
+    pub(crate) fn check_here(&self) -> Result<()> {
+        self.absent.clone().map_or(Ok(()), Err)
     }
 
     pub(crate) fn name(&self) -> &TopicPartition {
@@ -211,6 +224,7 @@ impl Partition {
     /// The log, opened by the first who asks.
     fn log(&self) -> Result<&Log> {
         self.check_alive()?;
+        self.check_here()?;
         if let Some(log) = self.log.get() {
             return Ok(log);
         }

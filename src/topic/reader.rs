@@ -169,7 +169,8 @@ impl Scan {
     }
 
     fn start(&mut self) -> Result<()> {
-        for partition in self.source.partitions_after(0)? {
+        // Those elsewhere were reported when the directory was opened.
+        for partition in self.source.partitions_after(0)?.into_iter().filter(|p| p.check_here().is_ok()) {
             let position = resolve(&partition, self.from, self.isolation)?;
             let end = resolve(&partition, Start::Latest.into(), self.isolation)?;
             self.cursors.push_back(Cursor::new(partition, position, Some(end)));
@@ -211,6 +212,8 @@ impl fmt::Debug for Scan {
 #[must_use = "a tail reads nothing until it is iterated"]
 pub struct Tail {
     cursors: Vec<Cursor>,
+    /// Partitions taken up or passed over.
+    known: usize,
     /// Whose turn it is.
     turn: usize,
     isolation: Isolation,
@@ -257,6 +260,7 @@ impl Tail {
         source.watch(&control.signal);
         let tail = Self {
             cursors: Vec::new(),
+            known: 0,
             turn: 0,
             isolation: Isolation::default(),
             from,
@@ -273,7 +277,7 @@ impl Tail {
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = isolation;
         self.cursors.clear();
-        self.turn = 0;
+        (self.known, self.turn) = (0, 0);
         self.failed = self.join_partitions(self.from).err();
         self
     }
@@ -291,7 +295,11 @@ impl Tail {
 
     /// Takes up the partitions that it does not have yet.
     fn join_partitions(&mut self, from: ReadFrom) -> Result<()> {
-        for partition in self.source.partitions_after(self.cursors.len())? {
+        for partition in self.source.partitions_after(self.known)? {
+            self.known += 1;
+            if partition.check_here().is_err() {
+                continue; // Reported when the directory was opened.
+            }
             partition.watch(&self.control.signal)?;
             let position = resolve(&partition, from, self.isolation)?;
             self.cursors.push(Cursor::new(partition, position, None));

@@ -5,7 +5,7 @@ use super::control::ControlRecord;
 use super::image::Image;
 use super::records::MetadataRecord;
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::{BatchBuilder, ControlType, RecordBatch};
+use crate::record::{BatchBuilder, ControlType, RecordBatch, RecordRef};
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 /// Where and when a batch is written.
@@ -24,9 +24,14 @@ impl Place {
 
 /// One batch of data records.
 pub(super) fn data_batch(place: Place, records: &[MetadataRecord]) -> Result<RecordBatch> {
+    encoded_batch(place, &records.iter().map(MetadataRecord::encode).collect::<Result<Vec<_>>>()?)
+}
+
+/// The same of records that are bytes already.
+pub(super) fn encoded_batch(place: Place, records: &[Vec<u8>]) -> Result<RecordBatch> {
     let mut batch = place.builder();
     for record in records {
-        batch.push_parts(place.time, None, Some(&record.encode()?), &[])?;
+        batch.push_parts(place.time, None, Some(record), &[])?;
     }
     batch.finish()
 }
@@ -41,24 +46,42 @@ pub(super) fn control_batch(place: Place, records: &[ControlRecord]) -> Result<R
     batch.finish()
 }
 
+/// What stands in a batch.
+pub(super) enum Contents {
+    Control(Vec<ControlRecord>),
+    /// The values of data records with their offsets.
+    Data(Vec<(Offset, Vec<u8>)>),
+}
+
+/// Takes a batch apart.
+pub(super) fn contents(batch: &RecordBatch) -> Result<Contents> {
+    let decoded = batch.decode()?;
+    let value = |record: &RecordRef<'_>| -> Result<Vec<u8>> {
+        let empty = || Error::new(ErrorKind::Corrupt, "a metadata record has no value").offset(record.offset());
+        record.value().map(<[u8]>::to_vec).ok_or_else(empty)
+    };
+    if !batch.header().is_control() {
+        let data = |record: Result<RecordRef<'_>>| record.and_then(|r| Ok((r.offset(), value(&r)?)));
+        return decoded.iter().map(data).collect::<Result<_>>().map(Contents::Data);
+    }
+    let control = |record: Result<RecordRef<'_>>| -> Result<ControlRecord> {
+        let record = record?;
+        ControlRecord::decode(ControlType::of(&record)?, &value(&record)?).map_err(|e| e.offset(record.offset()))
+    };
+    decoded.iter().map(control).collect::<Result<_>>().map(Contents::Control)
+}
+
 /// Applies a batch to an image; all of it, or nothing when one of its records cannot be read.
 pub(super) fn apply(image: &mut Image, batch: &RecordBatch) -> Result<()> {
-    let decoded = batch.decode()?;
-    let place = |e: Error| e.offset(batch.base_offset());
-    let empty = || Error::new(ErrorKind::Corrupt, "a metadata record has no value").offset(batch.base_offset());
-    if batch.header().is_control() {
-        for record in decoded.iter() {
-            let record = record?;
-            let value = record.value().ok_or_else(empty)?;
-            image.apply_control(ControlRecord::decode(ControlType::of(&record)?, value).map_err(place)?);
+    match contents(batch)? {
+        Contents::Control(records) => records.into_iter().for_each(|record| image.apply_control(record)),
+        Contents::Data(values) => {
+            let decode = |(offset, value): (Offset, Vec<u8>)| {
+                MetadataRecord::decode(&value).map(|record| (offset, record)).map_err(|e| e.offset(offset))
+            };
+            let records = values.into_iter().map(decode).collect::<Result<Vec<_>>>()?;
+            records.into_iter().try_for_each(|(offset, record)| image.apply(record).map_err(|e| e.offset(offset)))?;
         }
-    } else {
-        let read = |record: Result<_>| -> Result<_> {
-            let record: crate::record::RecordRef<'_> = record?;
-            MetadataRecord::decode(record.value().ok_or_else(empty)?).map_err(place)
-        };
-        let records = decoded.iter().map(read).collect::<Result<Vec<_>>>()?;
-        records.into_iter().try_for_each(|record| image.apply(record)).map_err(place)?;
     }
     image.end = batch.next_offset();
     image.epoch = batch.header().leader_epoch();

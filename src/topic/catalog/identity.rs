@@ -1,4 +1,4 @@
-//! Whose directory it is: reads `meta.properties`, or makes it for a new directory, always before the
+//! Whose directory it is: reads `meta.properties`, or makes it for a new directory, saved before the
 //! first metadata record.
 
 use std::path::Path;
@@ -14,25 +14,31 @@ use crate::types::Uuid;
 const NODE_ID: i32 = 1;
 const SIZE_MAX: u64 = 1 << 20;
 
-/// The identity of `dir`; made and written where there is none yet, completed where an old release left out
-/// the directory's own id.
-pub(super) fn load_or_create(storage: &dyn Storage, dir: &Path, options: &CatalogOptions) -> Result<MetaProperties> {
+/// The identity of `dir`, and whether it has yet to be [`save`]d: made where there is none, completed where an old
+/// release left out the directory's own id.
+pub(super) fn load_or_make(
+    storage: &dyn Storage,
+    dir: &Path,
+    options: &CatalogOptions,
+) -> Result<(MetaProperties, bool)> {
     let path = dir.join(META_PROPERTIES);
     let Some(bytes) = read_file(storage, &path, SIZE_MAX)? else {
-        return create(storage, dir, options);
+        return Ok((make(storage, dir, options)?, true));
     };
     let text = String::from_utf8(bytes);
     let text = text.map_err(|_| Error::new(ErrorKind::Corrupt, "meta.properties is not UTF-8").path(&path))?;
     let mut identity = MetaProperties::parse(&text).map_err(|e| e.path(&path))?;
     check(&identity, options).map_err(|e| e.path(&path))?;
-    if identity.directory_id.is_none() {
-        identity.directory_id = Some(Uuid::random()?);
-        replace_file(storage, &path, identity.to_text().as_bytes())?;
-    }
-    Ok(identity)
+    let is_complete = identity.directory_id.is_some();
+    identity.directory_id.get_or_insert(Uuid::random()?);
+    Ok((identity, !is_complete))
 }
 
-fn create(storage: &dyn Storage, dir: &Path, options: &CatalogOptions) -> Result<MetaProperties> {
+pub(super) fn save(storage: &dyn Storage, dir: &Path, identity: &MetaProperties) -> Result<()> {
+    replace_file(storage, &dir.join(META_PROPERTIES), identity.to_text().as_bytes())
+}
+
+fn make(storage: &dyn Storage, dir: &Path, options: &CatalogOptions) -> Result<MetaProperties> {
     let metadata = dir.join(format!("{CLUSTER_METADATA}-0"));
     if storage.metadata(&metadata).is_ok() {
         return Err(Error::new(ErrorKind::Corrupt, "there is a catalog but no meta.properties")
@@ -43,9 +49,7 @@ fn create(storage: &dyn Storage, dir: &Path, options: &CatalogOptions) -> Result
         Some(id) => id.clone(),
         None => Uuid::random()?.to_string(),
     };
-    let identity = MetaProperties::new(cluster_id, options.node_id.unwrap_or(NODE_ID), Uuid::random()?);
-    replace_file(storage, &dir.join(META_PROPERTIES), identity.to_text().as_bytes())?;
-    Ok(identity)
+    Ok(MetaProperties::new(cluster_id, options.node_id.unwrap_or(NODE_ID), Uuid::random()?))
 }
 
 /// A stock broker refuses the same.

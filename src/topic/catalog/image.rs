@@ -4,7 +4,7 @@
 //! it, for records replayed from the log, loaded from a snapshot and written by ourselves alike. Knows
 //! nothing of files. Records between begin and end of a metadata transaction count at its end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::control::{ControlRecord, Voter};
@@ -14,6 +14,9 @@ use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp, Uuid};
 
 /// The feature whose level decides which records a broker may meet.
 pub(crate) const METADATA_VERSION: &str = "metadata.version";
+
+/// Above it no partition number is believed: a list of all up to it is made in memory.
+pub(crate) const PARTITION_NUMBER_MAX: i32 = 100_000;
 
 /// One topic: its name, its id, its partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +32,10 @@ impl TopicImage {
         self.partitions.get(&partition.get())
     }
 
-    /// How many partitions there are; they count from 0.
+    /// How many partitions there are; they count from 0, and a damaged catalog may lack some in between.
     pub(crate) fn partition_count(&self) -> usize {
-        self.partitions.len()
+        let last = self.partitions.last_key_value().map(|(&number, _)| number);
+        last.and_then(|number| usize::try_from(number).ok()).map_or(0, |number| number + 1)
     }
 
     /// All partitions by number.
@@ -44,6 +48,7 @@ impl TopicImage {
 #[derive(Clone, Debug)]
 struct Registration {
     epoch: i64,
+    fenced: bool,
     raw: Box<[u8]>,
     change: RegistrationChange,
 }
@@ -54,6 +59,8 @@ pub(crate) struct Image {
     features: Arc<BTreeMap<String, i16>>,
     topics: Arc<BTreeMap<Arc<str>, Arc<TopicImage>>>,
     names: Arc<HashMap<Uuid, Arc<str>>>,
+    /// Topics whose removal stands in the part of the log that was read.
+    removed: Arc<HashSet<Uuid>>,
     configs: Arc<BTreeMap<Resource, BTreeMap<String, String>>>,
     brokers: Arc<BTreeMap<i32, Registration>>,
     controllers: Arc<BTreeMap<i32, Box<[u8]>>>,
@@ -103,6 +110,25 @@ impl Image {
     /// All features by name, with the level that each is set to.
     pub(crate) fn features(&self) -> impl Iterator<Item = (&str, i16)> {
         self.features.iter().map(|(name, &level)| (name.as_str(), level))
+    }
+
+    /// Whether the log says that a topic of this id was removed.
+    pub(crate) fn was_removed(&self, id: Uuid) -> bool {
+        self.removed.contains(&id)
+    }
+
+    /// Notes a removal that an earlier part of the log holds than the one that is applied.
+    pub(super) fn note_removed(&mut self, id: Uuid) {
+        if !self.names.contains_key(&id) {
+            Arc::make_mut(&mut self.removed).insert(id);
+        }
+    }
+
+    /// The registration epoch of a broker that the catalog takes for running: its process was killed.
+    pub(super) fn unfenced(&self, node: i32) -> Option<i64> {
+        let registration = self.brokers.get(&node)?;
+        let fenced = registration.change.fenced.map_or(registration.fenced, |flag| flag > 0);
+        (!fenced).then_some(registration.epoch)
     }
 
     /// The first producer id that was never given out.
@@ -161,6 +187,9 @@ impl Image {
             MetadataRecord::FeatureLevel { name, level } => drop(Arc::make_mut(&mut self.features).insert(name, level)),
             MetadataRecord::Topic { name, id } => self.add_topic(&name, id),
             MetadataRecord::Partition { topic, partition, state } => {
+                if !(0..=PARTITION_NUMBER_MAX).contains(&partition) {
+                    return Err(broken(format!("topic id {topic} has a partition {partition}")));
+                }
                 drop(self.topic_mut(topic)?.partitions.insert(partition, state));
             }
             MetadataRecord::PartitionChange { topic, partition, change } => {
@@ -172,8 +201,8 @@ impl Image {
             MetadataRecord::RemoveTopic { id } => self.remove_topic(id),
             MetadataRecord::ClearElr { topic } => self.clear_elr(&topic),
             MetadataRecord::ProducerIds { next, .. } => self.next_producer_id = Some(next),
-            MetadataRecord::RegisterBroker { id, epoch, raw } => {
-                let registration = Registration { epoch, raw, change: RegistrationChange::default() };
+            MetadataRecord::RegisterBroker { id, epoch, fenced, raw } => {
+                let registration = Registration { epoch, fenced, raw, change: RegistrationChange::default() };
                 drop(Arc::make_mut(&mut self.brokers).insert(id, registration));
             }
             MetadataRecord::UnregisterBroker { id, .. } => drop(Arc::make_mut(&mut self.brokers).remove(&id)),
@@ -217,9 +246,13 @@ impl Image {
             Arc::make_mut(&mut self.names).remove(&old.id);
         }
         Arc::make_mut(&mut self.names).insert(id, name);
+        if self.removed.contains(&id) {
+            Arc::make_mut(&mut self.removed).remove(&id);
+        }
     }
 
     fn remove_topic(&mut self, id: Uuid) {
+        Arc::make_mut(&mut self.removed).insert(id);
         if let Some(name) = Arc::make_mut(&mut self.names).remove(&id) {
             Arc::make_mut(&mut self.topics).remove(&name);
             Arc::make_mut(&mut self.configs).remove(&Resource::topic(&*name));
@@ -261,8 +294,8 @@ impl Image {
         let features = level.into_iter().chain(others);
         records.extend(features.map(|(name, &level)| MetadataRecord::FeatureLevel { name: name.clone(), level }));
         for (&id, registration) in &*self.brokers {
-            let Registration { epoch, raw, change } = registration.clone();
-            records.push(MetadataRecord::RegisterBroker { id, epoch, raw });
+            let Registration { epoch, fenced, raw, change } = registration.clone();
+            records.push(MetadataRecord::RegisterBroker { id, epoch, fenced, raw });
             if change != RegistrationChange::default() {
                 records.push(MetadataRecord::RegistrationChange { id, epoch, change });
             }
@@ -402,7 +435,7 @@ mod tests {
 
     #[test]
     fn an_image_is_made_again_by_its_own_records() {
-        let register = MetadataRecord::RegisterBroker { id: 1, epoch: 5, raw: Box::from([1, 0, 3]) };
+        let register = MetadataRecord::RegisterBroker { id: 1, epoch: 5, fenced: true, raw: Box::from([1, 0, 3]) };
         let change = |fenced| MetadataRecord::RegistrationChange {
             id: 1,
             epoch: 5,

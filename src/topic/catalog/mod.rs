@@ -9,6 +9,8 @@
 
 mod batches;
 mod control;
+mod derive;
+mod files;
 mod identity;
 mod image;
 mod open;
@@ -28,19 +30,35 @@ use super::name;
 use super::properties::MetaProperties;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{Log, LogContext};
+use crate::log::Log;
 use crate::record::RecordBatch;
 use crate::storage::Storage;
-use crate::types::{Durability, LeaderEpoch, PartitionId, TopicPartition, Uuid};
+use crate::types::{Durability, LeaderEpoch, Offset, PartitionId, TopicPartition, Uuid};
+use crate::wire::crc32c;
 use batches::Place;
-use records::MetadataRecord;
+use open::Prelude;
+use records::{MetadataRecord, RegistrationChange};
 use snapshot::SnapshotId;
 
 pub(crate) use image::{Image, TopicImage};
+pub(crate) use open::Reading;
 pub(crate) use records::{PartitionState, Resource};
 
 /// Most partitions that one change makes: Kafka's limit on the records of one batch.
 const PARTITIONS_MAX: u32 = 10_000;
+
+/// A replica's directory before its broker has chosen one.
+const UNASSIGNED: Uuid = Uuid::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+/// Where the log of a partition is that this directory does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Elsewhere {
+    /// In the directory of this id, of the same node.
+    Directory(Uuid),
+    /// With other nodes.
+    Nodes(Vec<i32>),
+    Unknown,
+}
 
 /// What a catalog is told when it is opened.
 #[derive(Clone, Debug)]
@@ -52,11 +70,19 @@ pub(crate) struct CatalogOptions {
     pub(crate) defaults: BrokerDefaults,
     /// Bytes of log after which a snapshot is written, at least.
     pub(crate) snapshot_bytes: u64,
+    /// Whether what a later release wrote is read as far as it can be, rather than refused.
+    pub(crate) read_only: bool,
 }
 
 impl Default for CatalogOptions {
     fn default() -> Self {
-        Self { node_id: None, cluster_id: None, defaults: BrokerDefaults::default(), snapshot_bytes: 1 << 20 }
+        Self {
+            node_id: None,
+            cluster_id: None,
+            defaults: BrokerDefaults::default(),
+            snapshot_bytes: 1 << 20,
+            read_only: false,
+        }
     }
 }
 
@@ -70,7 +96,6 @@ pub(crate) struct Catalog {
     directory_id: Uuid,
     defaults: BrokerDefaults,
     snapshot_bytes: u64,
-    log: Log,
     image: ArcSwap<Image>,
     writer: Mutex<Writer>,
 }
@@ -78,8 +103,12 @@ pub(crate) struct Catalog {
 /// What only the one who changes the catalog needs.
 #[derive(Debug, Default)]
 struct Writer {
+    /// None while nothing may be appended.
+    log: Option<Log>,
     /// Why nothing may be appended.
     read_only: Option<Error>,
+    /// What the log still lacks before the first change.
+    prelude: Option<Prelude>,
     /// Bytes of log since the newest snapshot.
     since_snapshot: u64,
     /// The newest snapshot and its size in bytes.
@@ -93,13 +122,6 @@ impl fmt::Debug for Catalog {
 }
 
 impl Catalog {
-    /// Opens the catalog of the log directory `dir`, or makes it where there is none. `context` says how logs
-    /// are opened here; its partition, topic id and log start are the catalog's to set.
-    pub(crate) fn open(context: LogContext, dir: &Path, options: CatalogOptions) -> Result<Self> {
-        let identity = identity::load_or_create(&*context.storage, dir, &options)?;
-        open::open(context, dir, identity, options)
-    }
-
     /// The catalog as it is now.
     pub(crate) fn image(&self) -> Arc<Image> {
         self.image.load_full()
@@ -113,6 +135,42 @@ impl Catalog {
     /// The settings given for all topics.
     pub(crate) fn defaults(&self) -> &BrokerDefaults {
         &self.defaults
+    }
+
+    /// Whether `path` is the catalog's own directory.
+    pub(crate) fn is_dir(&self, path: &Path) -> bool {
+        self.dir == path
+    }
+
+    /// Where a partition's log is, if the catalog says that it is not in this directory. Kafka leaves the directory
+    /// open where there is only one.
+    pub(crate) fn elsewhere(&self, topic: &TopicImage, partition: PartitionId) -> Option<Elsewhere> {
+        let Some(state) = topic.partition(partition) else { return Some(Elsewhere::Unknown) };
+        let node = self.identity.node_id;
+        let Some(at) = state.replicas.iter().position(|&replica| replica == node) else {
+            return Some(Elsewhere::Nodes(state.replicas.clone()));
+        };
+        let directory = *state.directories.get(at)?;
+        match directory {
+            derive::LOST => Some(Elsewhere::Unknown),
+            Uuid::ZERO | UNASSIGNED => None,
+            other => (other != self.directory_id).then_some(Elsewhere::Directory(other)),
+        }
+    }
+
+    /// Changes whenever a stock broker starts on the directory: the raft epoch, or without a metadata log the leader
+    /// epochs of the partitions.
+    pub(crate) fn stamp(&self) -> String {
+        let image = self.image();
+        if image.end > Offset::ZERO {
+            return image.epoch.to_string();
+        }
+        let mut epochs = String::new();
+        for topic in image.topics() {
+            let states = topic.partitions();
+            epochs.extend(states.map(|(number, state)| format!("{} {number} {}\n", topic.name, state.leader_epoch)));
+        }
+        format!("directories {:08x}", crc32c(epochs.as_bytes()))
     }
 
     /// Why the catalog takes no changes, where it does not.
@@ -238,10 +296,16 @@ impl Catalog {
         self.write_snapshot(&mut writer)
     }
 
-    /// Syncs and closes the metadata log; changes answer `Closed` from then on.
+    /// Syncs and closes the metadata log; changes answer `Closed` from then on. A broker that was killed here is noted
+    /// as stopped, or the next one would wait until its session expires.
     pub(crate) fn close(&self) -> Result<()> {
-        let _writer = self.writer.lock();
-        self.log.close()
+        let mut writer = self.writer.lock();
+        let fenced = match self.image().unfenced(self.identity.node_id) {
+            Some(_) if writer.read_only.is_none() => self.write_change(&mut writer, Vec::new()).map(drop),
+            _ => Ok(()),
+        };
+        let closed = writer.log.as_ref().map_or(Ok(()), Log::close);
+        fenced.and(closed)
     }
 
     fn new_partitions(&self, topic: Uuid, numbers: Range<i32>) -> impl Iterator<Item = MetadataRecord> {
@@ -260,24 +324,36 @@ impl Catalog {
     fn change(&self, plan: impl FnOnce(&Image) -> Result<Vec<MetadataRecord>>) -> Result<Arc<Image>> {
         let mut writer = self.writer.lock();
         writer.check()?;
+        let records = plan(&self.image())?;
+        match records.is_empty() {
+            true => Ok(self.image()),
+            false => self.write_change(&mut writer, records),
+        }
+    }
+
+    /// Writes records as one change, behind what must come before any.
+    fn write_change(&self, writer: &mut Writer, records: Vec<MetadataRecord>) -> Result<Arc<Image>> {
+        self.write_prelude(writer)?;
         let image = self.image();
-        let mut records = plan(&image)?;
-        if records.is_empty() {
-            return Ok(image);
-        }
+        let mut all = Vec::new();
         if image.in_transaction() {
-            // Its writer is gone: without this its records would swallow ours.
-            let reason = Some("its writer did not end it".to_owned());
-            records.insert(0, MetadataRecord::AbortTransaction { reason });
+            all.push(open::abandoned());
         }
+        let id = self.identity.node_id;
+        all.extend(image.unfenced(id).map(|epoch| MetadataRecord::RegistrationChange {
+            id,
+            epoch,
+            change: RegistrationChange { fenced: Some(1), ..RegistrationChange::default() },
+        }));
+        all.extend(records);
         let place = Place { base: image.end, epoch: image.epoch, time: self.clock.now() };
-        let changed = Arc::new(self.commit(&mut writer, &image, &batches::data_batch(place, &records)?)?);
+        let changed = Arc::new(self.commit(writer, &image, &batches::data_batch(place, &all)?)?);
         self.image.store(Arc::clone(&changed));
         let due = writer.snapshot.map_or(0, |(_, size)| size).max(self.snapshot_bytes);
         if writer.since_snapshot >= due {
             // The change itself is safe. A snapshot that fails now is tried again at the next change; what
             // ails the log meanwhile is reported there.
-            let _ = self.write_snapshot(&mut writer);
+            let _ = self.write_snapshot(writer);
         }
         Ok(changed)
     }
@@ -287,8 +363,9 @@ impl Catalog {
         // Read back before it is written: what cannot be applied must never reach the log.
         let mut changed = image.clone();
         batches::apply(&mut changed, batch)?;
-        let appended = self.log.append_replica(batch)?;
-        if let Err(error) = self.log.wait(appended.position, Durability::PowerLoss) {
+        let log = writer.log()?;
+        let appended = log.append_replica(batch)?;
+        if let Err(error) = log.wait(appended.position, Durability::PowerLoss) {
             writer.read_only = Some(error.clone());
             return Err(error);
         }
@@ -307,11 +384,12 @@ impl Catalog {
         writer.snapshot = Some((id, size));
         writer.since_snapshot = 0;
         // Segments end where snapshots do, so that the log's front can go whole.
-        self.log.roll()?;
+        let log = writer.log()?;
+        log.roll()?;
         match previous {
             Some(previous) => {
-                self.log.advance_log_start(previous.end)?;
-                self.log.run_maintenance()?;
+                log.advance_log_start(previous.end)?;
+                log.run_maintenance()?;
                 snapshot::remove_below(&*self.storage, &self.dir, previous.end)
             }
             None => Ok(()),
@@ -320,6 +398,10 @@ impl Catalog {
 }
 
 impl Writer {
+    fn log(&self) -> Result<&Log> {
+        self.log.as_ref().ok_or_else(|| Error::new(ErrorKind::ReadOnly, "the catalog cannot be changed"))
+    }
+
     fn check(&self) -> Result<()> {
         match &self.read_only {
             Some(error) => Err(error.clone()),

@@ -51,6 +51,8 @@ pub(crate) struct Resource {
 
 impl Resource {
     pub(crate) const TOPIC: i8 = 2;
+    /// With the name of a node, or the empty one for all.
+    pub(crate) const BROKER: i8 = 4;
 
     pub(crate) fn topic(name: impl Into<String>) -> Self {
         Self { kind: Self::TOPIC, name: name.into() }
@@ -141,10 +143,11 @@ pub(crate) enum MetadataRecord {
         broker_epoch: i64,
         next: i64,
     },
-    /// Kept as it is; the id and epoch say whose it is.
+    /// Kept as it is; the rest is read from it.
     RegisterBroker {
         id: i32,
         epoch: i64,
+        fenced: bool,
         raw: Box<[u8]>,
     },
     UnregisterBroker {
@@ -446,7 +449,22 @@ fn read_register_broker(version: u32, raw: Box<[u8]>, r: &mut Reader<'_>) -> Res
         r.bool()?; // IsMigratingZkBroker
     }
     r.uuid()?; // IncarnationId
-    Ok(MetadataRecord::RegisterBroker { id, epoch: r.i64()?, raw })
+    let epoch = r.i64()?;
+    let endpoints = r.compact_array_len(7)?.unwrap_or_default();
+    for _ in 0..endpoints {
+        r.compact_string()?;
+        r.compact_string()?;
+        r.take(4)?; // port and security protocol
+        skip_tags(r)?;
+    }
+    let features = r.compact_array_len(6)?.unwrap_or_default();
+    for _ in 0..features {
+        r.compact_string()?;
+        r.take(4)?; // the range of levels
+        skip_tags(r)?;
+    }
+    r.compact_nullable_string()?; // Rack
+    Ok(MetadataRecord::RegisterBroker { id, epoch, fenced: r.bool()?, raw })
 }
 
 fn read_registration_change(r: &mut Reader<'_>) -> Result<MetadataRecord> {

@@ -3,16 +3,18 @@
 //!
 //! A snapshot holds a header, the records that make its image out of nothing, and a footer; Kafka accepts
 //! one without a footer, so a file gets its name only when it is whole and synced. Snapshots at offset 0
-//! hold Kafka's bootstrap records: never read here as a catalog, never removed.
+//! hold Kafka's bootstrap records: they begin a log that is empty, and are never removed.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::batches::{self, Place};
+use super::batches::{self, Contents, Place};
 use super::control::ControlRecord;
 use super::image::Image;
+use super::records::MetadataRecord;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchHeader, ControlType, RecordBatch};
 use crate::storage::{OpenMode, Storage, read_file};
@@ -21,6 +23,8 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 const SUFFIX: &str = ".checkpoint";
 /// What a file is called until it is whole; Kafka removes such leftovers at start, and so do we.
 const PART: &str = ".checkpoint.part";
+/// What Kafka calls one that it is about to remove.
+const DELETED: &str = ".checkpoint.deleted";
 /// Records in one batch.
 const BATCH_RECORDS: usize = 1_000;
 /// The largest snapshot that is read.
@@ -109,10 +113,14 @@ pub(super) fn remove_below(storage: &dyn Storage, dir: &Path, end: Offset) -> Re
     storage.sync_dir(dir).map_err(|e| Error::io("cannot sync the catalog's directory", dir, e))
 }
 
-/// Removes what an interrupted [`write`] left.
+/// Removes what an interrupted [`write`], or Kafka, left.
 pub(super) fn remove_leftovers(storage: &dyn Storage, dir: &Path) -> Result<()> {
-    let entries = storage.list(dir).map_err(|e| Error::io("cannot list the catalog's directory", dir, e))?;
-    for entry in entries.iter().filter(|entry| entry.name.ends_with(PART)) {
+    let entries = match storage.list(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        listed => listed.map_err(|e| Error::io("cannot list the catalog's directory", dir, e))?,
+    };
+    let left = |name: &str| name.ends_with(PART) || name.ends_with(DELETED);
+    for entry in entries.iter().filter(|entry| left(&entry.name)) {
         let path = dir.join(&entry.name);
         storage.remove_file(&path).map_err(|e| Error::io("cannot remove an unfinished snapshot", path, e))?;
     }
@@ -143,9 +151,24 @@ fn encode(image: &Image) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn decode(mut bytes: Bytes) -> Result<(Image, Option<Error>)> {
-    let broken = |why| Error::new(ErrorKind::Corrupt, why);
+fn decode(bytes: Bytes) -> Result<(Image, Option<Error>)> {
     let mut image = Image::default();
+    let mut stopped = None;
+    let last_timestamp = each_batch(bytes, |batch| match batches::apply(&mut image, batch) {
+        Err(e) if e.kind() == ErrorKind::Unsupported => {
+            stopped = Some(e);
+            Ok(ControlFlow::Break(()))
+        }
+        applied => applied.map(ControlFlow::Continue),
+    })?;
+    image.last_timestamp = last_timestamp;
+    Ok((image, stopped))
+}
+
+/// Shows every batch of a snapshot to `visit`, until it breaks off; answers the time of the last record that the
+/// snapshot stands for.
+fn each_batch(mut bytes: Bytes, mut visit: impl FnMut(&RecordBatch) -> Result<ControlFlow<()>>) -> Result<Timestamp> {
+    let broken = |why| Error::new(ErrorKind::Corrupt, why);
     let mut last_timestamp = None;
     let mut complete = false;
     while !bytes.is_empty() {
@@ -162,19 +185,61 @@ fn decode(mut bytes: Bytes) -> Result<(Image, Option<Error>)> {
             Some(ControlType::SnapshotFooter) => complete = true,
             _ => {}
         }
-        if last_timestamp.is_none() {
+        let Some(time) = last_timestamp else {
             return Err(broken("the snapshot does not begin with its header"));
-        }
-        match batches::apply(&mut image, &batch) {
-            Err(e) if e.kind() == ErrorKind::Unsupported => return Ok((image, Some(e))),
-            applied => applied?,
+        };
+        if visit(&batch)?.is_break() {
+            return Ok(time);
         }
     }
-    if !complete {
-        return Err(broken("the snapshot has no footer"));
+    last_timestamp.filter(|_| complete).ok_or_else(|| broken("the snapshot has no footer"))
+}
+
+/// With what Kafka's first leader begins the log of a directory that was only formatted.
+#[derive(Debug, Default)]
+pub(super) struct Bootstrap {
+    /// Who votes, where that is in the files.
+    pub(super) quorum: Vec<ControlRecord>,
+    /// Data records, as they are.
+    pub(super) records: Vec<Vec<u8>>,
+    /// What they make.
+    pub(super) image: Image,
+}
+
+/// Kafka's bootstrap records: `bootstrap.checkpoint` (up to 4.3), and the snapshot at offset 0, which has the voters
+/// of a dynamic quorum and from 4.4 on the rest as well. `None` without any; `Unsupported` for records of a later
+/// release.
+pub(super) fn bootstrap(storage: &dyn Storage, log_dir: &Path, dir: &Path) -> Result<Option<Bootstrap>> {
+    let zero = SnapshotId { end: Offset::ZERO, epoch: LeaderEpoch::new(0) };
+    let mut found: Option<Bootstrap> = None;
+    for path in [log_dir.join("bootstrap.checkpoint"), zero.path(dir, SUFFIX)] {
+        let Some(bytes) = read_file(storage, &path, SIZE_MAX)? else { continue };
+        let found = found.get_or_insert_default();
+        let mut records = Vec::new();
+        let taken = each_batch(bytes.into(), |batch| {
+            match batches::contents(batch)? {
+                Contents::Control(control) => {
+                    let voting =
+                        |r: &ControlRecord| matches!(r, ControlRecord::KRaftVersion(_) | ControlRecord::Voters(_));
+                    for record in control.into_iter().filter(voting) {
+                        found.image.apply_control(record.clone());
+                        found.quorum.push(record);
+                    }
+                }
+                Contents::Data(values) => records.extend(values.into_iter().map(|(_, value)| value)),
+            }
+            Ok(ControlFlow::Continue(()))
+        });
+        taken.map_err(|e| e.path(&path))?;
+        if found.records.is_empty() {
+            for value in &records {
+                let applied = MetadataRecord::decode(value).and_then(|record| found.image.apply(record));
+                applied.map_err(|e| e.path(&path))?;
+            }
+            found.records = records;
+        }
     }
-    image.last_timestamp = last_timestamp.unwrap_or(Timestamp::NONE);
-    Ok((image, None))
+    Ok(found)
 }
 
 fn header_timestamp(batch: &RecordBatch) -> Result<Timestamp> {
@@ -189,7 +254,6 @@ fn header_timestamp(batch: &RecordBatch) -> Result<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::super::hex;
-    use super::super::records::MetadataRecord;
     use super::*;
     use crate::storage::MemoryStorage;
     use crate::types::Uuid;

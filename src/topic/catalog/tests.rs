@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::log::LogContext;
 use crate::segment::BufferPool;
 use crate::storage::{MemoryStorage, OpenMode, read_file};
 use crate::topic::config::{CleanupPolicy, ConfigSource};
-use crate::types::{Offset, Timestamp};
+use crate::types::Timestamp;
 
 const LOG: &str = "__cluster_metadata-0/00000000000000000000.log";
 
@@ -37,7 +38,7 @@ impl Dir {
             log_start: Offset::ZERO,
             recovery_point: Offset::ZERO,
         };
-        Catalog::open(context, self.path(), self.options.clone())
+        Reading::new(&*self.storage, self.path(), self.options.clone())?.open(context)
     }
 
     fn open(&self) -> Catalog {
@@ -257,8 +258,10 @@ fn append(dir: &Dir, batch: impl FnOnce(Place) -> Result<RecordBatch>) {
     let catalog = dir.open();
     let image = catalog.image();
     let place = Place { base: image.end, epoch: image.epoch, time: Timestamp::new(0) };
-    let appended = catalog.log.append_replica(&batch(place).unwrap()).unwrap();
-    catalog.log.wait(appended.position, Durability::PowerLoss).unwrap();
+    let writer = catalog.writer.lock();
+    let log = writer.log().unwrap();
+    let appended = log.append_replica(&batch(place).unwrap()).unwrap();
+    log.wait(appended.position, Durability::PowerLoss).unwrap();
 }
 
 #[test]

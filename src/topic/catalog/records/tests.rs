@@ -137,9 +137,37 @@ fn unknown_tags_are_skipped_but_unknown_records_are_not() {
 
 #[test]
 fn registrations_are_kept_as_they_are() {
-    // Version 3 of RegisterBroker: id 1, not migrating, incarnation, epoch 11, then what nobody looks at.
-    let bytes = hex("01 00 03 00000001 00 87157cc64a034ec184d8c1c69157ff70 000000000000000b deadbeef");
+    // Version 4 of RegisterBroker as 4.3.0 wrote it: node 1, registered at offset 11, fenced until it has caught up.
+    let bytes =
+        hex("0100040000000100dc67553b01734c6f88f2ea46bbfd36da000000000000000b020a504c41494e544558540a6c6f63616c68 \
+         6f73747208000000081073747265616d732e76657273696f6e0000000100147472616e73616374696f6e2e76657273696f6e \
+         000000020021656c696769626c652e6c65616465722e7265706c696361732e76657273696f6e0000000100116d6574616461 \
+         74612e76657273696f6e0007001e000e73686172652e76657273696f6e00000001000e6b726166742e76657273696f6e0000 \
+         0001000e67726f75702e76657273696f6e0000000100000100010021032e947d79111ae3859ba4bae620e076347afe41e288 \
+         2663610a9d0fe6e2899bca");
     let record = MetadataRecord::decode(&bytes).unwrap();
-    assert!(matches!(record, MetadataRecord::RegisterBroker { id: 1, epoch: 11, .. }));
+    assert!(matches!(record, MetadataRecord::RegisterBroker { id: 1, epoch: 11, fenced: true, .. }));
     assert_eq!(record.encode().unwrap(), bytes);
+    for end in 0..bytes.len() - 40 {
+        assert!(MetadataRecord::decode(&bytes[..end]).is_err(), "{end}");
+    }
+}
+
+/// The body of RegisterBroker grew with each version; whether the broker was fenced is in all of them.
+#[test]
+fn every_version_of_a_registration_says_whether_it_is_fenced() {
+    let id = "00000001";
+    let identity = "87157cc64a034ec184d8c1c69157ff70 000000000000000b";
+    let lists = "02 02 41 02 68 2385 0000 00 02 02 66 0000 0015 00 00";
+    for (version, before, after) in
+        [("00", "", ""), ("01", "", "00"), ("02", "00", "00"), ("03", "00", "00"), ("04", "00", "00")]
+    {
+        for (flag, expected) in [("00", false), ("01", true)] {
+            let bytes = hex(&format!("01 00 {version} {id} {before} {identity} {lists} {flag} {after} 00"));
+            let record = MetadataRecord::decode(&bytes).unwrap();
+            let MetadataRecord::RegisterBroker { epoch: 11, fenced, .. } = &record else { panic!("{record:?}") };
+            assert_eq!(*fenced, expected, "version {version}");
+            assert_eq!(record.encode().unwrap(), bytes);
+        }
+    }
 }
