@@ -2,7 +2,6 @@
 //! the visible end; takes no lock that the writer holds while it writes or syncs.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -148,8 +147,8 @@ impl Inner {
                     return Err(self.out_of_range(offset, self.marks.load()));
                 }
                 (read.bytes, read.next) = (bytes, next);
-                if isolation == Isolation::ReadCommitted && self.transactional.load(Ordering::Acquire) {
-                    read.aborted = aborted_between(&segments[first..], offset, next)?;
+                if isolation == Isolation::ReadCommitted {
+                    read.aborted = self.aborted_in(&read.bytes, &segments[first..], offset, next)?;
                 }
                 return Ok(read);
             }
@@ -236,7 +235,7 @@ pub(super) fn floor(segments: &[Arc<Segment>], offset: Offset) -> usize {
 }
 
 /// Aborted transactions that touch `[from, to)`: their markers may lie in this segment or any later one.
-fn aborted_between(segments: &[Arc<Segment>], from: Offset, to: Offset) -> Result<Vec<AbortedTxn>> {
+pub(super) fn aborted_between(segments: &[Arc<Segment>], from: Offset, to: Offset) -> Result<Vec<AbortedTxn>> {
     let mut found = Vec::new();
     for segment in segments {
         if !segment.aborted_between(from, to, &mut found)? {

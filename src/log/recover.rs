@@ -97,7 +97,11 @@ pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConf
     for &base in &listed.bases {
         let path = FileKind::Log.path(&home.dir, base);
         let found = context.storage.metadata(&path).map_err(|e| Error::io("cannot look at a segment", path, e))?;
-        segments.push(Arc::new(Segment::existing(home.clone(), base, sizes, found.len)));
+        let segment = Segment::existing(home.clone(), base, sizes, found.len);
+        if slot.is_none_or(|slot| base < slot.doubted_below) {
+            segment.doubt();
+        }
+        segments.push(Arc::new(segment));
     }
     recovery.finish(segments, listed, true)
 }
@@ -263,7 +267,7 @@ impl Recovery<'_> {
         expected: Offset,
         found: &mut Recovered,
     ) -> Result<(Offset, u64, Option<&'static str>)> {
-        segment.reset_indexes();
+        segment.reset_indexes()?;
         let (mut next, mut failed) = (expected, None);
         let Recovered { epochs, producers, .. } = found;
         let end = segment.walk(0, segment.base(), |position, header, bytes| {
@@ -284,6 +288,8 @@ impl Recovery<'_> {
         if let Some(error) = failed {
             return Err(error.path(segment.path(FileKind::Log)));
         }
+        // Above its recovery point a stock broker does not believe its own either.
+        segment.trust_scanned(next, end.damage.is_none() && next <= self.context.recovery_point);
         found.report.scanned_bytes += end.position;
         Ok((next, end.position, end.damage))
     }

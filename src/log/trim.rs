@@ -147,6 +147,8 @@ impl Inner {
         if to.get() < 0 {
             return Err(self.error(ErrorKind::OffsetOutOfRange, "cannot truncate to a negative offset").offset(to));
         }
+        // What is cut from the transaction indexes must be right.
+        self.settle_doubts()?;
         let cut = self.cut(&mut writer, to);
         if let Err(error) = &cut {
             self.poison(error);
