@@ -45,16 +45,29 @@ impl Inner {
             return Ok(Vec::new());
         }
         match aborted_between(segments, from, to) {
-            // Only the file can be: nobody can tell which transactions it named but the log.
             Err(e) if e.kind() == ErrorKind::Corrupt => {
-                let opened = |segment: &&Arc<Segment>| segment.base() < self.opened_end;
-                self.segments.load().iter().filter(opened).for_each(|segment| segment.doubt());
-                self.doubted.store(true, Ordering::Release);
-                self.settle_doubts()?;
+                self.doubt_all()?;
                 aborted_between(segments, from, to)
             }
             found => found,
         }
+    }
+
+    /// Has the transaction index of `segment` on the heap.
+    pub(super) fn load_aborted(&self, segment: &Segment) -> Result<()> {
+        self.settle_doubts()?;
+        match segment.load_aborted() {
+            Err(e) if e.kind() == ErrorKind::Corrupt => self.doubt_all(),
+            loaded => loaded,
+        }
+    }
+
+    /// A transaction index is nonsense: the log alone can tell which transactions it named.
+    fn doubt_all(&self) -> Result<()> {
+        let opened = |segment: &&Arc<Segment>| segment.base() < self.opened_end;
+        self.segments.load().iter().filter(opened).for_each(|segment| segment.doubt());
+        self.doubted.store(true, Ordering::Release);
+        self.settle_doubts()
     }
 
     /// Makes sure that the transaction indexes can be believed.

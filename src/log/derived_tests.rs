@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-
 use super::*;
 use crate::clock::ManualClock;
 use crate::finding::{Finding, FindingKind};

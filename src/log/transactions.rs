@@ -37,11 +37,6 @@ impl OngoingTransactions {
         AbortedTxn { producer_id, first_offset, last_offset: marker_offset, last_stable_offset }
     }
 
-    /// The first offsets and producers of those that are open.
-    pub(super) fn open(&self) -> impl Iterator<Item = (Offset, ProducerId)> + '_ {
-        self.open.iter().map(|(first, id)| (*first, *id))
-    }
-
     /// Forgets the ended transactions whose markers readers can see now. The log start never passes the
     /// high watermark, so those below the log start are among them.
     pub(crate) fn on_high_watermark(&mut self, high_watermark: Offset) {

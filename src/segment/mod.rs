@@ -24,7 +24,7 @@ use crate::finding::Findings;
 use crate::index::TransactionIndex;
 use crate::record::{BatchHeader, validate_crc};
 use crate::storage::{File, OpenMode, Storage};
-use crate::types::{Offset, Timestamp, TopicPartition};
+use crate::types::{Offset, TopicPartition};
 
 pub(crate) use buffer::BufferPool;
 pub(crate) use indexes::IndexSizes;
@@ -168,11 +168,11 @@ impl Segment {
         }
     }
 
-    /// The largest timestamp of the first batch; `None` when it cannot be read.
-    pub(crate) fn first_timestamp(&self) -> Option<Timestamp> {
+    /// The header of the first batch; `None` when it cannot be read.
+    pub(crate) fn first_header(&self) -> Option<BatchHeader> {
         let mut header = [0; BatchHeader::LEN];
         self.file().ok()?.read_exact_at(&mut header, 0).ok()?;
-        BatchHeader::parse(&header).ok().map(|first| first.max_timestamp())
+        BatchHeader::parse(&header).ok()
     }
 
     /// Walks the batches from `position` on; see [`walk`].
