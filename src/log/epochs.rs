@@ -66,8 +66,11 @@ impl EpochCache {
     /// before the first entry.
     pub(crate) fn allows(&self, epoch: LeaderEpoch, offset: Offset) -> bool {
         let begun = self.entries.partition_point(|entry| entry.1 <= offset);
-        let in_force = begun.checked_sub(1).map(|at| self.entries[at].0);
-        epoch < LeaderEpoch::new(0) || in_force.is_none_or(|in_force| in_force == epoch)
+        epoch < LeaderEpoch::new(0)
+            || match begun.checked_sub(1) {
+                Some(in_force) => self.entries[in_force].0 == epoch,
+                None => !self.entries.is_empty(),
+            }
     }
 
     /// The newest epoch.

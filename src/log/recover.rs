@@ -304,7 +304,7 @@ impl Recovery<'_> {
             return Err(error.path(segment.path(FileKind::Log)));
         }
         // Above its recovery point a stock broker does not believe its own either.
-        segment.trust_scanned(next, end.damage.is_none() && next <= self.context.recovery_point);
+        segment.trust_scanned(next, end.damage.is_none() && next <= self.context.recovery_point)?;
         found.report.scanned_bytes += end.position;
         Ok((next, end.position, end.damage))
     }

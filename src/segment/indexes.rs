@@ -192,14 +192,20 @@ impl Segment {
 
     /// Ends a scan of batches below `end`, after which the index files are written anew. What was wrong with those
     /// that were there is told where they `should` have been right.
-    pub(crate) fn trust_scanned(&self, end: Offset, should: bool) {
+    pub(crate) fn trust_scanned(&self, end: Offset, should: bool) -> Result<()> {
         let faults = self.indexes.write().as_mut().map(|indexes| indexes.faults(end));
-        for (kind, fault) in faults.into_iter().flatten() {
-            if let Some(fault) = fault.filter(|_| should) {
-                self.tell(kind, fault, None);
+        if self.doubted.swap(false, Ordering::AcqRel) && should {
+            for (kind, fault) in faults.into_iter().flatten() {
+                if let Some(fault) = fault {
+                    self.tell(kind, fault, None);
+                }
+            }
+            let bytes = self.read_whole(FileKind::TxnIndex)?.unwrap_or_default();
+            if self.aborted.read().as_ref().is_some_and(|aborted| aborted.encode() != bytes) {
+                self.tell(FileKind::TxnIndex, "it does not name the transactions that were aborted", None);
             }
         }
-        self.doubted.store(false, Ordering::Release);
+        Ok(())
     }
 
     fn tell(&self, kind: FileKind, fault: Fault, failed: Option<Error>) {
