@@ -228,8 +228,10 @@ fn derived(files: &Files) -> Files {
     files.iter().filter(|(name, _)| is_derived(name)).cloned().collect()
 }
 
+type Spoil = fn(&mut Vec<u8>);
+
 /// What may have happened to a derived file.
-const SPOILS: [(&str, fn(&mut Vec<u8>)); 9] = [
+const SPOILS: [(&str, Spoil); 9] = [
     ("removed", |_| {}),
     ("emptied", Vec::clear),
     ("padded", |bytes| bytes.resize(bytes.len() + 4096, 0)),
@@ -262,7 +264,7 @@ fn no_spoilt_file_changes_what_readers_see() {
             // Of snapshots only the newest at a segment base is looked at, and one more may be missing.
             let snapshot = name.strip_suffix(".snapshot");
             if snapshot.is_none_or(|base| bases.last() == Some(&base) && how != "removed") {
-                assert_eq!(foreign.rebuilt(), [name.clone()], "{what}");
+                assert_eq!(foreign.rebuilt(), std::slice::from_ref(&name), "{what}");
                 log.close().unwrap();
                 assert_eq!(derived(&files_of(&*foreign.storage)), derived(&files), "{what}: put right");
             }
@@ -275,8 +277,7 @@ fn entries_that_look_right_are_held_against_the_batches() {
     let (files, end, seen) = transactional_log();
     let segments: Vec<_> = files.iter().filter(|(name, _)| name.ends_with(".log")).collect();
     let stem = |at: usize| segments[at].0.trim_end_matches(".log").to_owned();
-    type Edit = fn(&mut Vec<u8>);
-    let edits: [(&str, Edit); 10] = [
+    let edits: [(&str, Spoil); 10] = [
         ("index", |bytes| bytes[7] += 1),
         ("index", |bytes| drop(bytes.drain(4..12))),
         ("index", |bytes| bytes[3] = 0),
@@ -295,7 +296,7 @@ fn entries_that_look_right_are_held_against_the_batches() {
         let foreign = Foreign::of(&spoilt, end);
         let log = foreign.open();
         assert_eq!(see(&log), seen, "{name}");
-        assert_eq!(foreign.rebuilt(), [name.clone()]);
+        assert_eq!(foreign.rebuilt(), std::slice::from_ref(&name));
         let sound = &files.iter().find(|(n, _)| *n == name).unwrap().1;
         assert_eq!(foreign.file(&name).as_ref(), Some(sound), "{name}");
     }
@@ -355,20 +356,27 @@ fn what_was_not_compared_is_doubted_by_the_next_owner_too() {
 #[test]
 fn our_own_transaction_index_is_rebuilt_as_well() {
     let (files, end, seen) = transactional_log();
-    let foreign = Foreign::of(&files, end);
-    foreign.open().close().unwrap();
-    for (name, bytes) in files.iter().filter(|(name, _)| name.ends_with(".txnindex")) {
+    let indexes: Vec<_> = files.iter().filter(|(name, _)| name.ends_with(".txnindex")).collect();
+    for (name, bytes) in [indexes[0], indexes[indexes.len() - 1]] {
+        let foreign = Foreign::of(&files, end);
+        let log = foreign.open();
+        see(&log);
+        log.close().unwrap();
         let file = foreign.storage.open(&Path::new(DIR).join(name), OpenMode::Write).unwrap();
         file.write_all_at(&[1], 0).unwrap();
         let log = foreign.open();
         assert_eq!(see(&log), seen, "{name}");
         assert_eq!(foreign.file(name).as_ref(), Some(bytes));
         log.close().unwrap();
+
         file.set_len(5).unwrap();
         let log = foreign.open();
-        let to = name.trim_end_matches(".txnindex").parse::<i64>().unwrap() + 1;
-        assert!(log.truncate(to).is_ok(), "{name}");
-        break;
+        let mut author = Author { log: &log, epoch: 5, clock: 100 };
+        author.end(4, 0, TxnOutcome::Abort);
+        log.truncate(name.trim_end_matches(".txnindex").parse::<i64>().unwrap() + 1).unwrap();
+        let left = log.offsets().last_stable;
+        let kept: Vec<_> = seen.records[0].iter().filter(|(at, _)| left > *at).cloned().collect();
+        assert_eq!(records(&log, Isolation::ReadCommitted), kept, "{name}");
     }
 }
 
@@ -417,4 +425,169 @@ proptest! {
         let foreign = Foreign::of(&spoilt, *end);
         prop_assert_eq!(&see(&foreign.open()), seen);
     }
+}
+
+/// The batches of a `.log` file.
+fn batches(log: &[u8]) -> Vec<Vec<u8>> {
+    let (mut rest, mut found) = (log, Vec::new());
+    while let Ok(header) = crate::record::BatchHeader::parse(rest) {
+        found.push(rest[..header.size_bytes()].to_vec());
+        rest = &rest[header.size_bytes()..];
+    }
+    found
+}
+
+/// What a cleaner keeps of a batch whose records are gone but whose producer is not.
+fn emptied(batch: &[u8]) -> Vec<u8> {
+    let mut kept = batch[..61].to_vec();
+    kept[8..12].copy_from_slice(&49_i32.to_be_bytes());
+    kept[27..35].copy_from_slice(&(-1_i64).to_be_bytes());
+    kept[57..61].fill(0);
+    let crc = crate::wire::crc32c(&kept[21..]);
+    kept[17..21].copy_from_slice(&crc.to_be_bytes());
+    kept
+}
+
+#[test]
+fn a_cleaners_transaction_index_is_believed() {
+    let source = Foreign::of(&Files::new(), Offset::ZERO);
+    let log = source.open();
+    log.configure(LogConfig::default());
+    let mut author = Author { log: &log, epoch: 0, clock: 0 };
+    author.plain("plain");
+    author.send(2, 0, 0, "aborted");
+    author.end(2, 1, TxnOutcome::Abort);
+    author.send(1, 0, 0, "gone");
+    author.end(1, 0, TxnOutcome::Abort);
+    author.send(2, 1, 0, "kept");
+    author.end(2, 2, TxnOutcome::Commit);
+    log.roll().unwrap();
+    author.plain("last");
+    let end = log.offsets().end;
+    log.close().unwrap();
+    let files = files_of(&*source.storage);
+    let original = |name: &str| files.iter().find(|(n, _)| n == name).unwrap().1.clone();
+    let all = batches(&original("00000000000000000000.log"));
+    let aborted = original("00000000000000000000.txnindex");
+    // Version 2: the data goes at once. Version 1: its batch stays without records, and keeps the marker.
+    let first = [&all[0], &all[2], &emptied(&all[3]), &all[4], &all[5], &all[6]].map(Vec::as_slice).concat();
+    let second = [&all[0], &emptied(&all[2]), &emptied(&all[3]), &all[4], &all[5], &all[6]].map(Vec::as_slice).concat();
+    let third = [&all[0], &emptied(&all[2]), &all[5], &all[6]].map(Vec::as_slice).concat();
+    for (pass, log, index) in
+        [(1, first, Some(aborted.clone())), (2, second, Some(aborted[34..].to_vec())), (3, third, None)]
+    {
+        let mut cleaned = files.clone();
+        cleaned.retain(|(name, _)| !name.starts_with("00000000000000000000."));
+        cleaned.push(("00000000000000000000.log".into(), log));
+        cleaned.extend(index.map(|bytes| ("00000000000000000000.txnindex".into(), bytes)));
+        let foreign = Foreign::of(&cleaned, end);
+        let log = foreign.open();
+        let values: Vec<_> = records(&log, Isolation::ReadCommitted).into_iter().map(|(_, v)| v).collect();
+        assert_eq!(values, ["plain", "plain again", "kept", "last", "last again"], "pass {pass}");
+        assert_eq!(log.offsets().last_stable, end);
+        let told = foreign.rebuilt();
+        assert!(!told.iter().any(|name| name.ends_with(".txnindex")), "pass {pass}: {told:?}");
+        // An entry that would hide the committed record of the same producer is not believed.
+        let mut wrong = aborted.clone();
+        wrong[..34].copy_from_slice(&entry(2, 0, 8));
+        let mut spoilt = cleaned;
+        spoilt.retain(|(name, _)| !name.ends_with(".txnindex"));
+        spoilt.push(("00000000000000000000.txnindex".into(), wrong));
+        let foreign = Foreign::of(&spoilt, end);
+        assert_eq!(records(&foreign.open(), Isolation::ReadCommitted).len(), 5, "pass {pass}");
+        assert!(foreign.rebuilt().iter().any(|name| name.ends_with(".txnindex")), "pass {pass}");
+    }
+}
+
+fn entry(pid: i64, first: i64, last: i64) -> Vec<u8> {
+    [&[0, 0][..], &pid.to_be_bytes(), &first.to_be_bytes(), &last.to_be_bytes(), &(last + 1).to_be_bytes()].concat()
+}
+
+#[test]
+fn transactions_whose_begin_was_deleted_are_fine() {
+    let (files, end, seen) = transactional_log();
+    let bases: Vec<_> = files.iter().filter_map(|(name, _)| name.strip_suffix(".log")).collect();
+    for base in &bases[1..] {
+        let mut rest = files.clone();
+        rest.retain(|(name, _)| name.as_str() >= *base);
+        let foreign = Foreign::of(&rest, end);
+        let log = foreign.open();
+        let start = base.parse::<i64>().unwrap();
+        for (at, isolation) in [Isolation::ReadCommitted, Isolation::ReadUncommitted].into_iter().enumerate() {
+            let kept: Vec<_> = seen.records[at].iter().filter(|(offset, _)| *offset >= start).cloned().collect();
+            assert_eq!(records(&log, isolation), kept, "from {base}");
+        }
+        assert_eq!(foreign.rebuilt(), [""; 0], "from {base}");
+    }
+}
+
+/// Appends a batch of records with these times.
+fn timed(log: &Log, builder: BatchBuilder, times: &[i64]) {
+    let mut batch = builder;
+    for &time in times {
+        batch.push(Timestamp::new(time), &Record::new("v").timestamp(time)).unwrap();
+    }
+    log.append(&batch.finish().unwrap(), LeaderEpoch::new(0)).unwrap();
+    log.sync().unwrap();
+}
+
+fn at(log: &Log, time: i64) -> Option<(i64, i64)> {
+    let found = log.offset_at(time, Isolation::ReadUncommitted).unwrap();
+    found.map(|found| (found.offset.get(), found.timestamp.get()))
+}
+
+#[test]
+fn times_are_found_as_kafka_finds_them() {
+    // facts L.5: six batches of two records.
+    let foreign = Foreign::of(&Files::new(), Offset::ZERO);
+    let log = foreign.open();
+    for last in [1, 11, 21, 6, 41, 51] {
+        let codec = if last == 11 { crate::Compression::from(crate::Codec::Gzip) } else { crate::Codec::None.into() };
+        timed(&log, BatchBuilder::new().compression(codec), &[T + last - 1, T + last]);
+    }
+    let check = |log: &Log| {
+        assert_eq!(at(log, T + 21), Some((5, T + 21)));
+        assert_eq!(at(log, T + 6), Some((2, T + 10)));
+        assert_eq!(at(log, T + 11), Some((3, T + 11)), "inside of a compressed batch");
+        assert_eq!(at(log, T + 22), Some((8, T + 40)), "past an older batch");
+        assert_eq!(at(log, T + 1000), None);
+        assert_eq!(at(log, -1), Some((0, T)));
+    };
+    check(&log);
+    let end = log.offsets().end;
+    log.close().unwrap();
+    let foreign = Foreign::of(&files_of(&*foreign.storage), end);
+    let log = foreign.open();
+    check(&log);
+    log.advance_log_start(3).unwrap();
+    assert_eq!(at(&log, T + 6), Some((3, T + 11)), "the log starts inside of the batch");
+    assert_eq!(at(&log, T + 11), Some((3, T + 11)));
+}
+
+#[test]
+fn records_without_times_equal_times_and_markers_are_found_as_kafka_finds_them() {
+    let foreign = Foreign::of(&Files::new(), Offset::ZERO);
+    let log = foreign.open();
+    log.configure(config().index_interval_bytes(0));
+    timed(&log, BatchBuilder::new(), &[-1, -1]);
+    assert_eq!((at(&log, 0), at(&log, -1)), (None, Some((0, -1))));
+    // The same largest time again and again: the first counts.
+    for _ in 0..3 {
+        timed(&log, BatchBuilder::new(), &[T, T + 5]);
+    }
+    assert_eq!((at(&log, 0), at(&log, T + 5)), (Some((2, T)), Some((3, T + 5))));
+    timed(&log, BatchBuilder::new().producer(ProducerId::new(1), 0, 0).transactional(), &[T + 6]);
+    let committed = |time: i64| log.offset_at(time, Isolation::ReadCommitted).unwrap();
+    assert_eq!(committed(T + 6), None, "not stable yet");
+    let marker = EndMarker { outcome: TxnOutcome::Commit, coordinator_epoch: 0 };
+    let marker = BatchBuilder::end_marker(marker, ProducerId::new(1), 0, Timestamp::new(T + 9)).unwrap();
+    log.append(&marker, LeaderEpoch::new(0)).unwrap();
+    log.sync().unwrap();
+    assert_eq!(at(&log, T + 7), Some((9, T + 9)), "a marker is a record like any other");
+    assert_eq!(committed(T + 6).map(|found| found.offset.get()), Some(8));
+    // The log's own time stands for every record's.
+    log.configure(config().timestamp_type(crate::TimestampType::LogAppendTime));
+    foreign.clock.set_wall(Timestamp::new(T + 60));
+    timed(&log, BatchBuilder::new(), &[T + 1, T + 2]);
+    assert_eq!(at(&log, T + 10), Some((10, T + 60)));
 }
