@@ -11,7 +11,7 @@ mod writer;
 
 pub(crate) use offset::OffsetIndex;
 pub(crate) use time::TimeIndex;
-pub(crate) use transaction::{AbortedTxn, TransactionIndex};
+pub(crate) use transaction::{AbortedTxn, TransactionIndex, TxnEnd};
 pub(crate) use writer::{IndexWriter, IndexedBatch};
 
 use crate::error::{Error, ErrorKind, Result};

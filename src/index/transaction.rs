@@ -26,7 +26,35 @@ pub(crate) struct AbortedTxn {
     pub(crate) last_stable_offset: Offset,
 }
 
-#[derive(Clone, Debug, Default)]
+impl AbortedTxn {
+    /// Reads an entry; `None` for another version's.
+    pub(crate) fn decode(entry: &[u8; ENTRY_LEN]) -> Option<Self> {
+        let mut fields = &entry[..];
+        (fields.get_i16() == VERSION).then(|| Self {
+            producer_id: fields.get_i64().into(),
+            first_offset: fields.get_i64().into(),
+            last_offset: fields.get_i64().into(),
+            last_stable_offset: fields.get_i64().into(),
+        })
+    }
+}
+
+/// The end of a transaction in one partition, as the log's batches tell it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TxnEnd {
+    pub(crate) producer_id: ProducerId,
+    /// Offset of the marker.
+    pub(crate) marker: Offset,
+    pub(crate) is_abort: bool,
+    /// Of an abort that concerns batches which are there.
+    pub(crate) aborted: Option<AbortedTxn>,
+    /// Behind the last batch of the producer's transactions before this one.
+    pub(crate) data_before: Offset,
+    /// No transaction that ends later begins below this.
+    pub(crate) last_stable_offset: Offset,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TransactionIndex {
     entries: Vec<AbortedTxn>,
 }
@@ -38,17 +66,10 @@ impl TransactionIndex {
             return Err(length_error("transaction", bytes.len(), ENTRY_LEN));
         }
         let mut index = Self { entries: Vec::with_capacity(bytes.len() / ENTRY_LEN) };
-        while bytes.has_remaining() {
+        while let Some((entry, rest)) = bytes.split_first_chunk() {
             let number = index.entries.len();
-            if bytes.get_i16() != VERSION {
-                return Err(corrupt("transaction", number, "version is not 0"));
-            }
-            let entry = AbortedTxn {
-                producer_id: bytes.get_i64().into(),
-                first_offset: bytes.get_i64().into(),
-                last_offset: bytes.get_i64().into(),
-                last_stable_offset: bytes.get_i64().into(),
-            };
+            let entry = AbortedTxn::decode(entry).ok_or_else(|| corrupt("transaction", number, "version is not 0"))?;
+            bytes = rest;
             if entry.last_offset < base || entry.first_offset > entry.last_offset {
                 return Err(corrupt("transaction", number, "transaction does not end in this segment"));
             }
@@ -95,6 +116,18 @@ impl TransactionIndex {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// Whether a marker of `other` is not among these.
+    pub(crate) fn lacks_of(&self, other: &Self) -> bool {
+        let has = |txn: &AbortedTxn| self.entries.binary_search_by_key(&txn.last_offset, |e| e.last_offset).is_ok();
+        !other.entries.iter().all(has)
+    }
+
+    /// Adds those of `other` whose marker lies at or after `from`, which must follow those that are there.
+    pub(crate) fn extend_from(&mut self, other: &Self, from: Offset) {
+        let at = other.entries.partition_point(|txn| txn.last_offset < from);
+        self.entries.extend_from_slice(&other.entries[at..]);
     }
 
     /// Drops the transactions whose marker lies at or after `to`.

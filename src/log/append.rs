@@ -211,7 +211,7 @@ impl Inner {
             a.active.load_aborted()?;
         }
         if a.size > 0 && a.first_timestamp.is_none() {
-            a.first_timestamp = a.active.first_timestamp();
+            a.first_timestamp = a.active.first_header().map(|first| first.max_timestamp());
         }
         let seals =
             if must_roll(a, &config, batch.header(), last, now)? { Some(self.roll_to(a, base, now)?) } else { None };

@@ -57,6 +57,22 @@ impl EpochCache {
         true
     }
 
+    /// Whether an epoch begins beyond `end`. One may begin at it: a leader that wrote nothing.
+    pub(crate) fn passes(&self, end: Offset) -> bool {
+        self.entries.last().is_some_and(|entry| entry.1 > end)
+    }
+
+    /// Whether a batch of `epoch` may stand at `offset`. Nothing is known of batches without an epoch and of those
+    /// before the first entry.
+    pub(crate) fn allows(&self, epoch: LeaderEpoch, offset: Offset) -> bool {
+        let begun = self.entries.partition_point(|entry| entry.1 <= offset);
+        epoch < LeaderEpoch::new(0)
+            || match begun.checked_sub(1) {
+                Some(in_force) => self.entries[in_force].0 == epoch,
+                None => !self.entries.is_empty(),
+            }
+    }
+
     /// The newest epoch.
     pub(crate) fn latest(&self) -> Option<LeaderEpoch> {
         self.entries.last().map(|entry| entry.0)

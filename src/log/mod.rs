@@ -5,9 +5,12 @@
 //! Lock order: writer, then appender; readers take neither.
 
 mod append;
+mod audit;
 mod checkpoint;
 mod commit;
 mod config;
+#[cfg(test)]
+mod derived_tests;
 mod epochs;
 mod marks;
 mod producers;
@@ -118,6 +121,14 @@ struct Inner {
     era: AtomicU64,
     /// The log holds or held batches of producers: the last stable offset needs a look.
     transactional: AtomicBool,
+    /// Some segment's index files are another program's; see [`audit`].
+    doubted: AtomicBool,
+    /// Held by whoever settles that.
+    audit: Mutex<()>,
+    /// It was settled, which the state slot does not know yet.
+    audited: AtomicBool,
+    /// The end when the log was opened: batches below may be another program's.
+    opened_end: Offset,
     signal: Signal,
     watchers: Mutex<Vec<Weak<Signal>>>,
     watched: AtomicUsize,
@@ -240,8 +251,13 @@ impl Log {
     /// Opens a log as part of something larger. The directory is made at the first append.
     pub(crate) fn open_in(context: LogContext, dir: &Path, config: LogConfig) -> Result<Log> {
         let has_metadata = recover::check_topic_id(&context, dir)?;
-        let home =
-            SegmentHome { dir: dir.into(), storage: Arc::clone(&context.storage), buffers: context.buffers.clone() };
+        let home = SegmentHome {
+            dir: dir.into(),
+            storage: Arc::clone(&context.storage),
+            buffers: context.buffers.clone(),
+            findings: Arc::clone(&context.findings),
+            partition: context.partition.clone(),
+        };
         let found = recover::recover(&context, &home, &config)?;
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
@@ -275,6 +291,7 @@ impl Log {
         };
         let stable = appender.producers.transactions().last_stable_offset(found.end).max(found.log_start);
         marks.set_last_stable(stable);
+        let doubted = found.segments.iter().any(|segment| segment.is_doubted());
         let inner = Inner {
             context,
             home,
@@ -287,6 +304,10 @@ impl Log {
             reserved: Mutex::new(found.reserved),
             era: AtomicU64::new(0),
             transactional: AtomicBool::new(found.transactional),
+            doubted: AtomicBool::new(doubted),
+            audit: Mutex::new(()),
+            audited: AtomicBool::new(false),
+            opened_end: found.end,
             signal: Signal::default(),
             watchers: Mutex::new(Vec::new()),
             watched: AtomicUsize::new(0),
@@ -690,8 +711,18 @@ impl Inner {
             frontier: offsets.frontier,
             recovery_point: self.marks.recovery_point(),
             reserved: if clean { Offset::ZERO } else { reserved.end },
+            doubted_below: self.doubted_below(),
             ..SlotState::default()
         }
+    }
+
+    /// Up to where another program's index files were not compared with the log yet.
+    fn doubted_below(&self) -> Offset {
+        if !self.doubted.load(Ordering::Acquire) {
+            return Offset::ZERO;
+        }
+        let segments = self.segments.load();
+        segments.iter().rev().find(|s| s.is_doubted()).map_or(Offset::ZERO, |s| s.base().next())
     }
 
     /// Syncs the indexes of sealed segments, then says that nothing below the active segment needs a scan.
@@ -745,7 +776,7 @@ impl Inner {
     fn settle(&self, writer: &mut Writer) -> Result<()> {
         self.write_and_sync(writer, true)?;
         self.bury()?;
-        if !writer.changed || !writer.has_dir {
+        if !(writer.changed || self.audited.load(Ordering::Acquire)) || !writer.has_dir {
             return Ok(());
         }
         let storage = &*self.context.storage;

@@ -139,6 +139,19 @@ impl ProducerStates {
         &mut self.transactions
     }
 
+    /// Producer, epoch and first offset of the transactions that are open.
+    pub(crate) fn open_transactions(&self) -> impl Iterator<Item = (ProducerId, i16, Offset)> + '_ {
+        self.producers.iter().filter_map(|(&id, producer)| Some((id, producer.epoch, producer.txn_first_offset?)))
+    }
+
+    /// Whether a snapshot says nothing of offsets from `at` on, where it was taken.
+    pub(crate) fn ends_before(&self, at: Offset) -> bool {
+        self.producers.values().all(|producer| {
+            let last = producer.batches.back().map(|batch| batch.last_offset);
+            last.max(producer.txn_first_offset).is_none_or(|last| last < at)
+        })
+    }
+
     /// Judges a batch from a producer or coordinator before it is appended; its offsets do not matter yet.
     pub(crate) fn check(&self, batch: &BatchFacts) -> Result<Check> {
         let Some(producer) = self.producers.get(&batch.producer_id) else { return Ok(Check::Fresh) };

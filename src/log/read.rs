@@ -2,7 +2,6 @@
 //! the visible end; takes no lock that the writer holds while it writes or syncs.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -148,8 +147,8 @@ impl Inner {
                     return Err(self.out_of_range(offset, self.marks.load()));
                 }
                 (read.bytes, read.next) = (bytes, next);
-                if isolation == Isolation::ReadCommitted && self.transactional.load(Ordering::Acquire) {
-                    read.aborted = aborted_between(&segments[first..], offset, next)?;
+                if isolation == Isolation::ReadCommitted {
+                    read.aborted = self.aborted_in(&read.bytes, &segments[first..], offset, next)?;
                 }
                 return Ok(read);
             }
@@ -176,7 +175,9 @@ impl Inner {
         .remedy("seek to the offset given, or to the beginning or the end")
     }
 
-    /// The first record in offset order whose timestamp is at least `time` (ListOffsets).
+    /// The first record in offset order whose timestamp is at least `time`, a control record like any other
+    /// (ListOffsets). Unlike a stock broker this goes on in the next segment where the newest records of one lie
+    /// below the log start.
     pub(super) fn offset_at(&self, time: Timestamp, isolation: Isolation) -> Result<Option<OffsetAtTime>> {
         self.check_open()?;
         let offsets = self.marks.load();
@@ -187,7 +188,8 @@ impl Inner {
             if indexes.largest_timestamp() < time {
                 continue;
             }
-            let (_, before) = indexes.time.lookup(time);
+            // No record up to an older entry's offset is new enough. That of `time` itself may be the one.
+            let (_, before) = indexes.time.lookup(Timestamp::new(time.get().saturating_sub(1)));
             drop(indexes);
             let mut next = before.max(offsets.log_start).max(segment.base());
             while let Some(read) = segment.read(next, limit, 256 << 10).map_err(|e| self.place(e))? {
@@ -205,7 +207,7 @@ impl Inner {
         while !bytes.is_empty() {
             let header = BatchHeader::parse(&bytes)?;
             let batch = bytes.split_to(header.size_bytes());
-            if header.max_timestamp() < time || header.is_control() {
+            if header.max_timestamp() < time {
                 continue;
             }
             for record in RecordBatch::from_checked(batch)?.decode()?.iter() {
@@ -236,7 +238,7 @@ pub(super) fn floor(segments: &[Arc<Segment>], offset: Offset) -> usize {
 }
 
 /// Aborted transactions that touch `[from, to)`: their markers may lie in this segment or any later one.
-fn aborted_between(segments: &[Arc<Segment>], from: Offset, to: Offset) -> Result<Vec<AbortedTxn>> {
+pub(super) fn aborted_between(segments: &[Arc<Segment>], from: Offset, to: Offset) -> Result<Vec<AbortedTxn>> {
     let mut found = Vec::new();
     for segment in segments {
         if !segment.aborted_between(from, to, &mut found)? {

@@ -19,9 +19,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::finding::{Finding, FindingKind};
 use crate::record::{BatchHeader, RecordBatch};
 use crate::segment::{FileKind, IndexSizes, Segment, SegmentHome};
-use crate::storage::read_file;
+use crate::storage::{place_file, read_file};
 use crate::types::{Durability, Offset};
 
 use super::checkpoint;
@@ -97,7 +98,11 @@ pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConf
     for &base in &listed.bases {
         let path = FileKind::Log.path(&home.dir, base);
         let found = context.storage.metadata(&path).map_err(|e| Error::io("cannot look at a segment", path, e))?;
-        segments.push(Arc::new(Segment::existing(home.clone(), base, sizes, found.len)));
+        let segment = Segment::existing(home.clone(), base, sizes, found.len);
+        if slot.is_none_or(|slot| base < slot.doubted_below) {
+            segment.doubt();
+        }
+        segments.push(Arc::new(segment));
     }
     recovery.finish(segments, listed, true)
 }
@@ -169,7 +174,7 @@ impl Recovery<'_> {
             found.report.rows.push(RecoveryRow::Fresh);
             found.clean = self.slot.is_none_or(|s| s.clean);
             found.epochs = self.epochs()?.unwrap_or_default();
-        } else if !self.adopt_clean(&mut found)? {
+        } else if !self.adopt_clean(&mut found, listed.has_aborted)? {
             self.scan(&mut found)?;
         }
         self.go_above_reserved(&mut found);
@@ -181,6 +186,11 @@ impl Recovery<'_> {
         found.epochs.truncate_from_end(found.end);
         found.epochs.truncate_from_start(found.log_start);
         found.producers.transactions_mut().on_high_watermark(found.end);
+        for (id, epoch, first) in found.producers.open_transactions() {
+            let message =
+                format!("a transaction of producer {id}, epoch {epoch}, is open: read-committed readers wait");
+            self.tell(Finding::new(FindingKind::OpenTransaction, message).offsets(first..found.end));
+        }
         found.transactional = listed.has_aborted || !found.producers.is_empty();
         found.producers.expire(self.context.clock.now(), self.config.producer_id_expiration);
         Ok(found)
@@ -196,17 +206,18 @@ impl Recovery<'_> {
     }
 
     /// Row `Clean`.
-    fn adopt_clean(&self, found: &mut Recovered) -> Result<bool> {
+    fn adopt_clean(&self, found: &mut Recovered, has_aborted: bool) -> Result<bool> {
         let Some(slot) = self.slot.filter(|s| s.clean) else { return Ok(false) };
         let Some(active) = found.segments.last() else { return Ok(false) };
         if active.base() != slot.segment_base
             || active.written() != slot.segment_size
             || tail_crc(active)? != slot.tail_crc
+            || (has_aborted && active.load_aborted().is_err())
         {
             return Ok(false);
         }
         let Some(epochs) = self.epochs()? else { return Ok(false) };
-        let Some(producers) = self.snapshot(slot.log_end)? else { return Ok(false) };
+        let Ok(Some(producers)) = self.snapshot(slot.log_end) else { return Ok(false) };
         (found.epochs, found.producers) = (epochs, producers);
         (found.end, found.recovery_point) = (slot.log_end, slot.log_end);
         found.clean = true;
@@ -216,13 +227,14 @@ impl Recovery<'_> {
 
     /// Rows `Scanned`, `TornTail`, `DamagedTail` and `DamagedSegment`.
     fn scan(&self, found: &mut Recovered) -> Result<()> {
-        let epochs = self.epochs()?;
+        let epochs = self.sound_epochs(&found.segments)?;
         let from = match &epochs {
             Some(_) => self.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(self.context.recovery_point),
             None => Offset::ZERO,
         };
-        let (from, producers) = self.latest_snapshot(&found.segments, from)?;
+        let Latest { at: from, producers, unreadable } = self.latest_snapshot(&found.segments, from)?;
         found.producers = producers;
+        let told = epochs.clone();
         // Epochs of what is not scanned come from the checkpoint, the rest from the batches.
         found.epochs = epochs.unwrap_or_default();
         found.epochs.truncate_from_end(from);
@@ -233,6 +245,9 @@ impl Recovery<'_> {
         for at in first..=last {
             let segment = Arc::clone(&found.segments[at]);
             next = next.max(segment.base());
+            if unreadable.contains(&segment.base()) {
+                self.replace_snapshot(segment.base(), &found.producers)?;
+            }
             let (end, position, damage) = self.scan_segment(&segment, from, next, found)?;
             next = end;
             if damage.is_some() {
@@ -243,6 +258,10 @@ impl Recovery<'_> {
         }
         found.scanned = found.segments[first..last].to_vec();
         found.end = next.max(found.log_start);
+        // After a stop in good order there is no epoch of batches that got lost.
+        if told.is_some_and(|told| told.passes(found.end)) && self.context.recovery_point >= found.end {
+            self.tell_epochs("an epoch begins beyond the log");
+        }
         found.recovery_point = self.slot.map_or(Offset::ZERO, |s| s.recovery_point).min(found.end);
         if sound {
             found.report.rows.push(RecoveryRow::Scanned);
@@ -265,7 +284,7 @@ impl Recovery<'_> {
         expected: Offset,
         found: &mut Recovered,
     ) -> Result<(Offset, u64, Option<&'static str>)> {
-        segment.reset_indexes();
+        segment.reset_indexes()?;
         let (mut next, mut failed) = (expected, None);
         let Recovered { epochs, producers, .. } = found;
         let end = segment.walk(0, segment.base(), |position, header, bytes| {
@@ -286,6 +305,8 @@ impl Recovery<'_> {
         if let Some(error) = failed {
             return Err(error.path(segment.path(FileKind::Log)));
         }
+        // Above its recovery point a stock broker does not believe its own either.
+        segment.trust_scanned(next, end.damage.is_none() && next <= self.context.recovery_point)?;
         found.report.scanned_bytes += end.position;
         Ok((next, end.position, end.damage))
     }
@@ -376,6 +397,10 @@ impl Recovery<'_> {
         Arc::new(Segment::new(self.home.clone(), base, sizes))
     }
 
+    fn tell(&self, finding: Finding) {
+        self.context.findings.add(finding.partition(self.context.partition.clone()));
+    }
+
     /// `leader-epoch-checkpoint`; `None` when it is missing or not to be read.
     fn epochs(&self) -> Result<Option<EpochCache>> {
         let path = self.home.dir.join(checkpoint::LEADER_EPOCHS);
@@ -383,23 +408,78 @@ impl Recovery<'_> {
         Ok(bytes.and_then(|bytes| EpochCache::decode(&bytes).ok()))
     }
 
-    fn snapshot(&self, at: Offset) -> Result<Option<ProducerStates>> {
-        let path = FileKind::Snapshot.path(&self.home.dir, at);
-        let bytes = read_file(&*self.context.storage, &path, SMALL_FILE_BYTES_MAX)?;
-        let now = self.context.clock.now();
-        Ok(bytes.and_then(|b| ProducerStates::decode(&b, now, self.config.producer_id_expiration).ok()))
+    /// The same where the first batches of all segments bear it out; otherwise the batches tell the epochs.
+    fn sound_epochs(&self, segments: &[Arc<Segment>]) -> Result<Option<EpochCache>> {
+        let epochs = self.epochs()?;
+        let agrees = |epochs: &EpochCache, segment: &Arc<Segment>| {
+            segment.first_header().is_none_or(|first| epochs.allows(first.leader_epoch(), first.base_offset()))
+        };
+        let fault = match &epochs {
+            None => "it is missing or nonsense",
+            // What we wrote ourselves may be behind the batches, and is read for what is not scanned.
+            Some(epochs) if self.slot.is_none() && !segments.iter().all(|s| agrees(epochs, s)) => {
+                "its epochs are not those of the batches"
+            }
+            Some(_) => return Ok(epochs),
+        };
+        if segments.iter().any(|segment| segment.written() > 0) {
+            self.tell_epochs(fault);
+        }
+        Ok(None)
     }
 
-    /// The newest readable producer snapshot at a segment base up to `limit`, and its offset; without one the
-    /// producers are rebuilt from the first segment on.
-    fn latest_snapshot(&self, segments: &[Arc<Segment>], limit: Offset) -> Result<(Offset, ProducerStates)> {
+    fn tell_epochs(&self, fault: &str) {
+        let finding = Finding::new(FindingKind::Rebuilt, format!("{fault}; it was rebuilt from the log"));
+        self.tell(finding.path(self.home.dir.join(checkpoint::LEADER_EPOCHS)));
+    }
+
+    /// The producer snapshot at an offset: `None` when there is none, `Corrupt` when it cannot be right.
+    fn snapshot(&self, at: Offset) -> Result<Option<ProducerStates>> {
+        let path = FileKind::Snapshot.path(&self.home.dir, at);
+        let Some(bytes) = read_file(&*self.context.storage, &path, SMALL_FILE_BYTES_MAX)? else { return Ok(None) };
+        let now = self.context.clock.now();
+        let states = ProducerStates::decode(&bytes, now, self.config.producer_id_expiration);
+        match states.map_err(|e| e.path(&path))? {
+            states if states.ends_before(at) => Ok(Some(states)),
+            _ => Err(Error::new(ErrorKind::Corrupt, "producer snapshot: it speaks of later batches").path(path)),
+        }
+    }
+
+    /// The newest readable producer snapshot at a segment base up to `limit`; without one the producers are rebuilt
+    /// from the first segment on.
+    fn latest_snapshot(&self, segments: &[Arc<Segment>], limit: Offset) -> Result<Latest> {
+        let mut unreadable = Vec::new();
         for segment in segments.iter().rev().filter(|s| s.base() <= limit) {
-            if let Some(states) = self.snapshot(segment.base())? {
-                return Ok((segment.base(), states));
+            match self.snapshot(segment.base()) {
+                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::TooLarge) => {
+                    unreadable.push(segment.base());
+                }
+                read => {
+                    if let Some(producers) = read? {
+                        return Ok(Latest { at: segment.base(), producers, unreadable });
+                    }
+                }
             }
         }
-        Ok((segments.first().map_or(Offset::ZERO, |s| s.base()), ProducerStates::default()))
+        let at = segments.first().map_or(Offset::ZERO, |s| s.base());
+        Ok(Latest { at, producers: ProducerStates::default(), unreadable })
     }
+
+    fn replace_snapshot(&self, at: Offset, producers: &ProducerStates) -> Result<()> {
+        let path = FileKind::Snapshot.path(&self.home.dir, at);
+        place_file(&*self.context.storage, &path, &producers.encode()?)?;
+        let message = "it is nonsense; it was rebuilt from the log";
+        self.tell(Finding::new(FindingKind::Rebuilt, message).path(path));
+        Ok(())
+    }
+}
+
+/// Where a replay of the producers begins.
+struct Latest {
+    at: Offset,
+    producers: ProducerStates,
+    /// Later segments whose snapshot is there and no snapshot.
+    unreadable: Vec<Offset>,
 }
 
 fn replay(

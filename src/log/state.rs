@@ -63,6 +63,9 @@ pub(crate) struct SlotState {
     pub(crate) segment_size: u64,
     /// CRC-32C of the last [`TAIL_LEN`] bytes, or all if fewer, of the active segment's log.
     pub(crate) tail_crc: u32,
+    /// Segments with a base offset below have index files that another program wrote and nobody compared with
+    /// the log yet. 0 in slots of releases that did not know.
+    pub(crate) doubted_below: Offset,
 }
 
 type Key = (Uuid, PartitionId);
@@ -364,6 +367,7 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
         out.put_i64(state.segment_base.get());
         out.put_u64(state.segment_size);
         out.put_u32(state.tail_crc);
+        out.put_i64(state.doubted_below.get());
     }
     let crc = crate::wire::crc32c(&copy[CHECKED_AT..]);
     copy[..CHECKED_AT].copy_from_slice(&crc.to_be_bytes());
@@ -398,6 +402,7 @@ fn decode_copy(copy: &[u8]) -> Option<DecodedCopy> {
         segment_base: body.get_i64().into(),
         segment_size: body.get_u64(),
         tail_crc: body.get_u32(),
+        doubted_below: body.get_i64().into(),
     };
     (sequence > 0).then_some(DecodedCopy { sequence, content: (flags & USED != 0).then_some((key, state)) })
 }
@@ -437,6 +442,7 @@ mod tests {
             segment_base: Offset::new(7),
             segment_size: u64::MAX,
             tail_crc: u32::MAX,
+            doubted_below: Offset::new(8),
         }
     }
 

@@ -2,9 +2,10 @@
 //! batches it must skip. Who may write what is the producers' business.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use crate::index::AbortedTxn;
+use crate::index::{AbortedTxn, TxnEnd};
+use crate::record::{BatchHeader, TxnOutcome};
 use crate::types::{Offset, ProducerId};
 
 /// Transactions that hold the last stable offset back: open ones, and ended ones whose marker readers
@@ -52,6 +53,51 @@ impl OngoingTransactions {
     pub(crate) fn last_stable_offset(&self, high_watermark: Offset) -> Offset {
         let first_unstable = self.open.keys().next().into_iter().chain(self.ended.keys().next()).min();
         first_unstable.map_or(high_watermark, |first| high_watermark.min(*first))
+    }
+}
+
+/// Finds the ends of all transactions by a walk over a log's batches. A marker ends the open transaction of its
+/// producer id, whatever its epoch (KIP-890); one without such a transaction ends nothing: it was empty, or its
+/// records are gone.
+#[derive(Debug, Default)]
+pub(super) struct TxnReplay {
+    ongoing: OngoingTransactions,
+    producers: HashMap<ProducerId, Seen>,
+}
+
+/// What was seen of a producer's transactions.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Base offset of the first batch of the open one.
+    open: Option<Offset>,
+    /// Behind its last batch...
+    data_end: Offset,
+    /// ...and behind that of the transactions before.
+    data_before: Offset,
+}
+
+impl TxnReplay {
+    /// Takes the next data batch of a transaction into account.
+    pub(super) fn on_data(&mut self, header: &BatchHeader) {
+        let (id, first) = (header.producer_id(), header.base_offset());
+        let seen = self.producers.entry(id).or_default();
+        if seen.open.is_none() {
+            seen.open = Some(first);
+            self.ongoing.begin(id, first);
+        }
+        seen.data_end = header.next_offset();
+    }
+
+    /// The same of a marker.
+    pub(super) fn on_marker(&mut self, header: &BatchHeader, outcome: TxnOutcome) -> TxnEnd {
+        let (producer_id, marker) = (header.producer_id(), header.last_offset());
+        let seen = self.producers.entry(producer_id).or_default();
+        let ended = seen.open.take().map(|first| self.ongoing.complete(producer_id, first, marker));
+        let data_before = std::mem::replace(&mut seen.data_before, seen.data_end);
+        self.ongoing.on_high_watermark(Offset::new(i64::MAX));
+        let is_abort = outcome == TxnOutcome::Abort;
+        let last_stable_offset = self.ongoing.last_stable_offset(header.next_offset());
+        TxnEnd { producer_id, marker, is_abort, aborted: ended.filter(|_| is_abort), data_before, last_stable_offset }
     }
 }
 

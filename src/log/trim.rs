@@ -147,6 +147,9 @@ impl Inner {
         if to.get() < 0 {
             return Err(self.error(ErrorKind::OffsetOutOfRange, "cannot truncate to a negative offset").offset(to));
         }
+        // What is cut from a transaction index must be right.
+        let segments = self.segments.load_full();
+        self.load_aborted(&segments[floor(&segments, to)])?;
         let cut = self.cut(&mut writer, to);
         if let Err(error) = &cut {
             self.poison(error);

@@ -1,15 +1,22 @@
 //! The indexes of one segment: filled as batches come, written when it is sealed or closed, read back or
 //! rebuilt from the batches when they are needed and not on the heap.
+//!
+//! Files that another program wrote are doubted: nobody knows what happened to them. At first use the segment's
+//! headers are walked, once: what they say is served, and files that say otherwise are replaced.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
 
+use super::check::{AbortedCheck, Fault, OffsetCheck, TimeCheck};
+use super::headers::headers;
 use super::{FileKind, Segment, walk};
 use crate::error::{Error, ErrorKind, Result};
+use crate::finding::{Finding, FindingKind};
 use crate::index::{AbortedTxn, IndexWriter, IndexedBatch, OffsetIndex, TimeIndex, TransactionIndex};
 use crate::record::BatchHeader;
-use crate::storage::OpenMode;
+use crate::storage::{OpenMode, place_file};
 use crate::types::{Offset, Timestamp};
 
 /// Sizes that decide how dense the indexes are and when they are full.
@@ -29,6 +36,8 @@ pub(crate) struct Indexes {
     density: IndexWriter,
     /// Made from the batches: what they do not give is not there.
     pub(super) from_batches: bool,
+    /// The files, as long as they are compared with the batches.
+    check: Option<Box<(OffsetCheck, TimeCheck)>>,
 }
 
 impl Indexes {
@@ -38,6 +47,40 @@ impl Indexes {
             time: TimeIndex::new(base, sizes.max),
             density: IndexWriter::new(base, sizes.interval),
             from_batches: true,
+            check: None,
+        }
+    }
+
+    /// Adds the next batch.
+    fn note(&mut self, position: u64, header: &BatchHeader) -> Result<()> {
+        let narrow = u32::try_from(position).map_err(|_| Error::new(ErrorKind::TooLarge, "a segment passed 4 GiB"))?;
+        if let Some((offset, time)) = self.check.as_deref_mut() {
+            offset.on_batch(position, header)?;
+            time.on_batch(header)?;
+        }
+        let batch = IndexedBatch {
+            last_offset: header.last_offset(),
+            position: narrow,
+            size: u32::try_from(header.size_bytes()).unwrap_or(u32::MAX),
+            max_timestamp: header.max_timestamp(),
+        };
+        self.density.on_batch(&mut self.offset, &mut self.time, &batch)
+    }
+
+    /// What was wrong with the files of a segment that ends before `end`.
+    fn faults(&mut self, end: Offset) -> [(FileKind, Option<Fault>); 2] {
+        let due = self.offset.last().1 > 0;
+        let (offset, time) = match self.check.take().as_deref() {
+            Some((offset, time)) => (offset.finish(end, due), time.finish()),
+            None => (None, None),
+        };
+        [(FileKind::OffsetIndex, offset), (FileKind::TimeIndex, time)]
+    }
+
+    fn encode(&self, kind: FileKind) -> Vec<u8> {
+        match kind {
+            FileKind::TimeIndex => self.time.encode(),
+            _ => self.offset.encode(),
         }
     }
 
@@ -61,12 +104,15 @@ impl Segment {
         write().map_err(|e| Error::io("cannot write an index", &path, e))
     }
 
-    /// An index file; `None` when there is none, or one too long to be right.
+    /// An index file; `None` when there is none, or one with more entries than the segment can have batches.
     fn read_whole(&self, kind: FileKind) -> Result<Option<Vec<u8>>> {
-        /// No entry of any index is longer.
-        const ENTRY_BYTES_MAX: u64 = 34;
+        let entry_bytes = match kind {
+            FileKind::OffsetIndex => 8,
+            FileKind::TimeIndex => 12,
+            _ => 34,
+        };
         let batches_max = self.written() / BatchHeader::LEN as u64 + 1;
-        match crate::storage::read_file(&*self.home.storage, &self.path(kind), batches_max * ENTRY_BYTES_MAX) {
+        match crate::storage::read_file(&*self.home.storage, &self.path(kind), batches_max * entry_bytes) {
             Err(e) if e.kind() == ErrorKind::TooLarge => Ok(None),
             read => read,
         }
@@ -107,16 +153,7 @@ impl Segment {
     pub(crate) fn index_batch(&self, position: u64, header: &BatchHeader) -> Result<()> {
         let mut guard = self.indexes.write();
         let indexes = guard.get_or_insert_with(|| Indexes::empty(self.base, self.sizes));
-        let Indexes { offset, time, density, .. } = indexes;
-        let position = u32::try_from(position)
-            .map_err(|_| Error::new(ErrorKind::TooLarge, "a segment passed 4 GiB").path(self.path(FileKind::Log)))?;
-        let batch = IndexedBatch {
-            last_offset: header.last_offset(),
-            position,
-            size: u32::try_from(header.size_bytes()).unwrap_or(u32::MAX),
-            max_timestamp: header.max_timestamp(),
-        };
-        density.on_batch(offset, time, &batch)
+        indexes.note(position, header).map_err(|e| e.path(self.path(FileKind::Log)))
     }
 
     /// Notes a transaction whose abort marker lies in this segment. Fails only for want of
@@ -142,10 +179,158 @@ impl Segment {
         Ok(())
     }
 
-    /// Replaces the indexes by empty ones, before a scan fills them.
-    pub(crate) fn reset_indexes(&self) {
-        *self.indexes.write() = Some(Indexes::empty(self.base, self.sizes));
+    /// Replaces the indexes by empty ones, before a scan fills them. Files that are doubted are compared meanwhile.
+    pub(crate) fn reset_indexes(&self) -> Result<()> {
+        let mut indexes = Indexes::empty(self.base, self.sizes);
+        if self.is_doubted() {
+            indexes.check = Some(self.open_check()?);
+        }
+        *self.indexes.write() = Some(indexes);
         *self.aborted.write() = Some(TransactionIndex::default());
+        Ok(())
+    }
+
+    /// Ends a scan of batches below `end`, after which the index files are written anew. What was wrong with those
+    /// that were there is told where they `should` have been right.
+    pub(crate) fn trust_scanned(&self, end: Offset, should: bool) -> Result<()> {
+        let faults = self.indexes.write().as_mut().map(|indexes| indexes.faults(end));
+        if self.doubted.swap(false, Ordering::AcqRel) && should {
+            for (kind, fault) in faults.into_iter().flatten() {
+                if let Some(fault) = fault {
+                    self.tell(kind, fault, None);
+                }
+            }
+            let bytes = self.read_whole(FileKind::TxnIndex)?.unwrap_or_default();
+            if self.aborted.read().as_ref().is_some_and(|aborted| aborted.encode() != bytes) {
+                self.tell(FileKind::TxnIndex, "it does not name the transactions that were aborted", None);
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, kind: FileKind, fault: Fault, failed: Option<Error>) {
+        let mut message = format!("{fault}; it was rebuilt from the log");
+        if let Some(error) = failed {
+            message.push_str(&format!(", and is right in memory alone: {error}"));
+        }
+        let partition = self.home.partition.clone();
+        let finding = Finding::new(FindingKind::Rebuilt, message).partition(partition).path(self.path(kind));
+        self.home.findings.add(finding);
+    }
+
+    /// Puts a file right, lest a stock broker trip on it, and tells of it.
+    fn replace(&self, kind: FileKind, bytes: &[u8], fault: Fault) {
+        let placed = match (kind, bytes) {
+            (FileKind::TxnIndex, []) => self.remove(kind),
+            _ => place_file(&*self.home.storage, &self.path(kind), bytes),
+        };
+        self.tell(kind, fault, placed.err());
+    }
+
+    fn open_check(&self) -> Result<Box<(OffsetCheck, TimeCheck)>> {
+        let (storage, base) = (&*self.home.storage, self.base);
+        let offset = OffsetCheck::open(storage, self.path(FileKind::OffsetIndex), base)?;
+        Ok(Box::new((offset, TimeCheck::open(storage, self.path(FileKind::TimeIndex), base)?)))
+    }
+
+    /// The transaction index as another program left it.
+    pub(crate) fn open_aborted_check(&self) -> Result<AbortedCheck> {
+        AbortedCheck::open(&*self.home.storage, self.path(FileKind::TxnIndex))
+    }
+
+    /// Gives `each` the headers of all batches, of control batches all bytes. On the way, indexes that are doubted
+    /// are built and their files compared.
+    pub(crate) fn audit(&self, each: impl FnMut(&BatchHeader, &[u8]) -> Result<()>) -> Result<()> {
+        let mut guard = self.indexes.write();
+        if self.is_doubted() && guard.is_none() {
+            *guard = Some(self.build_doubted(each)?);
+            return Ok(());
+        }
+        drop(guard);
+        self.headers(|_, _| Ok(()), each).map(|_| ())
+    }
+
+    /// As `audit`; answers whether every batch is sound, as far as its header tells.
+    fn headers(
+        &self,
+        mut index: impl FnMut(u64, &BatchHeader) -> Result<()>,
+        mut each: impl FnMut(&BatchHeader, &[u8]) -> Result<()>,
+    ) -> Result<bool> {
+        let (file, len, mut failed) = (self.file()?, self.written(), None);
+        let mut visit = |position, header: &BatchHeader, bytes: &[u8]| {
+            failed = index(position, header).and_then(|()| each(header, bytes)).err();
+            failed.is_none()
+        };
+        // A damaged header may lead astray before it shows: then every batch is proved by its checksum instead.
+        let is_sound = headers(&**file, len, self.base, &self.home.buffers, |_, _, _| true);
+        let is_sound = is_sound.map_err(|e| self.io_error("cannot read a segment", e))?;
+        if is_sound {
+            headers(&**file, len, self.base, &self.home.buffers, visit)
+                .map_err(|e| self.io_error("cannot read a segment", e))?;
+        } else {
+            self.walk(0, self.base, &mut visit)?;
+        }
+        failed.map_or(Ok(is_sound), Err)
+    }
+
+    fn build_doubted(&self, mut each: impl FnMut(&BatchHeader, &[u8]) -> Result<()>) -> Result<Indexes> {
+        let mut indexes = Indexes::empty(self.base, self.sizes);
+        indexes.check = Some(self.open_check()?);
+        let (mut end, mut transactional) = (self.base, false);
+        let whole = self.headers(
+            |position, header| indexes.note(position, header),
+            |header, bytes| {
+                end = header.next_offset();
+                transactional |= header.is_transactional();
+                each(header, bytes)
+            },
+        )?;
+        indexes.density.finish(&mut indexes.time)?;
+        let faults = indexes.faults(end);
+        if !whole {
+            return Ok(indexes);
+        }
+        for (kind, fault) in faults {
+            if let Some(fault) = fault {
+                self.replace(kind, &indexes.encode(kind), fault);
+            }
+        }
+        if !transactional {
+            self.adopt_aborted(TransactionIndex::default(), end);
+            if let Some(fault) = self.open_aborted_check()?.finish(Offset::new(i64::MAX)) {
+                self.replace(FileKind::TxnIndex, &[], fault);
+            }
+        }
+        Ok(indexes)
+    }
+
+    /// Takes over what the batches below `end` say of aborted transactions; answers what was wrong with what was
+    /// known before.
+    pub(crate) fn adopt_aborted(&self, mut told: TransactionIndex, end: Offset) -> Option<Fault> {
+        let mut guard = self.aborted.write();
+        let mut fault = None;
+        if let Some(held) = guard.as_ref() {
+            fault = held.lacks_of(&told).then_some("an aborted transaction is missing");
+            told.extend_from(held, end);
+        }
+        *guard = Some(told);
+        self.doubted.store(false, Ordering::Release);
+        fault
+    }
+
+    /// Replaces the transaction index file by what is known now.
+    pub(crate) fn replace_aborted(&self, fault: Fault) {
+        let bytes = self.aborted.read().as_ref().map(TransactionIndex::encode);
+        self.replace(FileKind::TxnIndex, &bytes.unwrap_or_default(), fault);
+    }
+
+    /// Whether its index files are another program's, and were not compared with its batches yet.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Release);
     }
 
     /// Adds the aborted transactions of this segment that concern a read of `from..to`; `false` when no later
@@ -162,33 +347,50 @@ impl Segment {
             if let Ok(guard) = RwLockReadGuard::try_map(self.indexes.read(), Option::as_ref) {
                 return Ok(guard);
             }
-            let loaded = self.load_indexes()?;
             let mut guard = self.indexes.write();
-            guard.get_or_insert(loaded);
+            if guard.is_none() {
+                *guard = Some(self.load_indexes()?);
+            }
         }
     }
 
     fn load_indexes(&self) -> Result<Indexes> {
-        let written = self.written();
-        let from_files = || -> Result<Option<Indexes>> {
-            let (Some(offset), Some(time)) =
-                (self.read_whole(FileKind::OffsetIndex)?, self.read_whole(FileKind::TimeIndex)?)
-            else {
-                return Ok(None);
-            };
-            let sound = OffsetIndex::decode(self.base, self.sizes.max, &offset, written)
-                .and_then(|o| Ok((o, TimeIndex::decode(self.base, self.sizes.max, &time)?)));
-            let Ok((offset, time)) = sound else { return Ok(None) };
-            // An empty time index says nothing of a segment that holds batches.
-            if written > 0 && time.last().0 == Timestamp::NONE || !self.names_a_batch(offset.last())? {
-                return Ok(None);
-            }
-            let density = IndexWriter::resume(&time, self.sizes.interval);
-            Ok(Some(Indexes { offset, time, density, from_batches: false }))
+        if self.is_doubted() {
+            return self.build_doubted(|_, _| Ok(()));
+        }
+        let (kind, fault) = match self.indexes_from_files()? {
+            Ok(indexes) => return Ok(indexes),
+            Err(fault) => fault,
         };
-        match from_files()? {
-            Some(indexes) => Ok(indexes),
-            None => self.rebuild_indexes(),
+        let mut indexes = self.rebuild_indexes()?;
+        indexes.density.finish(&mut indexes.time)?;
+        let bytes = indexes.encode(kind);
+        // Of records without timestamps nothing is known, which is no fault of the file.
+        if self.read_whole(kind)?.as_ref() != Some(&bytes) {
+            self.replace(kind, &bytes, fault);
+        }
+        Ok(indexes)
+    }
+
+    /// The indexes as we wrote them, or which file is wrong.
+    fn indexes_from_files(&self) -> Result<std::result::Result<Indexes, (FileKind, Fault)>> {
+        const UNREADABLE: Fault = "it is missing or nonsense";
+        let written = self.written();
+        let bytes = self.read_whole(FileKind::OffsetIndex)?;
+        let decoded = bytes.and_then(|bytes| OffsetIndex::decode(self.base, self.sizes.max, &bytes, written).ok());
+        let Some(offset) = decoded else { return Ok(Err((FileKind::OffsetIndex, UNREADABLE))) };
+        if !self.names_a_batch(offset.last())? {
+            return Ok(Err((FileKind::OffsetIndex, "an entry names no batch")));
+        }
+        let bytes = self.read_whole(FileKind::TimeIndex)?;
+        let decoded = bytes.and_then(|bytes| TimeIndex::decode(self.base, self.sizes.max, &bytes).ok());
+        // An empty time index says nothing of a segment that holds batches.
+        match decoded.filter(|time| written == 0 || time.last().0 != Timestamp::NONE) {
+            None => Ok(Err((FileKind::TimeIndex, UNREADABLE))),
+            Some(time) => {
+                let density = IndexWriter::resume(&time, self.sizes.interval);
+                Ok(Ok(Indexes { offset, time, density, from_batches: false, check: None }))
+            }
         }
     }
 
@@ -206,19 +408,14 @@ impl Segment {
     }
 
     pub(super) fn rebuild_indexes(&self) -> Result<Indexes> {
-        let rebuilt = Self::existing(self.home.clone(), self.base, self.sizes, self.written());
-        rebuilt.reset_indexes();
+        let mut indexes = Indexes::empty(self.base, self.sizes);
         let mut failed = None;
         let file = self.file()?;
         walk(&**file, 0, self.written(), self.base.get(), &self.home.buffers, |position, header, _| {
-            failed = rebuilt.index_batch(position, header).err();
+            failed = indexes.note(position, header).err();
             failed.is_none()
         })
         .map_err(|e| self.io_error("cannot read a segment to rebuild its index", e))?;
-        match (failed, rebuilt.indexes.into_inner()) {
-            (None, Some(indexes)) => Ok(indexes),
-            (Some(error), _) => Err(error),
-            (None, None) => Ok(Indexes::empty(self.base, self.sizes)),
-        }
+        failed.map_or(Ok(indexes), |e| Err(e.path(self.path(FileKind::Log))))
     }
 }

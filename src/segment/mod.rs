@@ -5,23 +5,26 @@
 //! written when the segment is sealed or closed, rebuilt from the batches when missing or wrong.
 
 mod buffer;
+mod check;
+mod headers;
 mod indexes;
 mod names;
 mod walk;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::finding::Findings;
 use crate::index::TransactionIndex;
 use crate::record::{BatchHeader, validate_crc};
 use crate::storage::{File, OpenMode, Storage};
-use crate::types::{Offset, Timestamp};
+use crate::types::{Offset, TopicPartition};
 
 pub(crate) use buffer::BufferPool;
 pub(crate) use indexes::IndexSizes;
@@ -39,6 +42,9 @@ pub(crate) struct SegmentHome {
     pub(crate) dir: Arc<Path>,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) buffers: BufferPool,
+    /// Where what is wrong with an index is told, and of which partition.
+    pub(crate) findings: Arc<Findings>,
+    pub(crate) partition: TopicPartition,
 }
 
 #[derive(Debug)]
@@ -52,6 +58,8 @@ pub(crate) struct Segment {
     written: AtomicU64,
     indexes: RwLock<Option<Indexes>>,
     aborted: RwLock<Option<TransactionIndex>>,
+    /// The index files are another program's, and were not compared with the batches yet.
+    doubted: AtomicBool,
 }
 
 /// Whole batches out of one segment.
@@ -75,6 +83,7 @@ impl Segment {
             written: AtomicU64::new(0),
             indexes: RwLock::new(Some(indexes)),
             aborted: RwLock::new(Some(TransactionIndex::default())),
+            doubted: AtomicBool::new(false),
         }
     }
 
@@ -88,6 +97,7 @@ impl Segment {
             written: AtomicU64::new(len),
             indexes: RwLock::new(None),
             aborted: RwLock::new(None),
+            doubted: AtomicBool::new(false),
         }
     }
 
@@ -158,11 +168,11 @@ impl Segment {
         }
     }
 
-    /// The largest timestamp of the first batch; `None` when it cannot be read.
-    pub(crate) fn first_timestamp(&self) -> Option<Timestamp> {
+    /// The header of the first batch; `None` when it cannot be read.
+    pub(crate) fn first_header(&self) -> Option<BatchHeader> {
         let mut header = [0; BatchHeader::LEN];
         self.file().ok()?.read_exact_at(&mut header, 0).ok()?;
-        BatchHeader::parse(&header).ok().map(|first| first.max_timestamp())
+        BatchHeader::parse(&header).ok()
     }
 
     /// Walks the batches from `position` on; see [`walk`].
