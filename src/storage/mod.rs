@@ -226,7 +226,9 @@ pub trait Map: AsRef<[u8]> + Send + Sync + fmt::Debug {}
 /// [`ErrorKind::Locked`](crate::ErrorKind::Locked), naming the holder where it left a name.
 pub(crate) fn lock_directory(storage: &dyn Storage, dir: &Path) -> Result<Box<dyn Lock>> {
     let holder = format!("process {}", std::process::id());
-    storage.lock(&dir.join(LOCK), &holder).map_err(|e| not_locked(dir, e))
+    storage
+        .lock(&dir.join(LOCK), &holder)
+        .map_err(|e| not_locked(dir, e, "run as the user that the directory belongs to, or open it for reading only"))
 }
 
 /// The same for looking only; see [`Storage::lock_shared`].
@@ -234,17 +236,18 @@ pub(crate) fn lock_directory(storage: &dyn Storage, dir: &Path) -> Result<Box<dy
 /// # Errors
 /// [`ErrorKind::Locked`](crate::ErrorKind::Locked) while somebody may write.
 pub(crate) fn lock_directory_shared(storage: &dyn Storage, dir: &Path) -> Result<Option<Box<dyn Lock>>> {
-    storage.lock_shared(&dir.join(LOCK)).map_err(|e| not_locked(dir, e))
+    storage.lock_shared(&dir.join(LOCK)).map_err(|e| not_locked(dir, e, "run as a user that may read the directory"))
 }
 
-fn not_locked(dir: &Path, e: io::Error) -> Error {
+fn not_locked(dir: &Path, e: io::Error, remedy: &'static str) -> Error {
     match e.kind() {
         io::ErrorKind::WouldBlock => Error::new(ErrorKind::Locked, "the directory is in use")
             .path(dir)
             .source(e)
             .remedy("close the other handle, or stop the other process"),
-        io::ErrorKind::PermissionDenied => Error::io("cannot lock the directory", dir.join(LOCK), e)
-            .remedy("run as the user that the directory belongs to, or let this one read it"),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Error::io("cannot lock the directory", dir.join(LOCK), e).remedy(remedy)
+        }
         _ => Error::io("cannot lock the directory", dir.join(LOCK), e),
     }
 }

@@ -347,6 +347,8 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::clock::SystemClock;
     use crate::storage::conformance::storage_conformance;
@@ -401,81 +403,6 @@ mod tests {
         assert_eq!(DiskStorage.list(root.path()).unwrap(), []);
     }
 
-    /// The suite over files and directories of which most were there before.
-    #[test]
-    fn conforms_where_the_names_come_from_below() {
-        let root = tempfile::tempdir().unwrap();
-        storage_conformance(&|| {
-            let below = tempfile::tempdir_in(root.path()).unwrap().keep();
-            (Arc::new(Lifted(below.clone())), below)
-        });
-    }
-
-    /// Answers each call as a new overlay does, and then makes the disk below follow, so that every call meets names
-    /// from below. Files are read and written on the disk itself.
-    #[derive(Debug)]
-    struct Lifted(PathBuf);
-
-    impl Lifted {
-        fn over(&self) -> OverlayStorage {
-            over(DiskStorage)
-        }
-    }
-
-    impl Storage for Lifted {
-        fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-            self.over().open(path, mode).and_then(|_| DiskStorage.open(path, mode))
-        }
-
-        fn create_dir(&self, path: &Path) -> io::Result<()> {
-            self.over().create_dir(path).and_then(|()| DiskStorage.create_dir(path))
-        }
-
-        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-            let overlay = self.over();
-            overlay.rename(from, to)?;
-            let above = tree(&overlay, &self.0);
-            DiskStorage.rename(from, to)?;
-            let names = |tree: Vec<(PathBuf, Metadata, Vec<u8>)>| -> Vec<_> {
-                tree.into_iter().map(|(path, metadata, bytes)| (path, metadata.kind, bytes)).collect()
-            };
-            assert_eq!(names(above), names(tree(&DiskStorage, &self.0)));
-            Ok(())
-        }
-
-        fn remove_file(&self, path: &Path) -> io::Result<()> {
-            self.over().remove_file(path).and_then(|()| DiskStorage.remove_file(path))
-        }
-
-        fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-            self.over().remove_dir_all(path).and_then(|()| DiskStorage.remove_dir_all(path))
-        }
-
-        fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-            self.over().list(path)
-        }
-
-        fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-            self.over().metadata(path)
-        }
-
-        fn sync_dir(&self, path: &Path) -> io::Result<()> {
-            self.over().sync_dir(path)
-        }
-
-        fn sync_fs(&self, path: &Path) -> io::Result<()> {
-            self.over().sync_fs(path)
-        }
-
-        fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
-            DiskStorage.lock(path, holder)
-        }
-
-        fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-            DiskStorage.lock_shared(path)
-        }
-    }
-
     #[test]
     fn whatever_is_done_above_nothing_changes_below() {
         let dir = tempfile::tempdir().unwrap();
@@ -506,6 +433,88 @@ mod tests {
         assert_eq!(early.len().unwrap(), 150_002, "handles from before see it, too");
         assert_eq!((*early.map(150_002).unwrap()).as_ref(), expected);
         assert_eq!(read(&above, &deleted.join("0.index")), b"index");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Open(&'static str, OpenMode),
+        CreateDir(&'static str),
+        Rename(&'static str, &'static str),
+        RemoveFile(&'static str),
+        RemoveDir(&'static str),
+        /// Through one of the handles that are open: bytes of one value at a position.
+        Write(usize, u8, u32, u32),
+        SetLen(usize, u32),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let path = || prop::sample::select(&["a", "b", "d", "d/a", "d/b", "d/e", "d/e/a", "f", "f/a"][..]);
+        let modes = [OpenMode::Read, OpenMode::Write, OpenMode::CreateIfAbsent, OpenMode::CreateNew];
+        let place = || prop_oneof![0..100_u32, 65_500..65_600_u32, 0..200_000_u32];
+        let step = prop_oneof![
+            (path(), prop::sample::select(modes.to_vec())).prop_map(|(path, mode)| Step::Open(path, mode)),
+            (path(), prop::sample::select(modes.to_vec())).prop_map(|(path, mode)| Step::Open(path, mode)),
+            path().prop_map(Step::CreateDir),
+            (path(), path()).prop_map(|(from, to)| Step::Rename(from, to)),
+            path().prop_map(Step::RemoveFile),
+            path().prop_map(Step::RemoveDir),
+            (any::<usize>(), any::<u8>(), place(), place()).prop_map(|(h, b, at, len)| Step::Write(h, b, at, len)),
+            (any::<usize>(), place()).prop_map(|(handle, len)| Step::SetLen(handle, len)),
+        ];
+        prop::collection::vec(step, 0..40)
+    }
+
+    /// Takes one step; answers what a caller sees of it.
+    fn take(storage: &dyn Storage, handles: &mut Vec<Arc<dyn File>>, step: &Step) -> Result<(), io::ErrorKind> {
+        let path = Path::new;
+        let handle = |handles: &[Arc<dyn File>], n: usize| handles.get(n % handles.len().max(1)).cloned();
+        let done = match *step {
+            Step::Open(name, mode) => storage.open(path(name), mode).map(|file| handles.push(file)),
+            Step::CreateDir(name) => storage.create_dir(path(name)),
+            Step::Rename(from, to) => storage.rename(path(from), path(to)),
+            Step::RemoveFile(name) => storage.remove_file(path(name)),
+            Step::RemoveDir(name) => storage.remove_dir_all(path(name)),
+            Step::Write(n, byte, at, len) => match handle(handles, n) {
+                Some(file) => file.write_all_at(&vec![byte; len as usize], u64::from(at)),
+                None => Ok(()),
+            },
+            Step::SetLen(n, len) => handle(handles, n).map_or(Ok(()), |file| file.set_len(u64::from(len))),
+        };
+        done.map_err(|e| e.kind())
+    }
+
+    fn content(storage: &dyn Storage) -> Vec<(PathBuf, EntryKind, Vec<u8>)> {
+        tree(storage, Path::new("")).into_iter().map(|(path, found, bytes)| (path, found.kind, bytes)).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// What was there before is below or is not: nobody can tell.
+        #[test]
+        fn answers_as_one_disk_does(before in steps(), after in steps()) {
+            let (model, base) = (MemoryStorage::new(), MemoryStorage::new());
+            let mut handles = [Vec::new(), Vec::new()];
+            for step in &before {
+                let [of_model, of_base] = &mut handles;
+                prop_assert_eq!(take(&model, of_model, step), take(&base, of_base, step));
+            }
+            drop(handles);
+            let kept = tree(&base, Path::new(""));
+            let above = over(base.clone());
+            let (mut of_model, mut of_above) = (Vec::new(), Vec::new());
+            for step in &after {
+                let (expected, found) = (take(&model, &mut of_model, step), take(&above, &mut of_above, step));
+                prop_assert_eq!(found, expected, "{:?}", step);
+            }
+            prop_assert_eq!(content(&above), content(&model));
+            for (found, expected) in of_above.iter().zip(&of_model) {
+                let len = expected.len().unwrap();
+                prop_assert_eq!(found.len().unwrap(), len);
+                let (found, expected) = (found.map(len).unwrap(), expected.map(len).unwrap());
+                prop_assert!((*found).as_ref() == (*expected).as_ref());
+            }
+            prop_assert_eq!(tree(&base, Path::new("")), kept);
+        }
     }
 
     #[test]
