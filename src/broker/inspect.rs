@@ -9,15 +9,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Broker, BrokerBuilder, Inner};
+use super::{Broker, BrokerBuilder, Inner, TopicEntry};
 use crate::error::{Error, Result};
 use crate::finding::{Finding, FindingKind};
-use crate::group::CommittedOffset;
+use crate::group::{CommittedOffset, GroupListing};
 use crate::log::{LogOffsets, LogRecovery, RecoveryRow};
 use crate::storage::OverlayStorage;
 use crate::topic;
-use crate::topic::catalog::Resource;
-use crate::topic::name::CONSUMER_OFFSETS;
+use crate::topic::catalog::{Image, Resource};
 use crate::types::{LeaderEpoch, Offset, PartitionId, ProducerId, TopicPartition, Uuid};
 
 /// What a directory holds; from [`Broker::inspect`]. Its `Display` is a report for people.
@@ -165,37 +164,21 @@ impl BrokerBuilder {
 
 impl Inner {
     fn inspect(&self, broker: &Broker) -> Result<Inspection> {
-        let image = self.catalog.image();
-        let identity = self.catalog.identity();
+        let (image, identity) = (self.catalog.image(), self.catalog.identity());
         // First: what recovery makes of their topic here is what the look at its partitions meets.
-        let committed = self.inspect_groups(broker);
-        let mut ends = HashMap::new();
-        let topics = self.registry.all().into_iter().map(|topic| TopicInspection {
-            name: topic.name.to_string(),
-            id: topic.id,
-            configs: image.configs(&Resource::topic(&*topic.name)).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
-            partitions: topic
-                .partitions()
-                .iter()
-                .map(|partition| self.inspect_partition(partition, &mut ends))
-                .collect(),
-        });
-        let topics = topics.collect();
-        let lag = |partition: &TopicPartition, next: Offset| {
-            let offsets: &LogOffsets = ends.get(partition)?;
-            u64::try_from(offsets.high_watermark - next.max(offsets.log_start)).ok().or(Some(0))
+        let mut groups = self.inspect_groups(broker);
+        let topics: Vec<_> = self.registry.all().iter().map(|topic| self.inspect_topic(&image, topic)).collect();
+        let logs = topics.iter().flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.name, partition)));
+        let offsets = |(topic, found): (&String, &PartitionInspection)| {
+            Some((TopicPartition::new(topic.as_str(), found.number), found.log.as_ref().ok()?.offsets))
         };
-        let groups = committed.into_iter().map(|(id, offsets)| GroupInspection {
-            id,
-            offsets: offsets
-                .into_iter()
-                .map(|(partition, committed)| GroupOffset {
-                    lag: lag(&partition, committed.offset()),
-                    partition,
-                    committed,
-                })
-                .collect(),
-        });
+        let offsets: HashMap<_, _> = logs.filter_map(offsets).collect();
+        for at in groups.iter_mut().flat_map(|group| &mut group.offsets) {
+            at.lag = offsets.get(&at.partition).map(|log| {
+                let next = at.committed.offset().max(log.log_start);
+                u64::try_from(log.high_watermark - next).unwrap_or(0)
+            });
+        }
         Ok(Inspection {
             dir: self.context.root.clone(),
             cluster_id: identity.cluster_id.clone(),
@@ -204,45 +187,59 @@ impl Inner {
             features: image.features().map(|(name, level)| (name.to_owned(), level)).collect(),
             read_only: self.catalog.read_only(),
             topics,
-            groups: groups.collect(),
+            groups,
             findings: self.context.findings.all(),
         })
     }
 
-    /// What each group has committed. Groups that cannot be read are a finding: all else is still worth telling.
-    fn inspect_groups(&self, broker: &Broker) -> BTreeMap<String, Vec<(TopicPartition, CommittedOffset)>> {
-        let of_group = |id: &str| Ok((id.to_owned(), broker.committed_offsets(id)?));
-        let read = broker.groups().and_then(|groups| groups.iter().map(|group| of_group(group.id())).collect());
-        read.unwrap_or_else(|error| {
-            let message = format!("the groups cannot be read: {error}");
-            let topic = self.context.root.join(format!("{CONSUMER_OFFSETS}-*"));
-            self.context.findings.add(Finding::new(FindingKind::Damaged, message).path(topic));
-            BTreeMap::new()
+    /// What each group has committed; how far it is behind comes later. Groups that cannot be read are a finding: all
+    /// else is still worth telling.
+    fn inspect_groups(&self, broker: &Broker) -> Vec<GroupInspection> {
+        let inspect = |group: &GroupListing| {
+            let offsets = broker.committed_offsets(group.id())?.into_iter();
+            let offsets = offsets.map(|(partition, committed)| GroupOffset { partition, committed, lag: None });
+            Ok(GroupInspection { id: group.id().to_owned(), offsets: offsets.collect() })
+        };
+        let groups = broker.groups().and_then(|groups| groups.iter().map(inspect).collect());
+        groups.unwrap_or_else(|error: Error| {
+            let finding = Finding::new(FindingKind::Damaged, format!("the groups cannot be read: {error}"));
+            self.context.findings.add(finding.path(&self.context.root));
+            Vec::new()
         })
     }
 
-    fn inspect_partition(
-        &self,
-        partition: &topic::Partition,
-        ends: &mut HashMap<TopicPartition, LogOffsets>,
-    ) -> PartitionInspection {
+    fn inspect_topic(&self, image: &Image, topic: &TopicEntry) -> TopicInspection {
+        let resource = Resource::topic(&*topic.name);
+        let configs = image.configs(&resource);
+        let known = image.topic(&topic.name);
+        let partitions = (0..).take(topic.partition_count()).map(|number: i32| {
+            let number = PartitionId::new(number);
+            let epoch = known.and_then(|topic| topic.partition(number)).map_or(-1, |state| state.leader_epoch);
+            let log = topic.partition(number).and_then(|partition| self.inspect_log(&partition));
+            PartitionInspection { number, leader_epoch: LeaderEpoch::new(epoch), log }
+        });
+        TopicInspection {
+            name: topic.name.to_string(),
+            id: topic.id,
+            configs: configs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            partitions: partitions.collect(),
+        }
+    }
+
+    fn inspect_log(&self, partition: &topic::Partition) -> Result<LogInspection> {
         let overlay = OverlayStorage::new(Arc::clone(&self.context.storage), Arc::clone(&self.context.clock));
-        let log = partition.open_on(Arc::new(overlay)).map(|log| LogInspection {
+        let log = partition.open_on(Arc::new(overlay))?;
+        let open = log.open_transactions().into_iter();
+        Ok(LogInspection {
             offsets: log.offsets(),
             size_bytes: log.size_bytes(),
             segments: if log.recovery().rows.contains(&RecoveryRow::Fresh) { 0 } else { log.segment_count() },
             newest_epoch: log.leader_epoch(),
-            open_transactions: log
-                .open_transactions()
-                .into_iter()
+            open_transactions: open
                 .map(|(first_offset, producer_id)| OpenTransaction { producer_id, first_offset })
                 .collect(),
             recovery: log.recovery().clone(),
-        });
-        if let Ok(log) = &log {
-            ends.insert(partition.name().clone(), log.offsets);
-        }
-        PartitionInspection { number: partition.name().partition(), leader_epoch: partition.leader_epoch(), log }
+        })
     }
 }
 

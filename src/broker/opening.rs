@@ -35,9 +35,9 @@ pub(super) struct Opened {
 pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults) -> Result<Opened> {
     let storage = options.pooled();
     let root = options.root.as_path();
-    let opening = Opening { options, defaults, buffers: BufferPool::default() };
+    let is_empty = directory::inspect(&*storage, root)? == Found::Empty;
     if options.read_only {
-        if directory::inspect(&*storage, root)? == Found::Empty {
+        if is_empty {
             let message = "there is nothing to look at: no directory, or an empty one";
             return Err(Error::new(ErrorKind::InvalidArgument, message).path(root));
         }
@@ -45,66 +45,49 @@ pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults) -> Result<
         let why = Error::new(ErrorKind::ReadOnly, "the directory was opened for reading only")
             .path(root)
             .remedy("open it without BrokerBuilder::read_only");
-        let reading = opening.read(&*storage)?;
-        let opened = opening.look(storage, lock, reading)?;
-        return Ok(Opened { read_only: Some(why), ..opened });
+        return open_catalog(options, defaults, storage, lock, Some(why));
     }
-    if directory::inspect(&*storage, root)? == Found::Empty {
+    if is_empty {
         directory::create(&*storage, root)?;
     }
-    let lock = Some(lock_directory(&*storage, root)?);
+    let lock = lock_directory(&*storage, root)?;
     // Who held the lock may have written meanwhile: look again.
     directory::inspect(&*storage, root)?;
-    let reading = opening.read(&*storage)?;
-    match reading.read_only() {
-        Some(_) => opening.look(storage, lock, reading),
-        None => opening.finish(storage, lock, reading),
-    }
+    open_catalog(options, defaults, storage, Some(lock), None)
 }
 
-struct Opening<'a> {
-    options: &'a BrokerBuilder,
+fn open_catalog(
+    options: &BrokerBuilder,
     defaults: BrokerDefaults,
-    buffers: BufferPool,
-}
-
-impl Opening<'_> {
-    /// Reads the catalog; changes nothing.
-    fn read(&self, storage: &dyn Storage) -> Result<Reading> {
-        let options = CatalogOptions {
-            node_id: self.options.node,
-            defaults: self.defaults.clone(),
-            read_only: self.options.read_only,
-            ..CatalogOptions::default()
-        };
-        Reading::new(storage, &self.options.root, options)
-    }
-
-    /// Opens the catalog so that nothing changes on disk.
-    fn look(&self, storage: Arc<dyn Storage>, lock: Option<Box<dyn Lock>>, reading: Reading) -> Result<Opened> {
-        let overlay = OverlayStorage::new(storage, Arc::clone(&self.options.clock));
-        self.finish(Arc::new(overlay), lock, reading)
-    }
-
-    fn finish(&self, storage: Arc<dyn Storage>, lock: Option<Box<dyn Lock>>, reading: Reading) -> Result<Opened> {
-        let root = self.options.root.as_path();
-        let findings = Arc::<Findings>::default();
-        let context = LogContext {
-            storage: Arc::clone(&storage),
-            clock: Arc::clone(&self.options.clock),
-            findings: Arc::clone(&findings),
-            buffers: self.buffers.clone(),
-            partition: TopicPartition::new(CLUSTER_METADATA, 0),
-            topic_id: None,
-            slot: None,
-            boot_id: boot_id(),
-            log_start: Offset::ZERO,
-            recovery_point: Offset::ZERO,
-        };
-        let found_clean = directory::consume_clean_shutdown(&*storage, root)?;
-        let catalog = reading.open(context)?;
-        let read_only = catalog.read_only();
-        let buffers = self.buffers.clone();
-        Ok(Opened { storage, lock, catalog, read_only, found_clean, findings, buffers })
-    }
+    storage: Arc<dyn Storage>,
+    lock: Option<Box<dyn Lock>>,
+    wish: Option<Error>,
+) -> Result<Opened> {
+    let root = options.root.as_path();
+    let read_only = wish.is_some();
+    let catalog = CatalogOptions { node_id: options.node, defaults, read_only, ..CatalogOptions::default() };
+    let reading = Reading::new(&*storage, root, catalog)?;
+    // Nothing was written so far.
+    let read_only = wish.or_else(|| reading.read_only().cloned());
+    let storage: Arc<dyn Storage> = match read_only {
+        Some(_) => Arc::new(OverlayStorage::new(storage, Arc::clone(&options.clock))),
+        None => storage,
+    };
+    let found_clean = directory::consume_clean_shutdown(&*storage, root)?;
+    let buffers = BufferPool::default();
+    let findings = Arc::<Findings>::default();
+    let context = LogContext {
+        storage: Arc::clone(&storage),
+        clock: Arc::clone(&options.clock),
+        findings: Arc::clone(&findings),
+        buffers: buffers.clone(),
+        partition: TopicPartition::new(CLUSTER_METADATA, 0),
+        topic_id: None,
+        slot: None,
+        boot_id: boot_id(),
+        log_start: Offset::ZERO,
+        recovery_point: Offset::ZERO,
+    };
+    let catalog = reading.open(context)?;
+    Ok(Opened { storage, lock, catalog, read_only, found_clean, findings, buffers })
 }
