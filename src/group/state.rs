@@ -157,6 +157,13 @@ impl Group {
         }
     }
 
+    /// The group was one of the newer consumer protocol: generations go on above its epoch.
+    pub(crate) fn continue_from(&mut self, epoch: Generation) {
+        if self.members.is_empty() {
+            self.generation = self.generation.max(epoch);
+        }
+    }
+
     /// The log says that the group was deleted.
     pub(crate) fn forget(&mut self) {
         if self.members.is_empty() {
