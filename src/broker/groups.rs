@@ -8,29 +8,24 @@
 //! A partition of the topic that is not here or cannot be read takes only its own groups along.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::replay::Replay;
 use super::{Broker, Inner, Signal, TopicEntry};
-use crate::error::{Error, ErrorKind, Result};
-use crate::finding::{Finding, FindingKind, Findings};
+use crate::error::{ErrorKind, Result};
+use crate::finding::Findings;
 use crate::group::{
     CommittedOffset, Context, Effects, Generation, GroupCoordinator, GroupDescription, GroupListing, JoinRequest,
-    LogAppend, Membership, OffsetCommit, Unread, partition_for_group,
+    LogAppend, Membership, OffsetCommit, partition_for_group,
 };
 use crate::log::LogPosition;
-use crate::record::{BatchBuilder, ControlType, RecordBatch};
+use crate::record::BatchBuilder;
 use crate::topic::name::CONSUMER_OFFSETS;
 use crate::topic::{self, CleanupPolicy, TopicConfig};
-use crate::types::{Isolation, Offset, PartitionId, TopicPartition, Uuid};
-
-/// Bytes read at a time while replaying.
-const REPLAY_BYTES: usize = 4 << 20;
-/// Records of one partition that are reported one by one; of more there is one count.
-const UNREAD_TOLD: usize = 16;
+use crate::types::{Offset, PartitionId, TopicPartition, Uuid};
 
 /// All groups of a broker and those who want to hear of changes.
 #[derive(Debug, Default)]
@@ -75,8 +70,10 @@ impl State {
     /// Takes a partition of `__consumer_offsets` into memory, unless it is there.
     fn load(&mut self, number: PartitionId, findings: &Findings) -> Result<()> {
         let (Some(log), true) = (&self.log, self.unread.contains(&number)) else { return Ok(()) };
-        let replayed = Replay::of(&*log.partition(number)?, partition_count(log))?.finish(findings);
-        self.coordinator.absorb(replayed);
+        let partition = log.partition(number)?;
+        let mut replay = Replay::new(partition.name(), partition_count(log));
+        replay.run(&partition)?;
+        self.coordinator.absorb(replay.finish(findings));
         self.unread.remove(&number);
         Ok(())
     }
@@ -352,88 +349,119 @@ fn partition_count(log: &TopicEntry) -> i32 {
     i32::try_from(log.partition_count()).unwrap_or(i32::MAX)
 }
 
-/// One partition of `__consumer_offsets` on its way into memory, batch by batch.
-struct Replay {
-    coordinator: GroupCoordinator,
-    name: TopicPartition,
-    /// Of the topic: a group's records count in its own partition and nowhere else.
-    partitions: i32,
-    told: Vec<Finding>,
-    untold: usize,
-}
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
 
-impl Replay {
-    fn of(partition: &topic::Partition, partitions: i32) -> Result<Self> {
-        let (coordinator, name) = (GroupCoordinator::default(), partition.name().clone());
-        let mut replay = Self { coordinator, name, partitions, told: Vec::new(), untold: 0 };
-        let offsets = partition.offsets()?;
-        let mut next = offsets.log_start;
-        while next < offsets.high_watermark {
-            let read = partition.read(next, REPLAY_BYTES, Isolation::ReadUncommitted)?;
-            for batch in read.batches() {
-                replay.batch(&batch?);
-            }
-            if read.next_offset() <= next {
-                break;
-            }
-            next = read.next_offset();
-        }
-        Ok(replay)
+    use super::*;
+    use crate::finding::FindingKind;
+    use crate::storage::{MemoryStorage, replace_file};
+    use crate::types::Start;
+
+    fn open(storage: &MemoryStorage) -> Broker {
+        Broker::builder("/d").storage(storage.clone()).open().unwrap()
     }
 
-    /// Says what was not understood and hands over the rest.
-    fn finish(self, findings: &Findings) -> GroupCoordinator {
-        self.told.into_iter().for_each(|finding| findings.add(finding));
-        if self.untold > 0 {
-            let message =
-                format!("{} more records of groups are not understood; they were left as they are", self.untold);
-            findings.add(Finding::new(FindingKind::UnknownRecord, message).partition(self.name));
+    /// Appends to the only partition of `__consumer_offsets`, as somebody else would have.
+    fn write_raw(broker: &Broker, records: &[(&[u8], Option<&[u8]>)]) {
+        let inner = &*broker.inner;
+        let partition = inner.with_groups(|state| inner.offsets_topic(state)).unwrap().partition(0.into()).unwrap();
+        let mut batch = BatchBuilder::new();
+        for (key, value) in records {
+            batch.push_parts(inner.context.clock.now(), Some(key), *value, &[]).unwrap();
         }
-        self.coordinator
+        let appended = partition.append(&batch.finish().unwrap()).unwrap();
+        partition.wait(appended.position, partition.level()).unwrap();
     }
 
-    fn batch(&mut self, batch: &RecordBatch) {
-        let mut at = batch.base_offset();
-        if let Err(error) = self.records(batch, &mut at) {
-            // Behind damage no record of the batch can be found.
-            self.unread(at..batch.next_offset(), None, &error);
-        }
+    fn commit(offset: i64) -> [OffsetCommit; 1] {
+        let partition = TopicPartition::new("t", 0);
+        let offset = Offset::new(offset);
+        [OffsetCommit { partition, topic_id: None, offset, leader_epoch: None, metadata: "m".into() }]
     }
 
-    /// `at`: the offset up to which everything was taken in.
-    fn records(&mut self, batch: &RecordBatch, at: &mut Offset) -> Result<()> {
-        let (header, number) = (batch.header(), self.name.partition());
-        let producer = header.producer_id();
-        if header.is_control() {
-            match batch.control_type()? {
-                Some(ControlType::Commit) => self.coordinator.end_transaction(number, producer, true),
-                Some(ControlType::Abort) => self.coordinator.end_transaction(number, producer, false),
-                _ => {}
-            }
-            return Ok(());
-        }
-        let in_transaction = header.is_transactional().then_some(producer);
-        for record in batch.decode()?.iter() {
-            let record = record?;
-            *at = record.offset().next();
-            let Some(key) = record.key() else { continue };
-            if let Some(Unread { offset, group, error }) =
-                self.coordinator.replay(number, self.partitions, in_transaction, record.offset(), key, record.value())
-            {
-                self.unread(offset..offset.next(), group, &error);
-            }
-        }
-        Ok(())
+    fn read_values(broker: &Broker, group: &str) -> Result<Vec<String>> {
+        let mut consumer = broker.consumer_group(group).consumer(["t"]).start(Start::Earliest).join()?;
+        let records = consumer.poll(Duration::from_secs(20))?;
+        consumer.commit()?;
+        Ok(records.iter().map(|r| String::from_utf8(r.value().unwrap().to_vec()).unwrap()).collect())
     }
 
-    fn unread(&mut self, offsets: Range<Offset>, group: Option<String>, error: &Error) {
-        if self.told.len() >= UNREAD_TOLD {
-            self.untold += 1;
-            return;
-        }
-        let of = group.map(|group| format!(" of group {group:?}")).unwrap_or_default();
-        let message = format!("a record{of} is not understood and was left as it is: {error}");
-        let finding = Finding::new(FindingKind::UnknownRecord, message);
-        self.told.push(finding.partition(self.name.clone()).offsets(offsets));
+    #[test]
+    fn groups_of_a_stock_broker_go_on_where_they_were_and_all_else_stays() {
+        let storage = MemoryStorage::new();
+        let broker = open(&storage);
+        let topic = broker.topic("t").create().unwrap();
+        topic.partition(0).unwrap().append_records(["a", "b", "c"]).unwrap();
+        broker.commit_offsets("k", "", -1, &commit(2)).unwrap();
+        let share: (&[u8], Option<&[u8]>) = (&[0, 11, 0, 1, b's'], Some(&[0, 0, 0, 0, 0, 1, 0]));
+        let member: (&[u8], Option<&[u8]>) = (&[0, 5, 0, 1, b'k', 0, 1, b'm'], Some(&[0, 0]));
+        let epoch: (&[u8], Option<&[u8]>) = (&[0, 3, 0, 1, b'k'], Some(&[0, 0, 0, 0, 0, 7, 0]));
+        write_raw(&broker, &[share, member, epoch, (&[0, 99], Some(&[])), (&[0, 2, 0, 1, b'd'], Some(&[0, 9]))]);
+        broker.close().unwrap();
+
+        let broker = open(&storage);
+        let types: Vec<_> = broker.groups().unwrap().iter().map(|g| format!("{} {}", g.id(), g.group_type())).collect();
+        assert_eq!(types, ["d classic", "k consumer", "s share"]);
+        let told = broker.findings();
+        assert_eq!(told.iter().filter(|f| f.kind == FindingKind::UnknownRecord).count(), 2, "{told:?}");
+        assert_eq!(read_values(&broker, "s").unwrap_err().kind(), ErrorKind::InconsistentGroupProtocol);
+        assert_eq!(read_values(&broker, "k").unwrap(), ["c"]);
+        broker.close().unwrap();
+
+        let broker = open(&storage);
+        let group = broker.consumer_group("k");
+        let described = group.describe().unwrap();
+        assert_eq!((described.group_type(), described.generation()), (crate::group::GroupType::Classic, 9));
+        assert_eq!(group.committed(&TopicPartition::new("t", 0)).unwrap().unwrap().offset(), 3);
+        assert_eq!(broker.consumer_group("s").describe().unwrap().group_type(), crate::group::GroupType::Share);
+    }
+
+    #[test]
+    fn an_offset_of_a_topic_that_was_made_anew_is_not_its_own() {
+        let broker = Broker::in_memory().unwrap();
+        let make = || {
+            let topic = broker.topic("t").create().unwrap();
+            topic.partition(0).unwrap().append_records(["a", "b"]).unwrap();
+            topic
+        };
+        let old = make();
+        let mut consumer = broker.consumer_group("g").consumer(["t"]).join().unwrap();
+        assert_eq!(consumer.poll(Duration::from_secs(20)).unwrap().len(), 2);
+        let committed = |group: &str| broker.consumer_group(group).all_committed().unwrap().len();
+        // A version 4 record of another topic id, as a stock broker writes it.
+        let value = [&[0, 4, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0xff; 4], &[1], &[0; 8], &[1, 0, 16], &[9; 16]].concat();
+        let key = [0, 1, 0, 1, b'f', 0, 1, b't', 0, 0, 0, 0];
+        write_raw(&broker, &[(&key, Some(&value))]);
+        old.delete().unwrap();
+        let new = make();
+        // Whoever read the old one may still try to commit: it names the topic that it read.
+        let stale = [OffsetCommit { topic_id: Some(old.id()), ..commit(2)[0].clone() }];
+        let refused = broker.commit_offsets("h", "", -1, &stale).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::TopicDeleted);
+        consumer.commit().unwrap();
+        assert_eq!([committed("g"), committed("h"), committed("f")], [0, 0, 0]);
+        assert_eq!(new.partition_count(), 1);
+    }
+
+    #[test]
+    fn a_read_only_directory_tells_its_groups_and_takes_nothing() {
+        let storage = MemoryStorage::new();
+        let broker = open(&storage);
+        broker.topic("t").create().unwrap();
+        broker.commit_offsets("g", "", -1, &commit(0)).unwrap();
+        broker.close().unwrap();
+        let voters = br#"{"currentVoters":[{"voterId":1},{"voterId":4}],"data_version":0}"#;
+        replace_file(&storage, Path::new("/d/__cluster_metadata-0/quorum-state"), voters).unwrap();
+        let broker = open(&storage);
+        let group = broker.consumer_group("g");
+        let found = group.committed(&TopicPartition::new("t", 0)).unwrap().unwrap();
+        assert_eq!((found.offset(), found.metadata()), (Offset::ZERO, "m"));
+        assert_eq!(broker.groups().unwrap().len(), 1);
+        assert_eq!(read_values(&broker, "g").unwrap_err().kind(), ErrorKind::ReadOnly);
+        assert_eq!(broker.commit_offsets("g", "", -1, &commit(1)).unwrap_err().kind(), ErrorKind::ReadOnly);
+        assert_eq!(group.delete().unwrap_err().kind(), ErrorKind::ReadOnly);
+        assert_eq!(group.describe().unwrap().members().len(), 0);
     }
 }
