@@ -355,8 +355,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::error::Error;
     use crate::finding::FindingKind;
-    use crate::storage::{MemoryStorage, replace_file};
+    use crate::storage::{MemoryStorage, Storage, read_file, replace_file};
     use crate::types::Start;
 
     fn open(storage: &MemoryStorage) -> Broker {
@@ -443,6 +444,43 @@ mod tests {
         consumer.commit().unwrap();
         assert_eq!([committed("g"), committed("h"), committed("f")], [0, 0, 0]);
         assert_eq!(new.partition_count(), 1);
+    }
+
+    #[test]
+    fn groups_of_a_partition_that_is_elsewhere_say_so_and_the_others_work() {
+        let storage = MemoryStorage::new();
+        let open = || {
+            let builder = Broker::builder("/d").storage(storage.clone());
+            builder.config("offsets.topic.num.partitions", "2").open().unwrap()
+        };
+        let broker = open();
+        broker.topic("t").create().unwrap();
+        let in_partition = |number: i32| (0..9).map(|n| format!("g{n}")).find(|g| partition_for_group(g, 2) == number);
+        let groups = [in_partition(0).unwrap(), in_partition(1).unwrap()];
+        groups.iter().for_each(|group| broker.commit_offsets(group, "", -1, &commit(0)).unwrap());
+        broker.close().unwrap();
+        // The directory becomes another one of the same broker, which has the first partition alone.
+        let properties = Path::new("/d/meta.properties");
+        let text = String::from_utf8(read_file(&storage, properties, 1 << 20).unwrap().unwrap()).unwrap();
+        let other_directory = |line: &str| match line.starts_with("directory.id=") {
+            true => "directory.id=5L6g3nShT-eMCtK--X86sw\n".to_owned(),
+            false => format!("{line}\n"),
+        };
+        let text: String = text.lines().map(other_directory).collect();
+        replace_file(&storage, properties, text.as_bytes()).unwrap();
+        storage.remove_dir_all(Path::new("/d/__consumer_offsets-1")).unwrap();
+
+        let broker = open();
+        let [here, elsewhere] = groups.map(|group| broker.consumer_group(group));
+        let at = TopicPartition::new("t", 0);
+        assert_eq!(here.committed(&at).unwrap().unwrap().offset(), 0);
+        // Not a group without offsets, which would read everything again.
+        let kind = |e: Error| e.kind();
+        assert_eq!(elsewhere.committed(&at).map_err(kind), Err(ErrorKind::Absent));
+        assert_eq!(elsewhere.consumer(["t"]).join().map(drop).map_err(kind), Err(ErrorKind::Absent));
+        assert_eq!(elsewhere.describe().map(drop).map_err(kind), Err(ErrorKind::Absent));
+        assert_eq!(broker.groups().unwrap().len(), 1);
+        drop(here.consumer(["t"]).join().unwrap());
     }
 
     #[test]

@@ -812,4 +812,85 @@ mod tests {
         assert_eq!(listed(&coordinator)[2], "gx classic Empty \"\"");
         assert!(coordinator.list()[2].is_simple() && !coordinator.list()[0].is_simple());
     }
+
+    /// What a broker that replays a log should know of group `g`: the last value of each key, and nothing of
+    /// transactions that did not commit.
+    #[derive(Debug, Default)]
+    struct Model {
+        offsets: BTreeMap<i32, (i64, i64)>,
+        pending: BTreeMap<(i64, i32), (i64, i64)>,
+        classic: bool,
+        typed: BTreeSet<Vec<u8>>,
+    }
+
+    impl Model {
+        fn commit(&mut self, partition: i32, (at, offset): (i64, i64)) {
+            if self.offsets.get(&partition).is_none_or(|(before, _)| *before < at) {
+                self.offsets.insert(partition, (at, offset));
+            }
+        }
+
+        fn end(&mut self, producer: i64, committed: bool) {
+            for partition in 0..3 {
+                if let Some(written) = self.pending.remove(&(producer, partition)).filter(|_| committed) {
+                    self.commit(partition, written);
+                }
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_last_value_of_each_key_wins(
+            log in proptest::collection::vec((0_u8..7, 0_i32..3, proptest::bool::ANY, 0_i64..3), 0..60),
+        ) {
+            let mut model = Model::default();
+            let mut coordinator = GroupCoordinator::default();
+            for (at, (what, number, deleted, producer)) in (0_i64..).zip(log) {
+                let tp = TopicPartition::new("t", number);
+                let written = (at, at * 10);
+                let value = CommittedOffset::new(Offset::new(at * 10), None, String::new(), NOW).encode().unwrap();
+                let mut put = |in_transaction: Option<i64>, key: Vec<u8>, value: &[u8]| {
+                    let value = Some(value).filter(|_| !deleted);
+                    let producer = in_transaction.map(ProducerId::new);
+                    assert!(coordinator.replay(LOG, 1, producer, Offset::new(at), &key, value).is_none());
+                };
+                let member = vec![0, 5, 0, 1, b'g', 0, 1, b'0' + u8::try_from(number).unwrap()];
+                match what {
+                    0..=2 => put((what == 0).then_some(producer), key::offset_key("g", &tp).unwrap(), &value),
+                    3 => put(None, key::group_key("g").unwrap(), &vectors::records("K43_CLASSIC_EMPTY")[0].2),
+                    4 => put(None, member.clone(), &[0, 0]),
+                    5 => put(None, vec![0, 3, 0, 1, b'g'], &[0, 0, 0, 0, 0, 3, 0]),
+                    _ => coordinator.end_transaction(LOG, ProducerId::new(producer), deleted),
+                }
+                match (what, deleted) {
+                    (0, false) => drop(model.pending.insert((producer, number), written)),
+                    (1 | 2, false) => model.commit(number, written),
+                    (0..=2, true) => {
+                        model.offsets.remove(&number);
+                        model.pending.retain(|(_, of), _| *of != number);
+                    }
+                    (3, _) => model.classic = !deleted,
+                    (4, false) => drop(model.typed.insert(member)),
+                    (4, true) => drop(model.typed.remove(&member)),
+                    (5, false) => drop(model.typed.insert(Vec::new())),
+                    (5, true) => drop(model.typed.remove(&Vec::new())),
+                    _ => model.end(producer, deleted),
+                }
+            }
+            let told: Vec<_> = coordinator.all_committed("g", |_| None).map(|(tp, c)| (tp.partition().get(), c.offset().get())).collect();
+            assert_eq!(told, model.offsets.iter().map(|(number, (_, offset))| (*number, *offset)).collect::<Vec<_>>());
+            let exists = model.classic || !model.typed.is_empty() || !model.offsets.is_empty();
+            assert_eq!(coordinator.list().len(), usize::from(exists));
+            let group_type = if model.typed.is_empty() { GroupType::Classic } else { GroupType::Consumer };
+            assert_eq!(coordinator.describe("g").group_type(), group_type);
+            assert_eq!(coordinator.groups.is_empty(), !exists && model.pending.is_empty());
+            // Deleted, nothing is left of it, nor of what is still pending.
+            if let Ok(deletion) = coordinator.delete_group("g") {
+                coordinator.stage(LOG, Offset::new(100), deletion);
+                coordinator.settle(LOG, Offset::new(1_000)).unwrap();
+                assert!(coordinator.groups.is_empty(), "{coordinator:?}");
+            }
+        }
+    }
 }
