@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::{Broker, BrokerBuilder, Inner};
 use crate::error::{Error, Result};
 use crate::finding::{Finding, FindingKind};
-use crate::group::CommittedOffset;
+use crate::group::{CommittedOffset, GroupListing, GroupType};
 use crate::log::{LogOffsets, LogRecovery, RecoveryRow};
 use crate::storage::OverlayStorage;
 use crate::topic;
@@ -104,6 +104,8 @@ pub struct OpenTransaction {
 pub struct GroupInspection {
     /// The group's id (`group.id`).
     pub id: String,
+    /// Under which protocol its members worked together.
+    pub group_type: GroupType,
     /// What it has committed, by partition.
     pub offsets: Vec<GroupOffset>,
 }
@@ -185,8 +187,9 @@ impl Inner {
             let offsets: &LogOffsets = ends.get(partition)?;
             u64::try_from(offsets.high_watermark - next.max(offsets.log_start)).ok().or(Some(0))
         };
-        let groups = committed.into_iter().map(|(id, offsets)| GroupInspection {
-            id,
+        let groups = committed.into_iter().map(|(group, offsets)| GroupInspection {
+            id: group.id().to_owned(),
+            group_type: group.group_type(),
             offsets: offsets
                 .into_iter()
                 .map(|(partition, committed)| GroupOffset {
@@ -210,14 +213,14 @@ impl Inner {
     }
 
     /// What each group has committed. Groups that cannot be read are a finding: all else is still worth telling.
-    fn inspect_groups(&self, broker: &Broker) -> BTreeMap<String, Vec<(TopicPartition, CommittedOffset)>> {
-        let of_group = |id: &str| Ok((id.to_owned(), broker.committed_offsets(id)?));
-        let read = broker.groups().and_then(|groups| groups.iter().map(|group| of_group(group.id())).collect());
+    fn inspect_groups(&self, broker: &Broker) -> Vec<(GroupListing, Vec<(TopicPartition, CommittedOffset)>)> {
+        let of_group = |group: GroupListing| broker.committed_offsets(group.id()).map(|offsets| (group, offsets));
+        let read = broker.groups().and_then(|groups| groups.into_iter().map(of_group).collect());
         read.unwrap_or_else(|error| {
             let message = format!("the groups cannot be read: {error}");
             let topic = self.context.root.join(format!("{CONSUMER_OFFSETS}-*"));
             self.context.findings.add(Finding::new(FindingKind::Damaged, message).path(topic));
-            BTreeMap::new()
+            Vec::new()
         })
     }
 
@@ -303,7 +306,7 @@ impl fmt::Display for PartitionInspection {
 
 impl fmt::Display for GroupInspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "group {}", self.id)?;
+        write!(f, "group {}, {}", self.id, self.group_type)?;
         self.offsets.iter().try_for_each(|at| {
             write!(f, "\n  {} at offset {}", at.partition, at.committed.offset())?;
             match at.lag {
