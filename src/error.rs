@@ -68,6 +68,8 @@ pub enum ErrorKind {
     RebalanceInProgress,
     /// The group still has members.
     GroupNotEmpty,
+    /// The group is of another type, such as a share group, than the call is for.
+    InconsistentGroupProtocol,
     /// No group of that id.
     UnknownGroup,
     /// Nothing happened within the time allowed.

@@ -32,7 +32,7 @@ pub use consumer::{
 pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, FindingKind};
 pub use group::{
-    Assignor, CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupState, MemberDescription,
+    Assignor, CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupState, GroupType, MemberDescription,
     RangeAssignor, RoundRobinAssignor,
 };
 pub use log::{

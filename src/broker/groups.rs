@@ -2,8 +2,10 @@
 //! `__consumer_offsets` and wakes members.
 //!
 //! Write-ahead: what a commit changes is seen only once its records are as durable as that topic says.
-//! The topic is made with the first group and replayed at the first use after opening. Appends
+//! The topic is made with the first group; a partition of it is replayed when its groups are first used. Appends
 //! happen under the lock, so that memory follows the log's order; waiting happens outside.
+//!
+//! A partition of the topic that is not here or cannot be read takes only its own groups along.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
@@ -11,20 +13,19 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::replay::Replay;
 use super::{Broker, Inner, Signal, TopicEntry};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
+use crate::finding::Findings;
 use crate::group::{
-    BatchKind, CommittedOffset, Context, Effects, Generation, GroupCoordinator, GroupDescription, GroupListing,
-    JoinRequest, LogAppend, Membership, OffsetCommit, partition_for_group,
+    CommittedOffset, Context, Effects, Generation, GroupCoordinator, GroupDescription, GroupListing, JoinRequest,
+    LogAppend, Membership, OffsetCommit, partition_for_group,
 };
 use crate::log::LogPosition;
-use crate::record::{BatchBuilder, ControlType, RecordBatch};
+use crate::record::BatchBuilder;
 use crate::topic::name::CONSUMER_OFFSETS;
 use crate::topic::{self, CleanupPolicy, TopicConfig};
-use crate::types::{Isolation, Offset, PartitionId, TopicPartition};
-
-/// Bytes read at a time while replaying.
-const REPLAY_BYTES: usize = 4 << 20;
+use crate::types::{Offset, PartitionId, TopicPartition, Uuid};
 
 /// All groups of a broker and those who want to hear of changes.
 #[derive(Debug, Default)]
@@ -39,6 +40,8 @@ pub(super) struct State {
     loaded: bool,
     /// `__consumer_offsets`, once it exists.
     log: Option<Arc<TopicEntry>>,
+    /// Its partitions that are still to be replayed.
+    unread: BTreeSet<PartitionId>,
     /// Its partitions with appends that nobody waits for.
     unsettled: BTreeSet<PartitionId>,
 }
@@ -64,6 +67,17 @@ impl Groups {
 }
 
 impl State {
+    /// Takes a partition of `__consumer_offsets` into memory, unless it is there.
+    fn load(&mut self, number: PartitionId, findings: &Findings) -> Result<()> {
+        let (Some(log), true) = (&self.log, self.unread.contains(&number)) else { return Ok(()) };
+        let partition = log.partition(number)?;
+        let mut replay = Replay::new(partition.name(), partition_count(log));
+        replay.run(&partition)?;
+        self.coordinator.absorb(replay.finish(findings));
+        self.unread.remove(&number);
+        Ok(())
+    }
+
     /// Takes into memory what has become durable while nobody waited.
     fn settle_visible(&mut self) -> Result<()> {
         let Some(log) = self.log.clone() else { return Ok(()) };
@@ -79,22 +93,46 @@ impl State {
 }
 
 impl Inner {
-    /// Runs `call` with the coordinator loaded and up to date.
+    /// Runs `call` with the coordinator loaded and up to date, as far as partitions are here.
+    ///
+    /// # Errors
+    /// When a partition of `__consumer_offsets` that is here cannot be read.
     pub(super) fn with_groups<T>(&self, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.with_state(|state| {
+            for number in state.unread.clone() {
+                let here = state.log.as_ref().is_some_and(|log| log.partition(number).is_ok());
+                if here {
+                    state.load(number, &self.context.findings)?;
+                }
+            }
+            call(state)
+        })
+    }
+
+    /// The same for one group, which needs only its own partition.
+    fn with_group<T>(&self, group: &str, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.with_state(|state| {
+            if let Some(log) = &state.log {
+                let number = partition_for_group(group, partition_count(log));
+                // Where it is not here, that is the answer: nobody knows what the group has committed.
+                log.partition(number)?;
+                state.load(number, &self.context.findings)?;
+            }
+            call(state)
+        })
+    }
+
+    fn with_state<T>(&self, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         self.check_open()?;
         let mut state = self.groups.state.lock();
         if !state.loaded {
             state.log = self.registry.get(CONSUMER_OFFSETS);
-            state.coordinator = GroupCoordinator::default();
-            if let Some(log) = state.log.clone() {
-                log.partitions().iter().try_for_each(|partition| replay(&mut state.coordinator, partition))?;
-            }
+            state.unread = (0..state.log.as_deref().map_or(0, partition_count)).map(PartitionId::new).collect();
             state.loaded = true;
         }
         state.settle_visible()?;
         call(&mut state)
     }
-
     /// Runs `call` on the coordinator with what it may ask about the world.
     fn in_context<T>(&self, call: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<T> {
         let clock = &self.context.clock;
@@ -103,6 +141,10 @@ impl Inner {
             i32::try_from(found.partition_count()).ok()
         };
         call(&Context { now: clock.now(), monotonic: clock.monotonic(), partitions: &count })
+    }
+
+    fn topic_id(&self, topic: &str) -> Option<Uuid> {
+        self.registry.get(topic).map(|entry| entry.id)
     }
 
     fn offsets_topic(&self, state: &mut State) -> Result<Arc<TopicEntry>> {
@@ -128,13 +170,12 @@ impl Inner {
             return Ok(None);
         }
         let log = self.offsets_topic(state)?;
-        let count = i32::try_from(log.partition_count()).unwrap_or(i32::MAX);
-        let number = partition_for_group(&append.group, count);
+        let number = partition_for_group(&append.group, partition_count(&log));
         let partition = log.partition(number)?;
         let now = self.context.clock.now();
         let mut batch = BatchBuilder::new();
-        for (key, value) in &append.records {
-            batch.push_parts(now, Some(key), value.as_deref(), &[])?;
+        for record in &append.records {
+            batch.push_parts(now, Some(&record.key), record.value.as_deref(), &[])?;
         }
         let appended = partition.append(&batch.finish()?)?;
         state.coordinator.stage(number, appended.base_offset, append);
@@ -193,7 +234,7 @@ impl Broker {
     pub(crate) fn join_group(&self, group: &str, request: JoinRequest) -> Result<()> {
         let inner = &*self.inner;
         inner.check_writable()?;
-        inner.with_groups(|state| {
+        inner.with_group(group, |state| {
             let effects = inner.in_context(|context| state.coordinator.join(group, request, context))?;
             inner.carry_out(state, effects)
         })
@@ -203,7 +244,7 @@ impl Broker {
     /// member will have stayed away too long.
     pub(crate) fn check_in(&self, group: &str, member: &str) -> Result<(Membership, Option<Duration>)> {
         let inner = &*self.inner;
-        inner.with_groups(|state| {
+        inner.with_group(group, |state| {
             let found = inner.in_context(|context| state.coordinator.check_in(group, member, context))?;
             inner.carry_out(state, found.effects)?;
             Ok((found.membership, found.deadline))
@@ -213,7 +254,7 @@ impl Broker {
     /// LeaveGroup.
     pub(crate) fn leave_group(&self, group: &str, member: &str) -> Result<()> {
         let inner = &*self.inner;
-        inner.with_groups(|state| {
+        inner.with_group(group, |state| {
             let effects = inner.in_context(|context| state.coordinator.leave(group, member, context))?;
             inner.carry_out(state, effects)
         })
@@ -233,13 +274,16 @@ impl Broker {
     ) -> Result<()> {
         let inner = &*self.inner;
         inner.check_writable()?;
-        let written = inner.with_groups(|state| {
+        let written = inner.with_group(group, |state| {
             // Under the lock: a topic that goes takes what was committed in it along.
-            for commit in commits {
-                self.topic_entry(commit.partition.topic(), None)?.partition(commit.partition.partition())?;
-            }
+            let known = |commit: &OffsetCommit| {
+                let topic = self.topic_entry(commit.partition.topic(), commit.topic_id)?;
+                topic.partition(commit.partition.partition())?;
+                Ok(OffsetCommit { topic_id: Some(topic.id), ..commit.clone() })
+            };
+            let commits = commits.iter().map(known).collect::<Result<Vec<_>>>()?;
             let now = inner.context.clock.now();
-            let append = state.coordinator.commit(group, member, generation, commits, now)?;
+            let append = state.coordinator.commit(group, member, generation, &commits, now)?;
             inner.write(state, append)
         })?;
         inner.await_written(written)
@@ -247,13 +291,17 @@ impl Broker {
 
     /// OffsetFetch for one partition.
     pub(crate) fn committed_offset(&self, group: &str, partition: &TopicPartition) -> Result<Option<CommittedOffset>> {
-        self.inner.with_groups(|state| Ok(state.coordinator.committed(group, partition).cloned()))
+        self.inner.with_group(group, |state| {
+            let now = self.inner.topic_id(partition.topic());
+            Ok(state.coordinator.committed(group, partition, now).cloned())
+        })
     }
 
     /// OffsetFetch for all partitions.
     pub(crate) fn committed_offsets(&self, group: &str) -> Result<Vec<(TopicPartition, CommittedOffset)>> {
-        self.inner.with_groups(|state| {
-            Ok(state.coordinator.all_committed(group).map(|(tp, committed)| (tp.clone(), committed.clone())).collect())
+        self.inner.with_group(group, |state| {
+            let all = state.coordinator.all_committed(group, |topic| self.inner.topic_id(topic));
+            Ok(all.map(|(tp, committed)| (tp.clone(), committed.clone())).collect())
         })
     }
 
@@ -261,7 +309,7 @@ impl Broker {
     pub(crate) fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()> {
         let inner = &*self.inner;
         inner.check_writable()?;
-        let written = inner.with_groups(|state| {
+        let written = inner.with_group(group, |state| {
             let append = state.coordinator.delete_offsets(group, partitions)?;
             inner.write(state, append)
         })?;
@@ -271,24 +319,25 @@ impl Broker {
 
 /// What tools show, and deletion.
 impl Broker {
-    /// ListGroups.
+    /// ListGroups: all groups by id, of every type. Where partitions of `__consumer_offsets` are in another
+    /// directory, so are their groups.
     ///
     /// # Errors
-    /// `Closed`; `Corrupt` when `__consumer_offsets` cannot be read.
+    /// `Closed`; `Corrupt` or `Io` when `__consumer_offsets` cannot be read.
     pub fn groups(&self) -> Result<Vec<GroupListing>> {
         self.inner.with_groups(|state| Ok(state.coordinator.list()))
     }
 
     /// DescribeGroups.
     pub(crate) fn describe_group(&self, group: &str) -> Result<GroupDescription> {
-        self.inner.with_groups(|state| Ok(state.coordinator.describe(group)))
+        self.inner.with_group(group, |state| Ok(state.coordinator.describe(group)))
     }
 
     /// DeleteGroups: forgets a group without members, offsets and all.
     pub(crate) fn delete_group(&self, group: &str) -> Result<()> {
         let inner = &*self.inner;
         inner.check_writable()?;
-        let written = inner.with_groups(|state| {
+        let written = inner.with_group(group, |state| {
             let append = state.coordinator.delete_group(group)?;
             inner.write(state, append)
         })?;
@@ -296,40 +345,161 @@ impl Broker {
     }
 }
 
-/// Takes one partition of `__consumer_offsets` into memory.
-fn replay(coordinator: &mut GroupCoordinator, partition: &topic::Partition) -> Result<()> {
-    let offsets = partition.offsets()?;
-    let mut next = offsets.log_start;
-    while next < offsets.high_watermark {
-        let read = partition.read(next, REPLAY_BYTES, Isolation::ReadUncommitted)?;
-        for batch in read.batches() {
-            let batch = batch?;
-            let base = batch.header().base_offset();
-            let place = |error: Error| error.partition(partition.name().clone()).offset(base);
-            replay_batch(coordinator, partition.name().partition(), &batch).map_err(place)?;
-        }
-        if read.next_offset() <= next {
-            break;
-        }
-        next = read.next_offset();
-    }
-    Ok(())
+fn partition_count(log: &TopicEntry) -> i32 {
+    i32::try_from(log.partition_count()).unwrap_or(i32::MAX)
 }
 
-fn replay_batch(coordinator: &mut GroupCoordinator, partition: PartitionId, batch: &RecordBatch) -> Result<()> {
-    let header = batch.header();
-    let producer = header.producer_id();
-    if header.is_control() {
-        let committed = match batch.control_type()? {
-            Some(ControlType::Commit) => true,
-            Some(ControlType::Abort) => false,
-            _ => return Ok(()),
-        };
-        return coordinator.replay(partition, BatchKind::Marker { producer, committed }, []);
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::finding::FindingKind;
+    use crate::storage::{MemoryStorage, Storage, read_file, replace_file};
+    use crate::types::Start;
+
+    fn open(storage: &MemoryStorage) -> Broker {
+        Broker::builder("/d").storage(storage.clone()).open().unwrap()
     }
-    let kind = if header.is_transactional() { BatchKind::Transactional(producer) } else { BatchKind::Plain };
-    let decoded = batch.decode()?;
-    let records = decoded.iter().collect::<Result<Vec<_>>>()?;
-    let keyed = records.iter().filter_map(|record| Some((record.offset(), record.key()?, record.value())));
-    coordinator.replay(partition, kind, keyed)
+
+    /// Appends to the only partition of `__consumer_offsets`, as somebody else would have.
+    fn write_raw(broker: &Broker, records: &[(&[u8], Option<&[u8]>)]) {
+        let inner = &*broker.inner;
+        let partition = inner.with_groups(|state| inner.offsets_topic(state)).unwrap().partition(0.into()).unwrap();
+        let mut batch = BatchBuilder::new();
+        for (key, value) in records {
+            batch.push_parts(inner.context.clock.now(), Some(key), *value, &[]).unwrap();
+        }
+        let appended = partition.append(&batch.finish().unwrap()).unwrap();
+        partition.wait(appended.position, partition.level()).unwrap();
+    }
+
+    fn commit(offset: i64) -> [OffsetCommit; 1] {
+        let partition = TopicPartition::new("t", 0);
+        let offset = Offset::new(offset);
+        [OffsetCommit { partition, topic_id: None, offset, leader_epoch: None, metadata: "m".into() }]
+    }
+
+    fn read_values(broker: &Broker, group: &str) -> Result<Vec<String>> {
+        let mut consumer = broker.consumer_group(group).consumer(["t"]).start(Start::Earliest).join()?;
+        let records = consumer.poll(Duration::from_secs(20))?;
+        consumer.commit()?;
+        Ok(records.iter().map(|r| String::from_utf8(r.value().unwrap().to_vec()).unwrap()).collect())
+    }
+
+    #[test]
+    fn groups_of_a_stock_broker_go_on_where_they_were_and_all_else_stays() {
+        let storage = MemoryStorage::new();
+        let broker = open(&storage);
+        let topic = broker.topic("t").create().unwrap();
+        topic.partition(0).unwrap().append_records(["a", "b", "c"]).unwrap();
+        broker.commit_offsets("k", "", -1, &commit(2)).unwrap();
+        let share: (&[u8], Option<&[u8]>) = (&[0, 11, 0, 1, b's'], Some(&[0, 0, 0, 0, 0, 1, 0]));
+        let member: (&[u8], Option<&[u8]>) = (&[0, 5, 0, 1, b'k', 0, 1, b'm'], Some(&[0, 0]));
+        let epoch: (&[u8], Option<&[u8]>) = (&[0, 3, 0, 1, b'k'], Some(&[0, 0, 0, 0, 0, 7, 0]));
+        write_raw(&broker, &[share, member, epoch, (&[0, 99], Some(&[])), (&[0, 2, 0, 1, b'd'], Some(&[0, 9]))]);
+        broker.close().unwrap();
+
+        let broker = open(&storage);
+        let types: Vec<_> = broker.groups().unwrap().iter().map(|g| format!("{} {}", g.id(), g.group_type())).collect();
+        assert_eq!(types, ["d classic", "k consumer", "s share"]);
+        let told = broker.findings();
+        assert_eq!(told.iter().filter(|f| f.kind == FindingKind::UnknownRecord).count(), 2, "{told:?}");
+        assert_eq!(read_values(&broker, "s").unwrap_err().kind(), ErrorKind::InconsistentGroupProtocol);
+        assert_eq!(read_values(&broker, "k").unwrap(), ["c"]);
+        broker.close().unwrap();
+
+        let broker = open(&storage);
+        let group = broker.consumer_group("k");
+        let described = group.describe().unwrap();
+        assert_eq!((described.group_type(), described.generation()), (crate::group::GroupType::Classic, 9));
+        assert_eq!(group.committed(&TopicPartition::new("t", 0)).unwrap().unwrap().offset(), 3);
+        assert_eq!(broker.consumer_group("s").describe().unwrap().group_type(), crate::group::GroupType::Share);
+    }
+
+    #[test]
+    fn an_offset_of_a_topic_that_was_made_anew_is_not_its_own() {
+        let broker = Broker::in_memory().unwrap();
+        let make = || {
+            let topic = broker.topic("t").create().unwrap();
+            topic.partition(0).unwrap().append_records(["a", "b"]).unwrap();
+            topic
+        };
+        let old = make();
+        let mut consumer = broker.consumer_group("g").consumer(["t"]).join().unwrap();
+        assert_eq!(consumer.poll(Duration::from_secs(20)).unwrap().len(), 2);
+        let committed = |group: &str| broker.consumer_group(group).all_committed().unwrap().len();
+        // A version 4 record of another topic id, as a stock broker writes it.
+        let value = [&[0, 4, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0xff; 4], &[1], &[0; 8], &[1, 0, 16], &[9; 16]].concat();
+        let key = [0, 1, 0, 1, b'f', 0, 1, b't', 0, 0, 0, 0];
+        write_raw(&broker, &[(&key, Some(&value))]);
+        old.delete().unwrap();
+        let new = make();
+        // Whoever read the old one may still try to commit: it names the topic that it read.
+        let stale = [OffsetCommit { topic_id: Some(old.id()), ..commit(2)[0].clone() }];
+        let refused = broker.commit_offsets("h", "", -1, &stale).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::TopicDeleted);
+        consumer.commit().unwrap();
+        assert_eq!([committed("g"), committed("h"), committed("f")], [0, 0, 0]);
+        assert_eq!(new.partition_count(), 1);
+    }
+
+    #[test]
+    fn groups_of_a_partition_that_is_elsewhere_say_so_and_the_others_work() {
+        let storage = MemoryStorage::new();
+        let open = || {
+            let builder = Broker::builder("/d").storage(storage.clone());
+            builder.config("offsets.topic.num.partitions", "2").open().unwrap()
+        };
+        let broker = open();
+        broker.topic("t").create().unwrap();
+        let in_partition = |number: i32| (0..9).map(|n| format!("g{n}")).find(|g| partition_for_group(g, 2) == number);
+        let groups = [in_partition(0).unwrap(), in_partition(1).unwrap()];
+        groups.iter().for_each(|group| broker.commit_offsets(group, "", -1, &commit(0)).unwrap());
+        broker.close().unwrap();
+        // The directory becomes another one of the same broker, which has the first partition alone.
+        let properties = Path::new("/d/meta.properties");
+        let text = String::from_utf8(read_file(&storage, properties, 1 << 20).unwrap().unwrap()).unwrap();
+        let other_directory = |line: &str| match line.starts_with("directory.id=") {
+            true => "directory.id=5L6g3nShT-eMCtK--X86sw\n".to_owned(),
+            false => format!("{line}\n"),
+        };
+        let text: String = text.lines().map(other_directory).collect();
+        replace_file(&storage, properties, text.as_bytes()).unwrap();
+        storage.remove_dir_all(Path::new("/d/__consumer_offsets-1")).unwrap();
+
+        let broker = open();
+        let [here, elsewhere] = groups.map(|group| broker.consumer_group(group));
+        let at = TopicPartition::new("t", 0);
+        assert_eq!(here.committed(&at).unwrap().unwrap().offset(), 0);
+        // Not a group without offsets, which would read everything again.
+        let kind = |e: Error| e.kind();
+        assert_eq!(elsewhere.committed(&at).map_err(kind), Err(ErrorKind::Absent));
+        assert_eq!(elsewhere.consumer(["t"]).join().map(drop).map_err(kind), Err(ErrorKind::Absent));
+        assert_eq!(elsewhere.describe().map(drop).map_err(kind), Err(ErrorKind::Absent));
+        assert_eq!(broker.groups().unwrap().len(), 1);
+        drop(here.consumer(["t"]).join().unwrap());
+    }
+
+    #[test]
+    fn a_read_only_directory_tells_its_groups_and_takes_nothing() {
+        let storage = MemoryStorage::new();
+        let broker = open(&storage);
+        broker.topic("t").create().unwrap();
+        broker.commit_offsets("g", "", -1, &commit(0)).unwrap();
+        broker.close().unwrap();
+        let voters = br#"{"currentVoters":[{"voterId":1},{"voterId":4}],"data_version":0}"#;
+        replace_file(&storage, Path::new("/d/__cluster_metadata-0/quorum-state"), voters).unwrap();
+        let broker = open(&storage);
+        let group = broker.consumer_group("g");
+        let found = group.committed(&TopicPartition::new("t", 0)).unwrap().unwrap();
+        assert_eq!((found.offset(), found.metadata()), (Offset::ZERO, "m"));
+        assert_eq!(broker.groups().unwrap().len(), 1);
+        assert_eq!(read_values(&broker, "g").unwrap_err().kind(), ErrorKind::ReadOnly);
+        assert_eq!(broker.commit_offsets("g", "", -1, &commit(1)).unwrap_err().kind(), ErrorKind::ReadOnly);
+        assert_eq!(group.delete().unwrap_err().kind(), ErrorKind::ReadOnly);
+        assert_eq!(group.describe().unwrap().members().len(), 0);
+    }
 }

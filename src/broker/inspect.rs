@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::{Broker, BrokerBuilder, Inner, TopicEntry};
 use crate::error::{Error, Result};
 use crate::finding::{Finding, FindingKind};
-use crate::group::{CommittedOffset, GroupListing};
+use crate::group::{CommittedOffset, GroupListing, GroupType};
 use crate::log::{LogOffsets, LogRecovery, RecoveryRow};
 use crate::storage::OverlayStorage;
 use crate::topic;
@@ -103,6 +103,8 @@ pub struct OpenTransaction {
 pub struct GroupInspection {
     /// The group's id (`group.id`).
     pub id: String,
+    /// Under which protocol its members worked together.
+    pub group_type: GroupType,
     /// What it has committed, by partition.
     pub offsets: Vec<GroupOffset>,
 }
@@ -198,7 +200,11 @@ impl Inner {
         let inspect = |group: &GroupListing| {
             let offsets = broker.committed_offsets(group.id())?.into_iter();
             let offsets = offsets.map(|(partition, committed)| GroupOffset { partition, committed, lag: None });
-            Ok(GroupInspection { id: group.id().to_owned(), offsets: offsets.collect() })
+            Ok(GroupInspection {
+                id: group.id().to_owned(),
+                group_type: group.group_type(),
+                offsets: offsets.collect(),
+            })
         };
         let groups = broker.groups().and_then(|groups| groups.iter().map(inspect).collect());
         groups.unwrap_or_else(|error: Error| {
@@ -300,7 +306,7 @@ impl fmt::Display for PartitionInspection {
 
 impl fmt::Display for GroupInspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "group {}", self.id)?;
+        write!(f, "group {}, {}", self.id, self.group_type)?;
         self.offsets.iter().try_for_each(|at| {
             write!(f, "\n  {} at offset {}", at.partition, at.committed.offset())?;
             match at.lag {

@@ -15,6 +15,7 @@ mod maintenance;
 mod opening;
 mod options;
 mod registry;
+mod replay;
 mod survey;
 mod topic_builder;
 mod topics;

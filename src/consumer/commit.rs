@@ -1,5 +1,6 @@
 //! Committing, and moving within, the partitions that a consumer holds.
 
+use super::membership::Held;
 use super::poll::{Consumer, NO_GENERATION, Reading};
 use super::position;
 use super::records::ConsumerRecord;
@@ -17,7 +18,7 @@ impl Consumer {
     /// other members meanwhile, who may get these records again; poll to go on.
     pub fn commit(&mut self) -> Result<()> {
         let due = self.held.iter().filter(|(tp, h)| h.committed != Some(h.cursor.position()) && self.is_current(tp));
-        let commits: Vec<_> = due.map(|(tp, h)| commit(tp, h.cursor.position(), h.cursor.epoch())).collect();
+        let commits: Vec<_> = due.map(|(tp, h)| commit(tp, h, h.cursor.position(), h.cursor.epoch())).collect();
         self.send(&commits)
     }
 
@@ -31,17 +32,17 @@ impl Consumer {
     pub fn commit_through(&mut self, record: &ConsumerRecord<'_>) -> Result<()> {
         let tp = record.topic_partition();
         let held = self.held.get(tp).filter(|held| held.cursor.since() == record.generation());
-        if held.is_none() {
+        let Some(held) = held else {
             let message = "the partition was given to another reader after this record was handed out";
             return Err(Error::new(ErrorKind::IllegalGeneration, message)
                 .partition(tp.clone())
                 .offset(record.offset())
                 .remedy("leave it to the other reader, who gets the record again"));
-        }
+        };
         if !self.is_current(tp) {
             return Err(Error::new(ErrorKind::TopicDeleted, "the topic was deleted").partition(tp.clone()));
         }
-        self.send(&[commit(tp, record.offset().next(), record.leader_epoch())])
+        self.send(&[commit(tp, held, record.offset().next(), record.leader_epoch())])
     }
 
     fn send(&mut self, commits: &[OffsetCommit]) -> Result<()> {
@@ -115,6 +116,7 @@ impl Consumer {
     }
 }
 
-fn commit(partition: &TopicPartition, offset: Offset, leader_epoch: Option<LeaderEpoch>) -> OffsetCommit {
-    OffsetCommit { partition: partition.clone(), offset, leader_epoch, metadata: String::new() }
+fn commit(at: &TopicPartition, held: &Held, offset: Offset, leader_epoch: Option<LeaderEpoch>) -> OffsetCommit {
+    let topic_id = Some(held.partition.topic_id());
+    OffsetCommit { partition: at.clone(), topic_id, offset, leader_epoch, metadata: String::new() }
 }

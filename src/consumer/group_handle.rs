@@ -154,8 +154,10 @@ impl ConsumerGroup {
             })?;
             for number in 0..count {
                 let partition = TopicPartition::new(Arc::clone(&topic), number);
-                let offset = position::seek(&self.broker.partition(&partition)?, to, Isolation::ReadUncommitted)?;
-                commits.push(OffsetCommit { partition, offset, leader_epoch: None, metadata: String::new() });
+                let handle = self.broker.partition(&partition)?;
+                let topic_id = Some(handle.topic_id());
+                let offset = position::seek(&handle, to, Isolation::ReadUncommitted)?;
+                commits.push(OffsetCommit { partition, topic_id, offset, leader_epoch: None, metadata: String::new() });
             }
         }
         self.broker.commit_offsets(&self.id, "", NO_GENERATION, &commits).map_err(|e| {

@@ -7,24 +7,41 @@
 //! puts what was staged into memory, in log order, through the function that also replays the log at
 //! open. So a committed offset is visible exactly when it would be found again.
 //!
+//! What is not understood in the log is told and left there; its group goes on with what is known.
+//!
 //! Membership is different: it lives in memory, and its records only tell other readers about it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::describe::{GroupDescription, GroupListing, MemberDescription};
-use super::offsets::{self, CommittedOffset, GroupMetadata, Key};
+use super::entry::{Change, Entry, Latest};
+use super::key::{self, GroupType, Key};
+use super::offsets::CommittedOffset;
 use super::state::{Context, Effect, Event, Generation, Group, GroupState, JoinRequest, Membership};
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{LeaderEpoch, Offset, PartitionId, ProducerId, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, PartitionId, ProducerId, Timestamp, TopicPartition, Uuid};
 
 /// `offset.metadata.max.bytes`, which Kafka counts in UTF-16 units.
 const MAX_METADATA_CHARS: usize = 4096;
 /// The largest group or client id; leaves room for the id that is made from it in a string of the format.
 const MAX_ID_BYTES: usize = i16::MAX as usize - 64;
 
-/// One record of `__consumer_offsets`; no value is a tombstone.
-pub(crate) type LogRecord = (Vec<u8>, Option<Vec<u8>>);
+/// One record of `__consumer_offsets`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogRecord {
+    pub(crate) key: Vec<u8>,
+    /// None is a tombstone.
+    pub(crate) value: Option<Vec<u8>>,
+    /// The topic of a committed offset. The record itself, of a version that Kafka 3.9 reads, cannot say it.
+    topic_id: Option<Uuid>,
+}
+
+impl LogRecord {
+    pub(crate) fn new(key: Vec<u8>, value: Option<Vec<u8>>) -> Self {
+        Self { key, value, topic_id: None }
+    }
+}
 
 /// Records to be appended as one batch to the group's partition of `__consumer_offsets`.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,20 +72,11 @@ pub(crate) struct CheckIn {
 #[derive(Clone, Debug)]
 pub(crate) struct OffsetCommit {
     pub(crate) partition: TopicPartition,
+    /// The topic's id, where the committer knows which of that name it read.
+    pub(crate) topic_id: Option<Uuid>,
     pub(crate) offset: Offset,
     pub(crate) leader_epoch: Option<LeaderEpoch>,
     pub(crate) metadata: String,
-}
-
-/// How a batch of `__consumer_offsets` takes effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BatchKind {
-    /// At once.
-    Plain,
-    /// When its producer's transaction commits.
-    Transactional(ProducerId),
-    /// It ends a transaction; it holds no records of ours.
-    Marker { producer: ProducerId, committed: bool },
 }
 
 /// The partition of `__consumer_offsets`, of `partitions`, that holds `group`: Java's string hash, its
@@ -78,40 +86,28 @@ pub(crate) fn partition_for_group(group: &str, partitions: i32) -> PartitionId {
     PartitionId::new(hash.checked_abs().unwrap_or(0) % partitions.max(1))
 }
 
+/// A record that could not be understood.
 #[derive(Debug)]
-struct Entry {
-    group: Group,
-    /// Each with the offset in the log at which it was written.
-    offsets: BTreeMap<TopicPartition, (Offset, CommittedOffset)>,
-    /// Keys that a broker with the newer group protocol left behind. They and a classic group's record
-    /// must not stand side by side, so the first member that joins has them deleted.
-    new_protocol: BTreeSet<Vec<u8>>,
-}
-
-impl Entry {
-    fn new(id: &str) -> Self {
-        Self { group: Group::new(id), offsets: BTreeMap::new(), new_protocol: BTreeSet::new() }
-    }
-
-    fn is_vacant(&self) -> bool {
-        self.group.is_vacant() && self.offsets.is_empty() && self.new_protocol.is_empty()
-    }
+pub(crate) struct Unread {
+    pub(crate) offset: Offset,
+    /// Where its key still tells.
+    pub(crate) group: Option<String>,
+    pub(crate) error: Error,
 }
 
 #[derive(Debug)]
-struct Logged {
+struct Staged {
     offset: Offset,
-    key: Vec<u8>,
-    value: Option<Vec<u8>>,
+    record: LogRecord,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct GroupCoordinator {
     groups: BTreeMap<String, Entry>,
     /// Appended but not yet known to be durable, per partition of `__consumer_offsets`.
-    staged: HashMap<PartitionId, VecDeque<Logged>>,
-    /// Offsets committed inside transactions that are still open.
-    open_transactions: HashMap<(PartitionId, ProducerId), Vec<Logged>>,
+    staged: HashMap<PartitionId, VecDeque<Staged>>,
+    /// What open transactions hold back, by the partition of `__consumer_offsets` and the producer.
+    open_transactions: HashMap<(PartitionId, ProducerId), BTreeMap<String, BTreeSet<TopicPartition>>>,
 }
 
 /// Membership.
@@ -121,6 +117,9 @@ impl GroupCoordinator {
         check_id("group", group)?;
         check_id("client", &request.client_id)?;
         let entry = self.groups.entry(group.to_owned()).or_insert_with(|| Entry::new(group));
+        if matches!(entry.group_type(), GroupType::Share | GroupType::Streams) {
+            return Err(other_type(group, entry, "consumers cannot join it"));
+        }
         let effects = entry.group.on(Event::Join(request), context)?;
         self.to_log(group, effects)
     }
@@ -161,10 +160,11 @@ impl GroupCoordinator {
             match effect {
                 Effect::Wake => result.wake = true,
                 Effect::Store(metadata) => {
-                    let left_behind = self.groups.get(id).into_iter().flat_map(|e| e.new_protocol.iter().rev());
-                    let mut records: Vec<_> = left_behind.map(|key| (key.clone(), None)).collect();
-                    records.push((offsets::group_key(id)?, Some(metadata.encode()?)));
-                    result.appends.push(LogAppend { group: id.to_owned(), records });
+                    // A group that the newer protocol left behind is deleted first, as a stock broker does.
+                    let left_behind = self.groups.get(id).map(Entry::typed_keys_to_delete).unwrap_or_default();
+                    let mut append = tombstones(id, left_behind);
+                    append.records.push(LogRecord::new(key::group_key(id)?, Some(metadata.encode()?)));
+                    result.appends.push(append);
                 }
             }
         }
@@ -186,6 +186,9 @@ impl GroupCoordinator {
     ) -> Result<LogAppend> {
         check_id("group", group)?;
         match self.groups.get(group) {
+            Some(entry) if entry.group_type() == GroupType::Share => {
+                return Err(other_type(group, entry, "its progress is no committed offset"));
+            }
             Some(entry) => entry.group.check_commit(member, generation)?,
             None if generation < 0 => {}
             None => {
@@ -197,30 +200,46 @@ impl GroupCoordinator {
         Ok(LogAppend { group: group.to_owned(), records })
     }
 
-    pub(crate) fn committed(&self, group: &str, partition: &TopicPartition) -> Option<&CommittedOffset> {
-        self.groups.get(group)?.offsets.get(partition).map(|(_, committed)| committed)
+    /// What the group committed in a partition of the topic that has the id now, where there is one.
+    /// What was committed in an earlier topic of that name is not told; it stays in the log until somebody
+    /// commits anew or deletes it, as with a stock broker.
+    pub(crate) fn committed(&self, group: &str, at: &TopicPartition, now: Option<Uuid>) -> Option<&CommittedOffset> {
+        let (_, committed) = self.groups.get(group)?.offsets.get(at)?;
+        committed.is_of(now).then_some(committed)
     }
 
-    pub(crate) fn all_committed(&self, group: &str) -> impl Iterator<Item = (&TopicPartition, &CommittedOffset)> {
-        self.groups.get(group).into_iter().flat_map(|e| &e.offsets).map(|(tp, (_, committed))| (tp, committed))
+    /// All of that; `now` tells a topic's id.
+    pub(crate) fn all_committed(
+        &self,
+        group: &str,
+        now: impl Fn(&str) -> Option<Uuid>,
+    ) -> impl Iterator<Item = (&TopicPartition, &CommittedOffset)> {
+        let offsets = self.groups.get(group).into_iter().flat_map(|e| &e.offsets);
+        let told = offsets.map(|(tp, (_, committed))| (tp, committed));
+        told.filter(move |(tp, committed)| committed.is_of(now(tp.topic())))
     }
 
     /// Forgets a group without members, offsets and all.
     pub(crate) fn delete_group(&self, group: &str) -> Result<LogAppend> {
-        let entry = self.groups.get(group).filter(|e| !e.is_vacant()).ok_or_else(|| unknown_group(group))?;
+        let entry = self.known(group)?;
+        if entry.group_type() == GroupType::Share {
+            return Err(other_type(group, entry, "a stock broker has to delete it"));
+        }
         if !entry.group.is_empty() {
             return Err(Error::new(ErrorKind::GroupNotEmpty, format!("group {group:?} has members"))
                 .remedy("close its consumers first"));
         }
         let mut keys = self.offset_keys(group, |_| true)?;
-        keys.extend(entry.new_protocol.iter().rev().cloned());
-        keys.push(offsets::group_key(group)?);
+        keys.extend(entry.typed_keys_to_delete());
+        if entry.group_type() == GroupType::Classic || entry.classic || self.has_staged_metadata(group) {
+            keys.push(key::group_key(group)?);
+        }
         Ok(tombstones(group, keys))
     }
 
     /// Forgets what a group committed in `partitions`, of topics that no member subscribes to.
     pub(crate) fn delete_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<LogAppend> {
-        let entry = self.groups.get(group).ok_or_else(|| unknown_group(group))?;
+        let entry = self.known(group)?;
         if let Some(tp) = partitions.iter().find(|tp| entry.group.subscribes_to(tp.topic())) {
             return Err(Error::new(
                 ErrorKind::GroupNotEmpty,
@@ -240,16 +259,24 @@ impl GroupCoordinator {
         Ok(appends)
     }
 
-    /// The keys of all offsets that a group has committed, those in staged records included: a
-    /// tombstone must also end what becomes visible only after it was written.
+    /// The keys of all offsets that a group has committed, those of open transactions and in staged
+    /// records included: a tombstone must also end what becomes visible only after it was written.
     fn offset_keys(&self, group: &str, wanted: impl Fn(&TopicPartition) -> bool) -> Result<Vec<Vec<u8>>> {
-        let settled = self.groups.get(group).into_iter().flat_map(|e| e.offsets.keys().cloned());
-        let staged = self.staged.values().flatten().filter_map(|logged| match Key::decode(&logged.key) {
-            Ok(Key::Offset { group: of, partition }) if of == group => Some(partition),
+        let settled = self.groups.get(group).into_iter().flat_map(|e| e.partitions().cloned());
+        let staged = self.staged_keys().filter_map(|key| match key {
+            Key::Offset { group: of, partition } if of == group => Some(partition),
             _ => None,
         });
         let partitions: BTreeSet<_> = settled.chain(staged).filter(wanted).collect();
-        partitions.iter().map(|tp| offsets::offset_key(group, tp)).collect()
+        partitions.iter().map(|tp| key::offset_key(group, tp)).collect()
+    }
+
+    fn has_staged_metadata(&self, group: &str) -> bool {
+        self.staged_keys().any(|key| matches!(key, Key::Group { group: of } if of == group))
+    }
+
+    fn staged_keys(&self) -> impl Iterator<Item = Key> {
+        self.staged.values().flatten().filter_map(|staged| Key::decode(&staged.record.key).ok())
     }
 }
 
@@ -257,86 +284,102 @@ impl GroupCoordinator {
 impl GroupCoordinator {
     /// Notes that `append` was written to `partition` from `base` on. Calls come in log order.
     pub(crate) fn stage(&mut self, partition: PartitionId, base: Offset, append: LogAppend) {
-        let logged = (0..).zip(append.records).map(|(i, (key, value))| Logged { offset: base + i, key, value });
-        self.staged.entry(partition).or_default().extend(logged);
+        if let Some(entry) = self.groups.get_mut(&append.group) {
+            append.records.iter().filter(|r| r.value.is_none()).for_each(|r| entry.forget_typed(&r.key));
+        }
+        let staged = (0..).zip(append.records).map(|(i, record)| Staged { offset: base + i, record });
+        self.staged.entry(partition).or_default().extend(staged);
     }
 
     /// Makes everything staged in `partition` up to and with `through` visible.
     pub(crate) fn settle(&mut self, partition: PartitionId, through: Offset) -> Result<()> {
         let Some(staged) = self.staged.get_mut(&partition) else { return Ok(()) };
-        let durable: Vec<_> = staged.drain(..staged.partition_point(|l| l.offset <= through)).collect();
-        durable.into_iter().try_for_each(|logged| self.apply(logged))
-    }
-
-    /// Takes in one batch of the log, in log order, when the broker opens. Keys of no interest are
-    /// passed over; the records stay in the log untouched.
-    pub(crate) fn replay<'a>(
-        &mut self,
-        partition: PartitionId,
-        kind: BatchKind,
-        records: impl IntoIterator<Item = (Offset, &'a [u8], Option<&'a [u8]>)>,
-    ) -> Result<()> {
-        if let BatchKind::Marker { producer, committed } = kind {
-            let pending = self.open_transactions.remove(&(partition, producer)).unwrap_or_default();
-            return if committed { pending.into_iter().try_for_each(|logged| self.apply(logged)) } else { Ok(()) };
-        }
-        for (offset, key, value) in records {
-            let logged = Logged { offset, key: key.to_vec(), value: value.map(<[u8]>::to_vec) };
-            match kind {
-                BatchKind::Transactional(producer) => {
-                    self.open_transactions.entry((partition, producer)).or_default().push(logged);
-                }
-                _ => self.apply(logged)?,
+        let durable: Vec<_> = staged.drain(..staged.partition_point(|s| s.offset <= through)).collect();
+        for Staged { offset, record } in durable {
+            let (decoded, error) = Change::decode(&record.key, record.value.as_deref());
+            if let Some((group, change)) = decoded {
+                self.apply(&group, offset, change.in_topic(record.topic_id));
             }
+            error.map_or(Ok(()), Err)?;
         }
         Ok(())
     }
 
-    fn apply(&mut self, logged: Logged) -> Result<()> {
-        let key = Key::decode(&logged.key)?;
-        let Some(id) = key.group() else { return Ok(()) };
-        let entry = self.groups.entry(id.to_owned()).or_insert_with(|| Entry::new(id));
-        let applied = apply_to(entry, &key, logged);
-        if entry.is_vacant() {
-            self.groups.remove(id);
-        }
-        applied
-    }
-}
-
-fn apply_to(entry: &mut Entry, key: &Key, logged: Logged) -> Result<()> {
-    match (key, logged.value) {
-        (Key::Offset { partition, .. }, Some(value)) => {
-            // What a transaction committed counts from where it was written, not from its marker.
-            if entry.offsets.get(partition).is_none_or(|(at, _)| *at < logged.offset) {
-                let committed = CommittedOffset::decode(&value)?;
-                entry.offsets.insert(partition.clone(), (logged.offset, committed));
+    /// Takes in one record of the log, in log order, when the broker opens. `partitions`: how many the log
+    /// has; a group is looked up in its own and nowhere else, so records of it in another mean nothing.
+    /// `in_transaction`: the producer of a transactional batch. Answers what was not understood.
+    pub(crate) fn replay(
+        &mut self,
+        partition: PartitionId,
+        partitions: i32,
+        in_transaction: Option<ProducerId>,
+        offset: Offset,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Option<Unread> {
+        let (decoded, error) = Change::decode(key, value);
+        let decoded = decoded.filter(|(group, _)| partition_for_group(group, partitions) == partition);
+        let group = decoded.as_ref().map(|(group, _)| group.clone());
+        match (decoded, in_transaction) {
+            (Some((group, Change::Offset { partition: of, committed: Latest::Is(committed) })), Some(producer)) => {
+                let held_back = self.open_transactions.entry((partition, producer)).or_default();
+                held_back.entry(group.clone()).or_default().insert(of.clone());
+                self.entry_or_new(&group).hold_back(producer, of, (offset, committed));
             }
+            (Some((group, change)), _) => self.apply(&group, offset, change),
+            (None, _) => {}
         }
-        (Key::Offset { partition, .. }, None) => drop(entry.offsets.remove(partition)),
-        (Key::Group { .. }, Some(value)) => entry.group.restore(&GroupMetadata::decode(&value)?),
-        (Key::Group { .. }, None) => entry.group.forget(),
-        (Key::NewProtocol { .. }, Some(_)) => drop(entry.new_protocol.insert(logged.key)),
-        (Key::NewProtocol { .. }, None) => drop(entry.new_protocol.remove(&logged.key)),
-        (Key::Other, _) => {}
+        error.map(|error| Unread { offset, group, error })
     }
-    Ok(())
+
+    /// A marker ends the transaction of its producer, whatever its epoch (KIP-890 raises it with each).
+    pub(crate) fn end_transaction(&mut self, partition: PartitionId, producer: ProducerId, committed: bool) {
+        for (group, partitions) in self.open_transactions.remove(&(partition, producer)).unwrap_or_default() {
+            if let Some(entry) = self.groups.get_mut(&group) {
+                entry.end_transaction(producer, partitions, committed);
+            }
+            self.drop_if_vacant(&group);
+        }
+    }
+
+    /// Takes over what another coordinator replayed, of groups that this one does not know.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        self.groups.extend(other.groups);
+        self.open_transactions.extend(other.open_transactions);
+    }
+
+    fn entry_or_new(&mut self, group: &str) -> &mut Entry {
+        self.groups.entry(group.to_owned()).or_insert_with(|| Entry::new(group))
+    }
+
+    fn apply(&mut self, group: &str, offset: Offset, change: Change) {
+        self.entry_or_new(group).apply(offset, change);
+        self.drop_if_vacant(group);
+    }
+
+    fn drop_if_vacant(&mut self, group: &str) {
+        if self.groups.get(group).is_some_and(Entry::is_vacant) {
+            self.groups.remove(group);
+        }
+    }
 }
 
 /// What tools show.
 impl GroupCoordinator {
     pub(crate) fn list(&self) -> Vec<GroupListing> {
-        let known = self.groups.iter().filter(|(_, entry)| !entry.is_vacant());
+        let known = self.groups.iter().filter(|(_, entry)| entry.exists());
         let listing = |(id, entry): (&String, &Entry)| GroupListing {
             id: id.clone(),
+            group_type: entry.group_type(),
             state: entry.group.state(),
-            protocol_type: entry.group.protocol_type().to_owned(),
+            protocol_type: entry.protocol_type().to_owned(),
         };
         known.map(listing).collect()
     }
 
     pub(crate) fn describe(&self, id: &str) -> GroupDescription {
-        let group = self.groups.get(id).map(|e| &e.group);
+        let entry = self.groups.get(id).filter(|e| e.exists());
+        let group = entry.map(|e| &e.group);
         let members = group.into_iter().flat_map(Group::members).map(|(request, assignment)| MemberDescription {
             id: request.member.clone(),
             client_id: request.client_id.clone(),
@@ -345,11 +388,16 @@ impl GroupCoordinator {
         });
         GroupDescription {
             id: id.to_owned(),
+            group_type: entry.map_or(GroupType::Classic, Entry::group_type),
             state: group.map_or(GroupState::Dead, Group::state),
             generation: group.map_or(0, Group::generation),
             assignor: group.and_then(Group::assignor).map(str::to_owned),
             members: members.collect(),
         }
+    }
+
+    fn known(&self, group: &str) -> Result<&Entry> {
+        self.groups.get(group).filter(|e| e.exists()).ok_or_else(|| unknown_group(group))
     }
 
     fn entry(&mut self, group: &str) -> Result<&mut Entry> {
@@ -368,11 +416,12 @@ fn commit_record(group: &str, commit: &OffsetCommit, now: Timestamp) -> Result<L
         return refused(ErrorKind::TooLarge, message);
     }
     let value = CommittedOffset::new(commit.offset, commit.leader_epoch, commit.metadata.clone(), now);
-    Ok((offsets::offset_key(group, &commit.partition)?, Some(value.encode()?)))
+    let key = key::offset_key(group, &commit.partition)?;
+    Ok(LogRecord { topic_id: commit.topic_id, ..LogRecord::new(key, Some(value.encode()?)) })
 }
 
 fn tombstones(group: &str, keys: Vec<Vec<u8>>) -> LogAppend {
-    LogAppend { group: group.to_owned(), records: keys.into_iter().map(|key| (key, None)).collect() }
+    LogAppend { group: group.to_owned(), records: keys.into_iter().map(|key| LogRecord::new(key, None)).collect() }
 }
 
 fn check_id(what: &str, id: &str) -> Result<()> {
@@ -381,6 +430,12 @@ fn check_id(what: &str, id: &str) -> Result<()> {
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     Ok(())
+}
+
+fn other_type(id: &str, entry: &Entry, why: &str) -> Error {
+    let group_type = entry.group_type();
+    Error::new(ErrorKind::InconsistentGroupProtocol, format!("group {id:?} is a {group_type} group: {why}"))
+        .remedy("use another group id")
 }
 
 fn unknown_group(id: &str) -> Error {
@@ -392,7 +447,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::group::RangeAssignor;
+    use crate::group::{RangeAssignor, vectors};
 
     const LOG: PartitionId = PartitionId::new(0);
     const NOW: Timestamp = Timestamp::new(7);
@@ -430,38 +485,44 @@ mod tests {
         }
 
         fn join(&mut self, member: &str) {
-            let request = JoinRequest {
-                member: member.into(),
-                client_id: "c".into(),
-                topics: BTreeSet::from(["t".into()]),
-                assignor: Arc::new(RangeAssignor),
-                max_poll_interval: Duration::from_secs(300),
-            };
-            self.membership(|c, context| c.join("g", request, context));
+            self.membership(|c, context| c.join("g", request(member), context));
         }
 
         /// What a broker finds that opens the log.
         fn reopened(&self) -> GroupCoordinator {
             let mut coordinator = GroupCoordinator::default();
-            let records = (0..).map(Offset::new).zip(&self.log).map(|(o, (k, v))| (o, k.as_slice(), v.as_deref()));
-            coordinator.replay(LOG, BatchKind::Plain, records).unwrap();
+            for (offset, record) in (0..).map(Offset::new).zip(&self.log) {
+                let unread = coordinator.replay(LOG, 1, None, offset, &record.key, record.value.as_deref());
+                assert!(unread.is_none(), "{unread:?}");
+            }
             coordinator
         }
 
         fn agrees_with_log(&self) {
-            let ours: Vec<_> = self.coordinator.all_committed("g").collect();
+            let ours: Vec<_> = self.coordinator.all_committed("g", |_| None).collect();
             let reopened = self.reopened();
-            assert_eq!(ours, reopened.all_committed("g").collect::<Vec<_>>());
+            assert_eq!(ours, reopened.all_committed("g", |_| None).collect::<Vec<_>>());
+        }
+    }
+
+    fn request(member: &str) -> JoinRequest {
+        JoinRequest {
+            member: member.into(),
+            client_id: "c".into(),
+            topics: BTreeSet::from(["t".into()]),
+            assignor: Arc::new(RangeAssignor),
+            max_poll_interval: Duration::from_secs(300),
         }
     }
 
     fn commit(topic: &str, offset: i64) -> OffsetCommit {
         let partition = TopicPartition::new(topic, 0);
-        OffsetCommit { partition, offset: Offset::new(offset), leader_epoch: None, metadata: String::new() }
+        let topic_id = None;
+        OffsetCommit { partition, topic_id, offset: Offset::new(offset), leader_epoch: None, metadata: String::new() }
     }
 
     fn seen(coordinator: &GroupCoordinator) -> Option<i64> {
-        coordinator.committed("g", &TopicPartition::new("t", 0)).map(|c| c.offset().get())
+        coordinator.committed("g", &TopicPartition::new("t", 0), None).map(|c| c.offset().get())
     }
 
     #[test]
@@ -572,40 +633,264 @@ mod tests {
         for offset in [5, 6, 7] {
             bench.commit("g", "", -1, offset).unwrap();
         }
-        let record = |at: usize| {
-            let (key, value) = &bench.log[at];
-            [(Offset::new(i64::try_from(at).unwrap()), key.as_slice(), value.as_deref())]
-        };
         let (kept, dropped) = (ProducerId::new(1), ProducerId::new(2));
         let mut coordinator = GroupCoordinator::default();
-        let none = || std::iter::empty();
-        coordinator.replay(LOG, BatchKind::Transactional(kept), record(0)).unwrap();
-        assert_eq!(seen(&coordinator), None);
-        coordinator.replay(LOG, BatchKind::Marker { producer: kept, committed: true }, none()).unwrap();
+        let replay = |c: &mut GroupCoordinator, at: usize, producer: Option<ProducerId>, deleted: bool| {
+            let LogRecord { key, value, .. } = &bench.log[at];
+            let offset = Offset::new(i64::try_from(at).unwrap());
+            assert!(c.replay(LOG, 1, producer, offset, key, value.as_deref().filter(|_| !deleted)).is_none());
+        };
+        replay(&mut coordinator, 0, Some(kept), false);
+        // Nobody sees what may still be aborted, not even that there is a group.
+        assert_eq!((seen(&coordinator), coordinator.list().len()), (None, 0));
+        assert_eq!(coordinator.describe("g").state(), GroupState::Dead);
+        coordinator.end_transaction(LOG, kept, true);
         assert_eq!(seen(&coordinator), Some(5));
-        coordinator.replay(LOG, BatchKind::Transactional(dropped), record(2)).unwrap();
-        coordinator.replay(LOG, BatchKind::Marker { producer: dropped, committed: false }, none()).unwrap();
+        replay(&mut coordinator, 2, Some(dropped), false);
+        coordinator.end_transaction(LOG, dropped, false);
         assert_eq!(seen(&coordinator), Some(5));
         // A plain commit written after a transactional one outlives the later marker.
-        coordinator.replay(LOG, BatchKind::Transactional(kept), record(1)).unwrap();
-        coordinator.replay(LOG, BatchKind::Plain, record(2)).unwrap();
-        coordinator.replay(LOG, BatchKind::Marker { producer: kept, committed: true }, none()).unwrap();
+        replay(&mut coordinator, 1, Some(kept), false);
+        replay(&mut coordinator, 2, None, false);
+        coordinator.end_transaction(LOG, kept, true);
         assert_eq!(seen(&coordinator), Some(7));
+        // A tombstone ends what is held back as well, and a deletion writes one for it.
+        replay(&mut coordinator, 2, Some(kept), false);
+        replay(&mut coordinator, 2, None, true);
+        coordinator.end_transaction(LOG, kept, true);
+        assert_eq!((seen(&coordinator), coordinator.groups.len()), (None, 0));
+        replay(&mut coordinator, 2, Some(kept), false);
+        assert_eq!(coordinator.topic_deleted("t").unwrap()[0].records.len(), 1);
+    }
+
+    /// A broker that wrote a group of another type, member `m` and epoch 3, and an offset in `t`.
+    fn foreign(group_type: GroupType) -> Bench {
+        let (epoch, member) = match group_type {
+            GroupType::Consumer => (3, 5),
+            GroupType::Share => (11, 10),
+            _ => (17, 19),
+        };
+        let mut bench = Bench::default();
+        bench.commit("g", "", -1, 5).unwrap();
+        bench.log.push(LogRecord::new(vec![0, member, 0, 1, b'g', 0, 1, b'm'], Some(vec![0, 0])));
+        bench.log.push(LogRecord::new(vec![0, epoch, 0, 1, b'g'], Some(vec![0, 0, 0, 0, 0, 3, 0])));
+        bench.coordinator = bench.reopened();
+        bench
+    }
+
+    fn written(records: &[LogRecord]) -> Vec<(u8, bool)> {
+        records.iter().map(|record| (record.key[1], record.value.is_some())).collect()
     }
 
     #[test]
     fn a_group_of_the_newer_protocol_is_taken_over_cleanly() {
-        let mut bench = Bench::default();
-        let epoch: LogRecord = (vec![0, 3, 0, 1, b'g'], Some(vec![0, 0, 0, 0, 0, 3, 0]));
-        let member: LogRecord = (vec![0, 5, 0, 1, b'g', 0, 1, b'm'], Some(vec![0, 0]));
-        let share: LogRecord = (vec![0, 11, 0, 1, b's'], Some(vec![0, 0]));
-        bench.log = vec![member.clone(), epoch.clone(), share];
-        bench.coordinator = bench.reopened();
+        let mut bench = foreign(GroupType::Consumer);
+        let described = bench.coordinator.describe("g");
+        assert_eq!((described.group_type(), described.generation()), (GroupType::Consumer, 3));
         bench.join("m");
-        let written: Vec<_> = bench.log[3..].iter().map(|(key, value)| (key.clone(), value.is_some())).collect();
-        assert_eq!(written, [(member.0, false), (epoch.0, false), (offsets::group_key("g").unwrap(), true)]);
-        bench.sync();
+        // Before its records are durable another one joins: tombstones behind a classic group's record would
+        // stop a stock broker that replays them.
         bench.join("n");
-        assert_eq!(bench.log.len(), 7, "the tombstones are written once");
+        let taken_over = [(8, false), (7, false), (6, false), (5, false), (4, false), (3, false), (2, true), (2, true)];
+        assert_eq!(written(&bench.log[3..]), taken_over);
+        bench.sync();
+        let reopened = bench.reopened();
+        for coordinator in [&bench.coordinator, &reopened] {
+            let described = coordinator.describe("g");
+            assert_eq!((described.group_type(), described.generation()), (GroupType::Classic, 5));
+            assert_eq!(seen(coordinator), Some(5));
+        }
+    }
+
+    #[test]
+    fn groups_of_types_that_are_not_ours_are_named_and_kept() {
+        for group_type in [GroupType::Share, GroupType::Streams] {
+            let mut bench = foreign(group_type);
+            let context = Context { now: NOW, monotonic: Duration::ZERO, partitions: &|_| Some(2) };
+            let refused = bench.coordinator.join("g", request("m"), &context).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InconsistentGroupProtocol);
+            assert!(refused.to_string().contains(&group_type.to_string()), "{refused}");
+            assert_eq!(bench.coordinator.describe("g").group_type(), group_type);
+            assert_eq!(bench.coordinator.list()[0].protocol_type(), group_type.to_string());
+            assert_eq!(bench.commit("g", "", -1, 6).is_ok(), group_type == GroupType::Streams);
+        }
+    }
+
+    #[test]
+    fn a_group_is_deleted_as_a_broker_of_its_type_does() {
+        let delete = |group_type| {
+            let mut bench = foreign(group_type);
+            let deletion = bench.coordinator.delete_group("g")?;
+            bench.append(deletion);
+            bench.sync();
+            assert!(bench.coordinator.list().is_empty() && bench.reopened().groups.is_empty());
+            Ok::<_, Error>(written(&bench.log[3..]).into_iter().map(|(key_type, _)| key_type).collect::<Vec<_>>())
+        };
+        assert_eq!(delete(GroupType::Consumer).unwrap(), [1, 8, 7, 6, 5, 4, 3]);
+        assert_eq!(delete(GroupType::Streams).unwrap(), [1, 23, 22, 21, 20, 19, 17]);
+        assert_eq!(delete(GroupType::Share).unwrap_err().kind(), ErrorKind::InconsistentGroupProtocol);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_told_and_the_group_goes_on() {
+        let mut bench = Bench::default();
+        bench.join("m");
+        bench.commit("g", "m", 1, 5).unwrap();
+        let mut coordinator = bench.reopened();
+        let unread = |coordinator: &mut GroupCoordinator, key: &[u8], value: &[u8]| {
+            let told = coordinator.replay(LOG, 1, None, Offset::new(9), key, Some(value)).unwrap();
+            assert_eq!(told.offset, Offset::new(9));
+            told.group
+        };
+        let group_key = key::group_key("g").unwrap();
+        let offset_key = key::offset_key("g", &TopicPartition::new("t", 0)).unwrap();
+        assert_eq!(unread(&mut coordinator, &group_key, &[0, 9]).as_deref(), Some("g"));
+        assert_eq!(unread(&mut coordinator, &offset_key, &[0, 3, 0]).as_deref(), Some("g"));
+        assert_eq!(unread(&mut coordinator, &[0, 99, 1, 2], &[]), None);
+        assert_eq!(unread(&mut coordinator, &[0, 2, 0, 9], &[]), None);
+        assert_eq!((seen(&coordinator), coordinator.describe("g").generation()), (Some(5), 1));
+        // A group of which nothing else is known still is one.
+        assert_eq!(unread(&mut coordinator, &key::group_key("h").unwrap(), &[0, 9]).as_deref(), Some("h"));
+        assert_eq!(coordinator.describe("h").state(), GroupState::Empty);
+    }
+
+    #[test]
+    fn offsets_of_an_earlier_topic_of_that_name_are_not_told() {
+        let (old, new) = (Some(Uuid::from_bytes([1; 16])), Some(Uuid::from_bytes([2; 16])));
+        let tp = TopicPartition::new("tt", 0);
+        let (_, key, value) = vectors::records("K43_OFFSET").remove(0);
+        let mut coordinator = GroupCoordinator::default();
+        assert!(coordinator.replay(LOG, 1, None, Offset::ZERO, &key, Some(&value)).is_none());
+        assert_eq!(coordinator.committed("g1", &tp, None).unwrap().metadata(), "meta");
+        assert_eq!(coordinator.committed("g1", &tp, old), None);
+        assert_eq!(coordinator.all_committed("g1", |_| old).count(), 0);
+        // Our own records do not say it; in memory it is known all the same.
+        let commits = [OffsetCommit { topic_id: old, ..commit("tt", 3) }];
+        let append = coordinator.commit("g1", "", -1, &commits, NOW).unwrap();
+        coordinator.stage(LOG, Offset::new(1), append);
+        coordinator.settle(LOG, Offset::new(1)).unwrap();
+        assert_eq!(coordinator.committed("g1", &tp, old).unwrap().offset(), 3);
+        assert_eq!(coordinator.committed("g1", &tp, new), None);
+    }
+
+    #[test]
+    fn records_of_a_group_count_in_its_own_partition_only() {
+        let mut bench = Bench::default();
+        bench.commit("g1", "", -1, 5).unwrap();
+        for (number, found) in [(42, 1), (41, 0)] {
+            let mut coordinator = GroupCoordinator::default();
+            let LogRecord { key, value, .. } = &bench.log[0];
+            let unread = coordinator.replay(PartitionId::new(number), 50, None, Offset::ZERO, key, value.as_deref());
+            assert!(unread.is_none() && coordinator.list().len() == found);
+        }
+    }
+
+    #[test]
+    fn the_log_of_a_4_3_broker_is_understood() {
+        let mut coordinator = GroupCoordinator::default();
+        let mut replay = |names: &[&str], producer: Option<i64>| {
+            for name in names {
+                let (_, key, value) = vectors::records(name).remove(0);
+                let unread =
+                    coordinator.replay(LOG, 1, producer.map(ProducerId::new), Offset::ZERO, &key, Some(&value));
+                assert!(unread.is_none(), "{name}: {unread:?}");
+            }
+        };
+        replay(&["K43_CLASSIC_NEW", "K43_CLASSIC_STABLE", "K43_OFFSET", "K43_CLASSIC_EMPTY"], None);
+        replay(&["K43_CG_MEMBER", "K43_CG_EPOCH", "K43_CG_TARGET_MEMBER", "K43_CG_TARGET_EPOCH"], None);
+        replay(&["K43_CG_CURRENT", "K43_CG_EPOCH_LEFT", "K43_SG_MEMBER", "K43_SG_EPOCH", "K43_SG_STATE_INIT"], None);
+        replay(&["K43_TXN_OFFSET"], Some(2003));
+        let listed = |coordinator: &GroupCoordinator| {
+            let listing =
+                |g: &GroupListing| format!("{} {} {} {:?}", g.id(), g.group_type(), g.state(), g.protocol_type());
+            coordinator.list().iter().map(listing).collect::<Vec<_>>()
+        };
+        let three = ["g1 classic Empty \"consumer\"", "g2 consumer Empty \"consumer\"", "sg share Empty \"share\""];
+        assert_eq!(listed(&coordinator), three);
+        assert_eq!([coordinator.describe("g1"), coordinator.describe("g2")].map(|d| d.generation()), [2, 3]);
+        coordinator.end_transaction(LOG, ProducerId::new(2003), true);
+        assert_eq!(listed(&coordinator)[2], "gx classic Empty \"\"");
+        assert!(coordinator.list()[2].is_simple() && !coordinator.list()[0].is_simple());
+    }
+
+    /// What a broker that replays a log should know of group `g`: the last value of each key, and nothing of
+    /// transactions that did not commit.
+    #[derive(Debug, Default)]
+    struct Model {
+        offsets: BTreeMap<i32, (i64, i64)>,
+        pending: BTreeMap<(i64, i32), (i64, i64)>,
+        classic: bool,
+        typed: BTreeSet<Vec<u8>>,
+    }
+
+    impl Model {
+        fn commit(&mut self, partition: i32, (at, offset): (i64, i64)) {
+            if self.offsets.get(&partition).is_none_or(|(before, _)| *before < at) {
+                self.offsets.insert(partition, (at, offset));
+            }
+        }
+
+        fn end(&mut self, producer: i64, committed: bool) {
+            for partition in 0..3 {
+                if let Some(written) = self.pending.remove(&(producer, partition)).filter(|_| committed) {
+                    self.commit(partition, written);
+                }
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_last_value_of_each_key_wins(
+            log in proptest::collection::vec((0_u8..7, 0_i32..3, proptest::bool::ANY, 0_i64..3), 0..60),
+        ) {
+            let mut model = Model::default();
+            let mut coordinator = GroupCoordinator::default();
+            for (at, (what, number, deleted, producer)) in (0_i64..).zip(log) {
+                let tp = TopicPartition::new("t", number);
+                let written = (at, at * 10);
+                let value = CommittedOffset::new(Offset::new(at * 10), None, String::new(), NOW).encode().unwrap();
+                let mut put = |in_transaction: Option<i64>, key: Vec<u8>, value: &[u8]| {
+                    let value = Some(value).filter(|_| !deleted);
+                    let producer = in_transaction.map(ProducerId::new);
+                    assert!(coordinator.replay(LOG, 1, producer, Offset::new(at), &key, value).is_none());
+                };
+                let member = vec![0, 5, 0, 1, b'g', 0, 1, b'0' + u8::try_from(number).unwrap()];
+                match what {
+                    0..=2 => put((what == 0).then_some(producer), key::offset_key("g", &tp).unwrap(), &value),
+                    3 => put(None, key::group_key("g").unwrap(), &vectors::records("K43_CLASSIC_EMPTY")[0].2),
+                    4 => put(None, member.clone(), &[0, 0]),
+                    5 => put(None, vec![0, 3, 0, 1, b'g'], &[0, 0, 0, 0, 0, 3, 0]),
+                    _ => coordinator.end_transaction(LOG, ProducerId::new(producer), deleted),
+                }
+                match (what, deleted) {
+                    (0, false) => drop(model.pending.insert((producer, number), written)),
+                    (1 | 2, false) => model.commit(number, written),
+                    (0..=2, true) => {
+                        model.offsets.remove(&number);
+                        model.pending.retain(|(_, of), _| *of != number);
+                    }
+                    (3, _) => model.classic = !deleted,
+                    (4, false) => drop(model.typed.insert(member)),
+                    (4, true) => drop(model.typed.remove(&member)),
+                    (5, false) => drop(model.typed.insert(Vec::new())),
+                    (5, true) => drop(model.typed.remove(&Vec::new())),
+                    _ => model.end(producer, deleted),
+                }
+            }
+            let told: Vec<_> = coordinator.all_committed("g", |_| None).map(|(tp, c)| (tp.partition().get(), c.offset().get())).collect();
+            assert_eq!(told, model.offsets.iter().map(|(number, (_, offset))| (*number, *offset)).collect::<Vec<_>>());
+            let exists = model.classic || !model.typed.is_empty() || !model.offsets.is_empty();
+            assert_eq!(coordinator.list().len(), usize::from(exists));
+            let group_type = if model.typed.is_empty() { GroupType::Classic } else { GroupType::Consumer };
+            assert_eq!(coordinator.describe("g").group_type(), group_type);
+            assert_eq!(coordinator.groups.is_empty(), !exists && model.pending.is_empty());
+            // Deleted, nothing is left of it, nor of what is still pending.
+            if let Ok(deletion) = coordinator.delete_group("g") {
+                coordinator.stage(LOG, Offset::new(100), deletion);
+                coordinator.settle(LOG, Offset::new(1_000)).unwrap();
+                assert!(coordinator.groups.is_empty(), "{coordinator:?}");
+            }
+        }
     }
 }

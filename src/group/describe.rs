@@ -1,5 +1,6 @@
 //! What tools show of groups: plain facts, copied out of the coordinator at one moment.
 
+use super::key::GroupType;
 use super::state::{Generation, GroupState};
 use crate::types::TopicPartition;
 
@@ -7,6 +8,7 @@ use crate::types::TopicPartition;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupListing {
     pub(super) id: String,
+    pub(super) group_type: GroupType,
     pub(super) state: GroupState,
     pub(super) protocol_type: String,
 }
@@ -24,10 +26,23 @@ impl GroupListing {
         self.state
     }
 
-    /// `consumer` for a group that has had members; empty for one that only committed offsets.
+    /// Under which protocol its members work together (`group.type`).
+    #[must_use]
+    pub fn group_type(&self) -> GroupType {
+        self.group_type
+    }
+
+    /// `consumer` for a group that has had members, `share` and `streams` for groups of those types;
+    /// empty for one that only committed offsets.
     #[must_use]
     pub fn protocol_type(&self) -> &str {
         &self.protocol_type
+    }
+
+    /// Whether the group only committed offsets and never had members, what Kafka's tools call simple.
+    #[must_use]
+    pub fn is_simple(&self) -> bool {
+        self.group_type == GroupType::Classic && self.protocol_type.is_empty()
     }
 }
 
@@ -35,6 +50,7 @@ impl GroupListing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupDescription {
     pub(super) id: String,
+    pub(super) group_type: GroupType,
     pub(super) state: GroupState,
     pub(super) generation: Generation,
     pub(super) assignor: Option<String>,
@@ -48,13 +64,20 @@ impl GroupDescription {
         &self.id
     }
 
+    /// Under which protocol its members work together; [`GroupType::Classic`] if there is no such group.
+    #[must_use]
+    pub fn group_type(&self) -> GroupType {
+        self.group_type
+    }
+
     /// What the group is doing; [`GroupState::Dead`] if there is no such group.
     #[must_use]
     pub fn state(&self) -> GroupState {
         self.state
     }
 
-    /// Counts the assignments that the group has had.
+    /// Counts the assignments that the group has had. For a group of the newer consumer protocol that nobody
+    /// has joined here yet, its group epoch.
     #[must_use]
     pub fn generation(&self) -> i32 {
         self.generation

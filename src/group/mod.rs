@@ -5,13 +5,18 @@
 mod assignor;
 mod coordinator;
 mod describe;
+mod entry;
+mod key;
 mod offsets;
 mod state;
+#[cfg(test)]
+mod vectors;
 
 pub use assignor::{Assignor, GroupMember, RangeAssignor, RoundRobinAssignor};
 pub use describe::{GroupDescription, GroupListing, MemberDescription};
+pub use key::GroupType;
 pub use offsets::CommittedOffset;
 pub use state::GroupState;
 
-pub(crate) use coordinator::{BatchKind, Effects, GroupCoordinator, LogAppend, OffsetCommit, partition_for_group};
+pub(crate) use coordinator::{Effects, GroupCoordinator, LogAppend, OffsetCommit, Unread, partition_for_group};
 pub(crate) use state::{Context, Generation, JoinRequest, Membership};

@@ -1,71 +1,23 @@
-//! The records of `__consumer_offsets`, byte for byte as Kafka's (KIP-211, KIP-447, KIP-848): what a
-//! key is about, committed offsets, a classic group's metadata, and the `consumer` protocol's two
-//! embedded structures, which stock tools expect inside that metadata.
+//! The values of `__consumer_offsets`, byte for byte as Kafka's (KIP-211, KIP-447, KIP-848): committed
+//! offsets, a classic group's metadata, and the `consumer` protocol's two embedded structures, which
+//! stock tools expect inside that metadata.
 //!
-//! Read: offset values 0 to 4, group values 0 to 3. Written: version 3 of both, the newest that 3.9
-//! and 4.x read alike. Keys of other kinds are recognised so that they can be passed over.
+//! Read: versions 0 to 4 of both. Written: version 3 of both, the newest that 3.9 and 4.x read alike.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
 use crate::wire::{Reader, Writer};
 
 const VALUE_VERSION: i16 = 3;
-
-/// What a record of `__consumer_offsets` is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Key {
-    /// Key types 0 and 1.
-    Offset { group: String, partition: TopicPartition },
-    /// Key type 2: a classic group.
-    Group { group: String },
-    /// Key types 3 to 8 and 16: a group of the newer protocol (KIP-848).
-    NewProtocol { group: String },
-    /// Share groups, streams groups and whatever comes after them.
-    Other,
-}
-
-impl Key {
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader::new(bytes);
-        Ok(match reader.i16()? {
-            0 | 1 => {
-                let group = reader.string()?.to_owned();
-                let topic = reader.string()?;
-                Self::Offset { group, partition: TopicPartition::new(topic, reader.i32()?) }
-            }
-            2 => Self::Group { group: reader.string()?.to_owned() },
-            3..=8 | 16 => Self::NewProtocol { group: reader.string()?.to_owned() },
-            _ => Self::Other,
-        })
-    }
-
-    pub(crate) fn group(&self) -> Option<&str> {
-        match self {
-            Self::Offset { group, .. } | Self::Group { group } | Self::NewProtocol { group } => Some(group),
-            Self::Other => None,
-        }
-    }
-}
-
-pub(crate) fn offset_key(group: &str, partition: &TopicPartition) -> Result<Vec<u8>> {
-    let mut writer = Writer::new();
-    writer.put_i16(1);
-    writer.put_string(group)?;
-    writer.put_string(partition.topic())?;
-    writer.put_i32(partition.partition().get());
-    Ok(writer.into_vec())
-}
-
-pub(crate) fn group_key(group: &str) -> Result<Vec<u8>> {
-    let mut writer = Writer::new();
-    writer.put_i16(2);
-    writer.put_string(group)?;
-    Ok(writer.into_vec())
-}
+const NEWEST_VERSION: i16 = 4;
+/// From this version on values are flexible: compact lengths, and tagged fields at the end.
+const FLEXIBLE: i16 = 4;
+/// The tag under which Kafka 4.1 and later notes the topic's id beside a committed offset.
+const TOPIC_ID_TAG: u32 = 0;
 
 /// How far a group has read in one partition: the offset of the next record that it wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,11 +26,23 @@ pub struct CommittedOffset {
     leader_epoch: Option<LeaderEpoch>,
     metadata: String,
     committed_at: Timestamp,
+    topic_id: Option<Uuid>,
 }
 
 impl CommittedOffset {
     pub(crate) fn new(offset: Offset, leader_epoch: Option<LeaderEpoch>, metadata: String, at: Timestamp) -> Self {
-        Self { offset, leader_epoch, metadata, committed_at: at }
+        Self { offset, leader_epoch, metadata, committed_at: at, topic_id: None }
+    }
+
+    /// Notes the topic that it was committed in, unless the record itself says so.
+    pub(crate) fn in_topic(mut self, id: Option<Uuid>) -> Self {
+        self.topic_id = self.topic_id.or(id);
+        self
+    }
+
+    /// Whether it may be of the topic `id`: where one of the two is not known, it may.
+    pub(crate) fn is_of(&self, id: Option<Uuid>) -> bool {
+        self.topic_id.zip(id).is_none_or(|(committed_in, now)| committed_in == now)
     }
 
     /// The next offset to read, one past the last record that was handled.
@@ -117,18 +81,25 @@ impl CommittedOffset {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes);
-        let version = version_up_to(4, &mut reader, "committed offset")?;
+        let version = version(&mut reader, "committed offset")?;
         let offset = Offset::new(reader.i64()?);
+        if offset < Offset::ZERO {
+            return Err(Error::new(ErrorKind::Corrupt, format!("committed offset {offset}")));
+        }
         let leader_epoch = if version >= 3 { Some(reader.i32()?).filter(|e| *e >= 0) } else { None };
-        // Version 1 adds an expiry time and version 4 a topic id, after all that is of use here.
-        let metadata = if version >= 4 { reader.compact_string()? } else { reader.string()? };
+        let metadata = if version >= FLEXIBLE { reader.compact_string()? } else { reader.string()? }.to_owned();
         let committed_at = Timestamp::new(reader.i64()?);
-        Ok(Self {
-            offset,
-            leader_epoch: leader_epoch.map(LeaderEpoch::new),
-            metadata: metadata.to_owned(),
-            committed_at,
-        })
+        // Version 1 has an expiry time behind it; committed offsets do not expire here.
+        let mut topic_id = None;
+        if version >= FLEXIBLE {
+            reader.tagged_fields(|tag, field| {
+                if tag == TOPIC_ID_TAG {
+                    topic_id = Some(Reader::new(field).uuid()?).filter(|id| id.as_bytes() != &[0; 16]);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Self { offset, leader_epoch: leader_epoch.map(LeaderEpoch::new), metadata, committed_at, topic_id })
     }
 }
 
@@ -183,14 +154,21 @@ impl GroupMetadata {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes);
-        let version = version_up_to(3, &mut reader, "group metadata")?;
-        let protocol_type = reader.string()?.to_owned();
+        let version = version(&mut reader, "group metadata")?;
+        let protocol_type = string(version, &mut reader)?.to_owned();
         let generation = reader.i32()?;
-        let protocol = reader.nullable_string()?.map(str::to_owned);
-        let leader = reader.nullable_string()?.map(str::to_owned);
+        let protocol = nullable_string(version, &mut reader)?.map(str::to_owned);
+        let leader = nullable_string(version, &mut reader)?.map(str::to_owned);
         let state_since = if version >= 2 { Timestamp::new(reader.i64()?) } else { Timestamp::NONE };
-        let count = reader.array_len(MemberMetadata::MIN_LEN)?.unwrap_or_default();
-        let members = (0..count).map(|_| MemberMetadata::decode(version, &mut reader)).collect::<Result<_>>()?;
+        let count = match version >= FLEXIBLE {
+            true => reader.compact_array_len(MemberMetadata::MIN_LEN_FLEXIBLE)?,
+            false => reader.array_len(MemberMetadata::MIN_LEN)?,
+        };
+        let members = (0..count.unwrap_or_default()).map(|_| MemberMetadata::decode(version, &mut reader));
+        let members = members.collect::<Result<_>>()?;
+        if version >= FLEXIBLE {
+            reader.tagged_fields(|_, _| Ok(()))?;
+        }
         Ok(Self { protocol_type, generation, protocol, leader, state_since, members })
     }
 }
@@ -198,18 +176,23 @@ impl GroupMetadata {
 impl MemberMetadata {
     /// Three strings, a timeout and two byte fields, all empty.
     const MIN_LEN: usize = 3 * 2 + 4 + 2 * 4;
+    /// Four strings, two timeouts, two byte fields and the tagged fields, all empty.
+    const MIN_LEN_FLEXIBLE: usize = 4 + 2 * 4 + 2 + 1;
 
     fn decode(version: i16, reader: &mut Reader<'_>) -> Result<Self> {
-        let member = reader.string()?.to_owned();
-        let instance = if version >= 3 { reader.nullable_string()?.map(str::to_owned) } else { None };
-        let client_id = reader.string()?.to_owned();
-        let client_host = reader.string()?.to_owned();
+        let member = string(version, reader)?.to_owned();
+        let instance = if version >= 3 { nullable_string(version, reader)?.map(str::to_owned) } else { None };
+        let client_id = string(version, reader)?.to_owned();
+        let client_host = string(version, reader)?.to_owned();
         let first = duration(reader.i32()?);
         // Before version 1 the session timeout bounded the rebalance as well.
         let (rebalance_timeout, session_timeout) =
             if version >= 1 { (first, duration(reader.i32()?)) } else { (first, first) };
-        let subscription = reader.bytes()?.to_vec();
-        let assignment = reader.bytes()?.to_vec();
+        let mut field = || if version >= FLEXIBLE { reader.compact_bytes() } else { reader.bytes() };
+        let (subscription, assignment) = (field()?.to_vec(), field()?.to_vec());
+        if version >= FLEXIBLE {
+            reader.tagged_fields(|_, _| Ok(()))?;
+        }
         Ok(Self {
             member,
             instance,
@@ -220,6 +203,23 @@ impl MemberMetadata {
             subscription,
             assignment,
         })
+    }
+}
+
+fn string<'a>(version: i16, reader: &mut Reader<'a>) -> Result<&'a str> {
+    if version >= FLEXIBLE { reader.compact_string() } else { reader.string() }
+}
+
+fn nullable_string<'a>(version: i16, reader: &mut Reader<'a>) -> Result<Option<&'a str>> {
+    if version >= FLEXIBLE { reader.compact_nullable_string() } else { reader.nullable_string() }
+}
+
+/// The epoch of a group of the newer consumer protocol, from the value of its metadata record.
+pub(crate) fn consumer_group_epoch(bytes: &[u8]) -> Result<i32> {
+    let mut reader = Reader::new(bytes);
+    match reader.i16()? {
+        0 => reader.i32(),
+        version => Err(too_new("epoch of a consumer group", version, 0)),
     }
 }
 
@@ -289,13 +289,14 @@ fn put_partitions(writer: &mut Writer, partitions: &[TopicPartition]) -> Result<
     Ok(())
 }
 
-fn version_up_to(newest: i16, reader: &mut Reader<'_>, what: &str) -> Result<i16> {
+fn version(reader: &mut Reader<'_>, what: &str) -> Result<i16> {
     let version = reader.i16()?;
-    if (0..=newest).contains(&version) {
-        return Ok(version);
-    }
+    (0..=NEWEST_VERSION).contains(&version).then_some(version).ok_or_else(|| too_new(what, version, NEWEST_VERSION))
+}
+
+fn too_new(what: &str, version: i16, newest: i16) -> Error {
     let message = format!("{what} of version {version}, this release reads 0 to {newest}");
-    Err(Error::new(ErrorKind::Unsupported, message).remedy("a newer Kafka wrote it: use a newer release of this crate"))
+    Error::new(ErrorKind::Unsupported, message).remedy("a newer Kafka wrote it: use a newer release of this crate")
 }
 
 fn millis(duration: Duration) -> i32 {
@@ -309,15 +310,11 @@ fn duration(millis: i32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::group::vectors::{bytes, records};
 
     const T: i64 = 1_700_000_000_000;
     const SUBSCRIPTION_3: &str = "00030000000100027431ffffffff000000010002743100000001000000000000000400027231";
     const ASSIGNMENT_3: &str = "00030000000100027431000000020000000000000001ffffffff";
-
-    fn bytes(hex: &str) -> Vec<u8> {
-        let digit = |c: u8| u8::try_from((c as char).to_digit(16).expect("hex")).expect("one digit");
-        hex.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
-    }
 
     fn partitions(reader: &mut Reader<'_>) -> Vec<TopicPartition> {
         let mut found = Vec::new();
@@ -328,44 +325,6 @@ mod tests {
             }
         }
         found
-    }
-
-    #[test]
-    fn keys_match_the_vectors() {
-        let tp = TopicPartition::new("t1", 3);
-        assert_eq!(offset_key("g1", &tp).unwrap(), bytes("0001000267310002743100000003"));
-        assert_eq!(group_key("g1").unwrap(), bytes("000200026731"));
-        for version in ["0000", "0001"] {
-            let key = bytes(&format!("{version}000267310002743100000003"));
-            assert_eq!(Key::decode(&key).unwrap(), Key::Offset { group: "g1".into(), partition: tp.clone() });
-        }
-        assert_eq!(Key::decode(&bytes("000200026731")).unwrap(), Key::Group { group: "g1".into() });
-        // Epoch and member of a KIP-848 group, member of a share group, a type that nobody uses yet.
-        let member = "00050002673200167034652d74706643544e36584c4575596c3566566d77";
-        for key in ["000300026732", member] {
-            assert_eq!(Key::decode(&bytes(key)).unwrap(), Key::NewProtocol { group: "g2".into() });
-        }
-        for key in ["000a0002736700164b497a5838387171535a754575363261487177347367", "0063ff"] {
-            assert_eq!(Key::decode(&bytes(key)).unwrap(), Key::Other);
-        }
-        assert_eq!(Key::decode(&bytes("0001000267")).unwrap_err().kind(), ErrorKind::Corrupt);
-    }
-
-    #[test]
-    fn whatever_a_broker_wrote_into_the_topic_can_be_passed_over() {
-        let vectors: serde_json::Value = serde_json::from_str(include_str!("../../tests/data/vectors.json")).unwrap();
-        let records = vectors["records"].as_object().unwrap();
-        let written = |prefix: &str| {
-            let keys = records.iter().filter(move |(name, _)| name.starts_with(prefix) && name.ends_with("_K"));
-            keys.map(|(_, vector)| Key::decode(&bytes(vector["hex"].as_str().unwrap())).unwrap()).collect::<Vec<_>>()
-        };
-        let new_protocol = written("K43_CG_");
-        assert!(
-            new_protocol.len() > 4 && new_protocol.iter().all(|key| *key == Key::NewProtocol { group: "g2".into() })
-        );
-        let share = written("K43_SG_");
-        assert!(share.len() > 4 && share.iter().all(|key| *key == Key::Other));
-        assert_eq!(written("K43_CLASSIC_"), ["g1"; 3].map(|g| Key::Group { group: g.into() }));
     }
 
     #[test]
@@ -383,12 +342,16 @@ mod tests {
         assert_eq!(CommittedOffset::decode(&bytes(v4)).unwrap(), committed(Some(5)));
         assert_eq!(committed(Some(5)).encode().unwrap(), bytes(v3));
         // Written by a 4.3.0 broker: with a topic id as tag 0, and inside a transaction without one.
-        let tagged = "0004000000000000000cffffffff056d657461000001a1fd5ef70f0100102c001802abb84045a5f9fc822a81ece9";
-        let tagged = CommittedOffset::decode(&bytes(tagged)).unwrap();
+        let written = |name: &str| CommittedOffset::decode(&records(name)[0].2).unwrap();
+        let tagged = written("K43_OFFSET");
         assert_eq!((tagged.offset(), tagged.leader_epoch(), tagged.metadata()), (Offset::new(12), None, "meta"));
-        let in_transaction =
-            CommittedOffset::decode(&bytes("00040000000000000001ffffffff01000001a1fd5edb7f00")).unwrap();
+        let id = Uuid::from_bytes(bytes("2c001802abb84045a5f9fc822a81ece9").try_into().unwrap());
+        assert!(tagged.is_of(Some(id)) && tagged.is_of(None) && !tagged.is_of(Some(Uuid::from_bytes([1; 16]))));
+        let in_transaction = written("K43_TXN_OFFSET");
         assert_eq!((in_transaction.offset(), in_transaction.metadata()), (Offset::new(1), ""));
+        assert!(in_transaction.is_of(Some(id)));
+        let negative = bytes("0003ffffffffffffffff0000000500000000018bcfe56800");
+        assert_eq!(CommittedOffset::decode(&negative).unwrap_err().kind(), ErrorKind::Corrupt);
         assert_eq!(CommittedOffset::decode(&bytes("0005")).unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(CommittedOffset::decode(&bytes("000300")).unwrap_err().kind(), ErrorKind::Corrupt);
     }
@@ -475,9 +438,24 @@ mod tests {
             let session = if version == 0 { 5 } else { 7 };
             assert_eq!(decoded.members[0].session_timeout, Duration::from_millis(session));
         }
-        assert_eq!(
-            GroupMetadata::decode(&bytes("0003000000000000ffffffff000001a1fd5ee80d7fffffff")).unwrap_err().kind(),
-            ErrorKind::Corrupt
-        );
+        // Version 4, which Kafka 4.x reads and does not write, is version 3 made flexible.
+        let flexible = "00040263000000010272026d000000000000000902026d0002630268000000050000000701010000";
+        let decoded = GroupMetadata::decode(&bytes(flexible)).unwrap();
+        assert_eq!((decoded.leader.as_deref(), decoded.members[0].instance.as_deref()), (Some("m"), None));
+        assert_eq!(decoded.members[0].session_timeout, Duration::from_millis(7));
+        for hostile in
+            ["0003000000000000ffffffff000001a1fd5ee80d7fffffff", "000401000000000000000000000000000000ffffffff0f"]
+        {
+            assert_eq!(GroupMetadata::decode(&bytes(hostile)).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+        assert_eq!(GroupMetadata::decode(&bytes("0005")).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn the_epoch_of_a_consumer_group_matches_the_vectors() {
+        let epochs: Vec<_> =
+            records("K43_CG_EPOCH").iter().map(|(_, _, value)| consumer_group_epoch(value).unwrap()).collect();
+        assert_eq!(epochs, [2, 3]);
+        assert_eq!(consumer_group_epoch(&bytes("000100000002")).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 }

@@ -152,8 +152,16 @@ impl Group {
     /// of a group that has members now, the log can only tell what they already know.
     pub(crate) fn restore(&mut self, stored: &GroupMetadata) {
         if self.members.is_empty() {
-            self.generation = stored.generation;
+            // A negative one would look like no membership at all.
+            self.generation = stored.generation.max(0);
             self.protocol_type.clone_from(&stored.protocol_type);
+        }
+    }
+
+    /// The group was one of the newer consumer protocol: generations go on above its epoch.
+    pub(crate) fn continue_from(&mut self, epoch: Generation) {
+        if self.members.is_empty() {
+            self.generation = self.generation.max(epoch);
         }
     }
 

@@ -109,6 +109,12 @@ impl<'a> Reader<'a> {
         self.compact("a string")?.map(|b| text(b, start)).transpose()
     }
 
+    /// Length plus one as unsigned varint, never null.
+    pub(crate) fn compact_bytes(&mut self) -> Result<&'a [u8]> {
+        let start = self.position;
+        self.compact("a byte field")?.ok_or_else(|| damaged("a byte field", start, "is null where null is not allowed"))
+    }
+
     /// The number of elements that follow, `None` for a null array. `min_element` is the least that one
     /// element takes in bytes: a count that the rest cannot hold is damage, so that callers may reserve.
     pub(crate) fn array_len(&mut self, min_element: usize) -> Result<Option<usize>> {
