@@ -263,7 +263,12 @@ fn no_spoilt_file_changes_what_readers_see() {
             assert_eq!(see(&log), seen, "{what}");
             // Of snapshots only the newest at a segment base is looked at, and one more may be missing.
             let snapshot = name.strip_suffix(".snapshot");
-            if snapshot.is_none_or(|base| bases.last() == Some(&base) && how != "removed") {
+            // The files of the active segment are as a killed broker leaves them, or nearly empty.
+            let is_active = bases.last().is_some_and(|base| name.starts_with(base));
+            let is_usual = is_active && ["padded", "zeroed", "emptied"].contains(&how) && !name.ends_with(".txnindex");
+            let is_small = name.ends_with(".index") && how == "emptied" && files[at].1.len() <= 4 * 8;
+            let is_noted = !(is_usual || is_small);
+            if is_noted && snapshot.is_none_or(|base| bases.last() == Some(&base) && how != "removed") {
                 assert_eq!(foreign.rebuilt(), std::slice::from_ref(&name), "{what}");
                 log.close().unwrap();
                 assert_eq!(derived(&files_of(&*foreign.storage)), derived(&files), "{what}: put right");
