@@ -598,3 +598,93 @@ fn records_without_times_equal_times_and_markers_are_found_as_kafka_finds_them()
     timed(&log, BatchBuilder::new(), &[T + 1, T + 2]);
     assert_eq!(at(&log, T + 10), Some((10, T + 60)));
 }
+
+#[test]
+fn leader_epochs_that_the_batches_deny_are_rebuilt() {
+    let (files, end, seen) = transactional_log();
+    for text in ["0\n1\n9 0\n", "0\n2\n0 0\n3 5\n", "0\n1\n0 0\n", "0\n3\n0 0\n3 26\n7 9999\n", "0\n0\n", "nonsense"] {
+        let mut spoilt = files.clone();
+        let name = "leader-epoch-checkpoint";
+        let sound = spoilt.iter_mut().find(|(n, _)| n == name).map(|(_, bytes)| bytes).unwrap();
+        let right = std::mem::replace(sound, text.as_bytes().to_vec());
+        let foreign = Foreign::of(&spoilt, end);
+        let log = foreign.open();
+        assert_eq!(see(&log), seen, "{text:?}");
+        assert_eq!(foreign.rebuilt(), [name], "{text:?}");
+        log.close().unwrap();
+        assert_eq!(foreign.file(name), Some(right), "{text:?}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_later_moment_is_rebuilt() {
+    let (files, end, seen) = transactional_log();
+    let snapshots: Vec<_> = (0..files.len()).filter(|&at| files[at].0.ends_with(".snapshot")).collect();
+    let (base, last) = (snapshots[snapshots.len() - 2], snapshots[snapshots.len() - 1]);
+    let mut spoilt = files.clone();
+    spoilt[base].1 = files[last].1.clone();
+    let foreign = Foreign::of(&spoilt, end);
+    assert_eq!(see(&foreign.open()), seen);
+    assert_eq!(foreign.rebuilt(), std::slice::from_ref(&files[base].0));
+    assert_eq!(foreign.file(&files[base].0).as_ref(), Some(&files[base].1));
+}
+
+#[test]
+fn producers_go_on_where_another_program_left_them() {
+    let source = Foreign::of(&Files::new(), Offset::ZERO);
+    let log = source.open();
+    let batch = |epoch: i16, sequence: i32| {
+        let mut batch = BatchBuilder::new().producer(ProducerId::new(9), epoch, sequence);
+        batch.push(Timestamp::new(T), &Record::new("x")).unwrap();
+        batch.finish().unwrap()
+    };
+    let append = |log: &Log, epoch, sequence| {
+        log.append(&batch(epoch, sequence), LeaderEpoch::new(0)).map(|a| a.base_offset.get()).map_err(|e| e.kind())
+    };
+    append(&log, 0, 0).unwrap();
+    append(&log, 1, 0).unwrap();
+    append(&log, 1, 1).unwrap();
+    log.sync().unwrap();
+    let end = log.offsets().end;
+    log.roll().unwrap();
+    log.close().unwrap();
+    let foreign = Foreign::of(&files_of(&*source.storage), end);
+    let log = foreign.open();
+    assert_eq!(append(&log, 1, 1), Ok(2), "the last batch again: the snapshot keeps that one");
+    assert_eq!(append(&log, 1, 0), Err(ErrorKind::OutOfOrderSequence));
+    assert_eq!(append(&log, 0, 1), Err(ErrorKind::ProducerFenced));
+    assert_eq!(append(&log, 2, 5), Err(ErrorKind::OutOfOrderSequence));
+    assert_eq!(append(&log, 1, 2), Ok(3));
+    assert_eq!(append(&log, 2, 0), Ok(4));
+}
+
+#[test]
+fn doubts_are_settled_while_others_read_append_and_truncate() {
+    let (files, end, seen) = transactional_log();
+    let mut spoilt = files.clone();
+    spoilt.iter_mut().filter(|(name, _)| name.ends_with("index")).for_each(|(_, bytes)| bytes.fill(0));
+    for _ in 0..20 {
+        let foreign = Foreign::of(&spoilt, end);
+        let log = foreign.open();
+        std::thread::scope(|scope| {
+            for from in 0..4 {
+                let (log, seen) = (&log, &seen);
+                scope.spawn(move || {
+                    let read = log.read(from * 7, 1 << 20, Isolation::ReadCommitted).unwrap();
+                    let visible = |&&(at, _): &&(i64, String)| at >= from * 7 && read.next_offset() > at;
+                    let expected = seen.records[0].iter().filter(visible).count();
+                    let records = read.data_batches().map(|batch| batch.unwrap().decode().unwrap().iter().count());
+                    assert!(records.sum::<usize>() >= expected);
+                    log.offset_at(T + 40, Isolation::ReadCommitted).unwrap();
+                });
+            }
+            scope.spawn(|| {
+                let mut author = Author { log: &log, epoch: 5, clock: 100 };
+                author.end(4, 0, TxnOutcome::Abort);
+                author.plain("after");
+                log.truncate(end).unwrap();
+            });
+        });
+        assert_eq!(see(&log).records, seen.records);
+    }
+}
