@@ -87,6 +87,10 @@ impl OffsetIndex {
         self.entry(self.entries.len().checked_sub(1))
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Whether the segment must roll before another entry is due.
     pub(crate) fn is_full(&self) -> bool {
         self.entries.len() >= self.max_entries

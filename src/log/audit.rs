@@ -5,9 +5,10 @@
 //! The price is paid once after another program had the log, and only when a reader meets a batch of a transaction.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::error::{ErrorKind, Result};
 use crate::index::{AbortedTxn, TransactionIndex};
@@ -18,6 +19,34 @@ use crate::types::Offset;
 use super::Inner;
 use super::read::aborted_between;
 use super::transactions::TxnReplay;
+
+/// What is not known of a log's index files.
+#[derive(Debug)]
+pub(super) struct Doubts {
+    /// Some segment is doubted.
+    pending: AtomicBool,
+    /// Held by whoever settles that.
+    settling: Mutex<()>,
+    /// It was settled, which the state slot does not know yet.
+    settled: AtomicBool,
+    /// The end when the log was opened: batches below may be another program's.
+    end: Offset,
+}
+
+impl Doubts {
+    pub(super) fn of(segments: &[Arc<Segment>], end: Offset) -> Self {
+        let pending = AtomicBool::new(segments.iter().any(|segment| segment.is_doubted()));
+        Self { pending, settling: Mutex::new(()), settled: AtomicBool::new(false), end }
+    }
+
+    pub(super) fn are_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    pub(super) fn were_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+}
 
 /// What the batches of one segment say, and what was wrong with its file.
 struct Told {
@@ -35,7 +64,7 @@ impl Inner {
         from: Offset,
         to: Offset,
     ) -> Result<Vec<AbortedTxn>> {
-        if self.doubted.load(Ordering::Acquire) {
+        if self.doubts.are_pending() {
             if !holds_transactional(batches) {
                 return Ok(Vec::new());
             }
@@ -64,16 +93,25 @@ impl Inner {
 
     /// A transaction index is nonsense: the log alone can tell which transactions it named.
     fn doubt_all(&self) -> Result<()> {
-        let opened = |segment: &&Arc<Segment>| segment.base() < self.opened_end;
+        let opened = |segment: &&Arc<Segment>| segment.base() < self.doubts.end;
         self.segments.load().iter().filter(opened).for_each(|segment| segment.doubt());
-        self.doubted.store(true, Ordering::Release);
+        self.doubts.pending.store(true, Ordering::Release);
         self.settle_doubts()
+    }
+
+    /// Up to where another program's index files were not compared with the log yet: what the state slot keeps.
+    pub(super) fn doubted_below(&self) -> Offset {
+        if !self.doubts.are_pending() {
+            return Offset::ZERO;
+        }
+        let segments = self.segments.load();
+        segments.iter().rev().find(|s| s.is_doubted()).map_or(Offset::ZERO, |s| s.base().next())
     }
 
     /// Makes sure that the transaction indexes can be believed.
     pub(super) fn settle_doubts(&self) -> Result<()> {
-        let _one = self.audit.lock();
-        while self.doubted.load(Ordering::Acquire) {
+        let _one = self.doubts.settling.lock();
+        while self.doubts.are_pending() {
             let era = self.era();
             match self.audit(era) {
                 // A truncation takes bytes from under the walk.
@@ -88,7 +126,7 @@ impl Inner {
         let segments = self.segments.load_full();
         let (mut replay, mut told) = (TxnReplay::default(), Vec::new());
         if segments.iter().any(|segment| segment.is_doubted()) {
-            for segment in segments.iter().filter(|segment| segment.base() < self.opened_end) {
+            for segment in segments.iter().filter(|segment| segment.base() < self.doubts.end) {
                 told.push(self.hear(segment, &mut replay)?);
             }
         }
@@ -97,12 +135,12 @@ impl Inner {
             return Ok(());
         }
         for Told { segment, aborted, fault } in &mut told {
-            let stale = segment.adopt_aborted(std::mem::take(aborted), self.opened_end);
+            let stale = segment.adopt_aborted(std::mem::take(aborted), self.doubts.end);
             *fault = fault.or(stale);
         }
         self.transactional.fetch_or(!told.is_empty(), Ordering::AcqRel);
-        self.doubted.store(false, Ordering::Release);
-        self.audited.store(true, Ordering::Release);
+        self.doubts.pending.store(false, Ordering::Release);
+        self.doubts.settled.store(true, Ordering::Release);
         drop(appender);
         for Told { segment, fault, .. } in told {
             if let Some(fault) = fault {
@@ -117,7 +155,7 @@ impl Inner {
         let mut check = if segment.is_doubted() { Some(segment.open_aborted_check()?) } else { None };
         let mut aborted = TransactionIndex::default();
         segment.audit(|header, bytes| {
-            if !header.is_transactional() || header.base_offset() >= self.opened_end {
+            if !header.is_transactional() || header.base_offset() >= self.doubts.end {
                 return Ok(());
             }
             if !header.is_control() {
@@ -133,7 +171,7 @@ impl Inner {
             }
             end.aborted.map_or(Ok(()), |txn| aborted.push(txn))
         })?;
-        let fault = check.and_then(|check| check.finish(self.opened_end));
+        let fault = check.and_then(|check| check.finish(self.doubts.end));
         Ok(Told { segment: Arc::clone(segment), aborted, fault })
     }
 }

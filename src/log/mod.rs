@@ -45,6 +45,7 @@ use crate::storage::{DiskStorage, Lock, Storage, place_file};
 use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ProducerId, Timestamp, TopicPartition, Uuid};
 
 use append::{Appender, Staged};
+use audit::Doubts;
 use commit::Writer;
 use marks::Marks;
 use state::SlotState;
@@ -121,14 +122,7 @@ struct Inner {
     era: AtomicU64,
     /// The log holds or held batches of producers: the last stable offset needs a look.
     transactional: AtomicBool,
-    /// Some segment's index files are another program's; see [`audit`].
-    doubted: AtomicBool,
-    /// Held by whoever settles that.
-    audit: Mutex<()>,
-    /// It was settled, which the state slot does not know yet.
-    audited: AtomicBool,
-    /// The end when the log was opened: batches below may be another program's.
-    opened_end: Offset,
+    doubts: Doubts,
     signal: Signal,
     watchers: Mutex<Vec<Weak<Signal>>>,
     watched: AtomicUsize,
@@ -291,12 +285,12 @@ impl Log {
         };
         let stable = appender.producers.transactions().last_stable_offset(found.end).max(found.log_start);
         marks.set_last_stable(stable);
-        let doubted = found.segments.iter().any(|segment| segment.is_doubted());
         let inner = Inner {
             context,
             home,
             config: ArcSwap::from_pointee(config),
             marks,
+            doubts: Doubts::of(&found.segments, found.end),
             appender: Mutex::new(appender),
             writer: Mutex::new(writer),
             segments: ArcSwap::from_pointee(found.segments),
@@ -304,10 +298,6 @@ impl Log {
             reserved: Mutex::new(found.reserved),
             era: AtomicU64::new(0),
             transactional: AtomicBool::new(found.transactional),
-            doubted: AtomicBool::new(doubted),
-            audit: Mutex::new(()),
-            audited: AtomicBool::new(false),
-            opened_end: found.end,
             signal: Signal::default(),
             watchers: Mutex::new(Vec::new()),
             watched: AtomicUsize::new(0),
@@ -716,15 +706,6 @@ impl Inner {
         }
     }
 
-    /// Up to where another program's index files were not compared with the log yet.
-    fn doubted_below(&self) -> Offset {
-        if !self.doubted.load(Ordering::Acquire) {
-            return Offset::ZERO;
-        }
-        let segments = self.segments.load();
-        segments.iter().rev().find(|s| s.is_doubted()).map_or(Offset::ZERO, |s| s.base().next())
-    }
-
     /// Syncs the indexes of sealed segments, then says that nothing below the active segment needs a scan.
     fn raise_recovery_point(&self) -> Result<()> {
         let (era, sealed, floor) = {
@@ -776,7 +757,7 @@ impl Inner {
     fn settle(&self, writer: &mut Writer) -> Result<()> {
         self.write_and_sync(writer, true)?;
         self.bury()?;
-        if !(writer.changed || self.audited.load(Ordering::Acquire)) || !writer.has_dir {
+        if !(writer.changed || self.doubts.were_settled()) || !writer.has_dir {
             return Ok(());
         }
         let storage = &*self.context.storage;
@@ -805,21 +786,6 @@ impl Inner {
             })?;
         }
         writer.changed = false;
-        Ok(())
-    }
-
-    /// Keeps the producer snapshots at segment bases and at the end, as Kafka does.
-    fn remove_old_snapshots(&self, end: Offset) -> Result<()> {
-        let (storage, dir) = (&*self.context.storage, &*self.home.dir);
-        let segments = self.segments.load();
-        let entries = storage.list(dir).map_err(|e| Error::io("cannot list a partition's directory", dir, e))?;
-        for entry in entries {
-            let Some((FileKind::Snapshot, at)) = FileKind::parse(&entry.name) else { continue };
-            if at != end && !segments.iter().any(|s| s.base() == at) {
-                let path = dir.join(&entry.name);
-                storage.remove_file(&path).map_err(|e| Error::io("cannot remove an old snapshot", path, e))?;
-            }
-        }
         Ok(())
     }
 }

@@ -217,6 +217,21 @@ impl Inner {
         self.remove_old_snapshots(end)
     }
 
+    /// Keeps the producer snapshots at segment bases and at the end, as Kafka does.
+    pub(super) fn remove_old_snapshots(&self, end: Offset) -> Result<()> {
+        let (storage, dir) = (&*self.context.storage, &*self.home.dir);
+        let segments = self.segments.load();
+        let entries = storage.list(dir).map_err(|e| Error::io("cannot list a partition's directory", dir, e))?;
+        for entry in entries {
+            let Some((FileKind::Snapshot, at)) = FileKind::parse(&entry.name) else { continue };
+            if at != end && !segments.iter().any(|s| s.base() == at) {
+                let path = dir.join(&entry.name);
+                storage.remove_file(&path).map_err(|e| Error::io("cannot remove an old snapshot", path, e))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Starts a new segment at the log end, unless the active one is empty.
     pub(super) fn roll(&self) -> Result<()> {
         let mut appender = self.appender.lock();

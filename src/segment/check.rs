@@ -22,6 +22,17 @@ pub(super) type Fault = &'static str;
 const MISSING: Fault = "it is missing";
 const CUT: Fault = "it ends inside an entry";
 const FALLS: Fault = "its entries do not rise";
+/// What a stock broker leaves of the segment that it was writing when it was killed.
+const PADDED: Fault = "it is padded with zeros";
+const NOT_LARGEST: Fault = "its last entry is not the largest timestamp";
+
+/// Whether a broker that is killed leaves the files of its active segment so.
+pub(super) fn is_unfinished(fault: Fault) -> bool {
+    [PADDED, NOT_LARGEST].contains(&fault)
+}
+
+/// An index without entries is no fault where no more are due: it costs readers little.
+const MISSED_MAX: usize = 4;
 
 /// Entries read at once.
 const ENTRIES_AT_ONCE: u64 = 512;
@@ -100,7 +111,7 @@ impl OffsetCheck {
         let (offset, position) = (entry.get_u32(), entry.get_u32());
         let (above, behind) = self.last.map_or((None, 0), |(offset, position)| (Some(offset), position));
         if i32::try_from(offset).is_err() || above.is_some_and(|above| offset <= above) || position <= behind {
-            self.fault = Some(FALLS);
+            self.fault = Some(if (offset, position) == (0, 0) { PADDED } else { FALLS });
         } else {
             self.last = Some((offset, position));
             self.next = Some((self.base + i64::from(offset), u64::from(position)));
@@ -121,13 +132,14 @@ impl OffsetCheck {
         Ok(())
     }
 
-    /// The verdict, of a segment that ends before `end` and in which entries are `due`.
-    pub(super) fn finish(&self, end: Offset, due: bool) -> Option<Fault> {
+    /// The verdict, of a segment that ends before `end` and in which so many entries are `due`.
+    pub(super) fn finish(&self, end: Offset, due: usize) -> Option<Fault> {
         let last = self.last.map(|(offset, _)| self.base + i64::from(offset));
         self.fault.or(match last {
             _ if self.next.is_some() => Some("an entry points beyond the log"),
             Some(last) if last >= end => Some("an entry names an offset beyond the segment"),
-            None if due => Some("it is empty"),
+            // A broker counts the bytes between entries anew when it is restarted: a few may be missing.
+            None if due > MISSED_MAX => Some("it is empty"),
             _ => None,
         })
     }
@@ -162,7 +174,7 @@ impl TimeCheck {
         let mut entry = &entry[..];
         let (timestamp, offset) = (entry.get_i64(), entry.get_u32());
         if timestamp <= self.last.0 || offset < self.last.1 || i32::try_from(offset).is_err() {
-            self.fault = Some(FALLS);
+            self.fault = Some(if (timestamp, offset) == (0, 0) { PADDED } else { FALLS });
         } else {
             self.last = (timestamp, offset);
             self.next = Some((timestamp, self.base + i64::from(offset)));
@@ -179,7 +191,7 @@ impl TimeCheck {
             // An offset in a hole that compaction left speaks of what lies before it.
             let seen = if offset < header.base_offset() { before } else { self.largest };
             if timestamp < seen {
-                self.fault = Some("newer records lie before an entry's offset");
+                self.fault = Some(self.or_padded("newer records lie before an entry's offset"));
             }
             self.advance()?;
         }
@@ -189,10 +201,15 @@ impl TimeCheck {
     /// The verdict, of a segment that takes no more batches.
     pub(super) fn finish(&self) -> Option<Fault> {
         self.fault.or(match self.next {
-            Some(_) => Some("an entry names an offset beyond the segment"),
-            None if self.last.0 != self.largest => Some("its last entry is not the largest timestamp"),
+            Some(_) => Some(self.or_padded("an entry names an offset beyond the segment")),
+            None if self.last.0 != self.largest => Some(NOT_LARGEST),
             None => None,
         })
+    }
+
+    /// Padding from the first entry on looks like an entry once.
+    fn or_padded(&self, fault: Fault) -> Fault {
+        if self.next == Some((0, self.base)) { PADDED } else { fault }
     }
 }
 

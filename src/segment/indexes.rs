@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
 
-use super::check::{AbortedCheck, Fault, OffsetCheck, TimeCheck};
+use super::check::{AbortedCheck, Fault, OffsetCheck, TimeCheck, is_unfinished};
 use super::headers::headers;
 use super::{FileKind, Segment, walk};
 use crate::error::{Error, ErrorKind, Result};
@@ -69,7 +69,7 @@ impl Indexes {
 
     /// What was wrong with the files of a segment that ends before `end`.
     fn faults(&mut self, end: Offset) -> [(FileKind, Option<Fault>); 2] {
-        let due = self.offset.last().1 > 0;
+        let due = self.offset.len();
         let (offset, time) = match self.check.take().as_deref() {
             Some((offset, time)) => (offset.finish(end, due), time.finish()),
             None => (None, None),
@@ -196,7 +196,7 @@ impl Segment {
         let faults = self.indexes.write().as_mut().map(|indexes| indexes.faults(end));
         if self.doubted.swap(false, Ordering::AcqRel) && should {
             for (kind, fault) in faults.into_iter().flatten() {
-                if let Some(fault) = fault {
+                if let Some(fault) = fault.filter(|fault| !is_unfinished(fault)) {
                     self.tell(kind, fault, None);
                 }
             }
