@@ -32,7 +32,9 @@ impl Dir {
     /// Opens it as if another program had had it meanwhile.
     fn open_foreign(&self) -> Broker {
         for name in [directory::STATE_FILE, "thalweg.epoch"] {
-            let _ = self.0.remove_file(&Self::root().join(name));
+            if self.has(name) {
+                self.0.remove_file(&Self::root().join(name)).unwrap();
+            }
         }
         self.open()
     }

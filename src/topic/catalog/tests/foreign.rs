@@ -91,6 +91,9 @@ fn open_with_findings(dir: &Dir) -> (Catalog, Vec<Finding>) {
     (catalog, findings.all())
 }
 
+/// What it is, its files, its topics.
+type Row<'a> = (&'a str, &'a [(&'a str, &'a [u8])], &'a [&'a str]);
+
 /// Each state from which a stock broker starts (kraft-directory, section 6): the same topics, the next change
 /// behind them, and both there again at the next open.
 #[test]
@@ -105,7 +108,7 @@ fn every_state_that_a_stock_broker_starts_from_is_read() {
     let cut = &snapshot[..snapshot.len() - 75];
     let later = checkpoint(&a, 15, 1);
     let early = checkpoint(&records(&[("old", 7)]), 3, 1);
-    let rows: &[(&str, &[(&str, &[u8])], &[&str])] = &[
+    let rows: &[Row<'_>] = &[
         ("only a snapshot", &[(AT_9, &snapshot)], &["a"]),
         ("a snapshot and an empty first segment", &[(AT_9, &snapshot), (LOG_0, b"")], &["a"]),
         ("a snapshot and an empty segment behind it", &[(AT_9, &snapshot), (LOG_9, b"")], &["a"]),
