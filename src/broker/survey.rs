@@ -194,3 +194,6 @@ fn what_is(name: &str) -> &'static str {
         "is no partition's directory: Kafka may not start with it"
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //! be known whether the directory may be changed at all.
 //!
 //! An unfinished write at the end is passed over, as Kafka does; unsound bytes with sound records behind
-//! them are damage, and nothing behind them is read. What a snapshot covers need not be sound.
+//! them are damage, and nothing behind them is read but where a snapshot covers the place.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -108,10 +108,13 @@ impl SegmentFile {
                 }
             }
             match self.sound_behind(position, found.end)? {
-                Some((next, base)) if base <= covered => position = next,
-                Some(_) => {
-                    found.damage = Some(damaged(found.end, self.path));
-                    return Ok(ControlFlow::Break(()));
+                Some((next, base)) => {
+                    // Covered or not: a log that is opened to be written would be cut there.
+                    found.damage.get_or_insert_with(|| damaged(found.end, self.path.clone()));
+                    if base > covered {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    position = next;
                 }
                 None => break,
             }

@@ -2,11 +2,14 @@
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::finding::Findings;
 use crate::log::LogContext;
 use crate::segment::BufferPool;
 use crate::storage::{MemoryStorage, OpenMode, read_file};
 use crate::topic::config::{CleanupPolicy, ConfigSource};
 use crate::types::Timestamp;
+
+mod foreign;
 
 const LOG: &str = "__cluster_metadata-0/00000000000000000000.log";
 
@@ -26,10 +29,14 @@ impl Dir {
     }
 
     fn try_open(&self) -> Result<Catalog> {
+        self.try_open_with(Arc::default())
+    }
+
+    fn try_open_with(&self, findings: Arc<Findings>) -> Result<Catalog> {
         let context = LogContext {
             storage: self.storage.clone(),
             clock: Arc::new(ManualClock::new(Timestamp::new(1_700_000_000_000))),
-            findings: Arc::default(),
+            findings,
             buffers: BufferPool::default(),
             partition: TopicPartition::new("unset", 0),
             topic_id: None,
