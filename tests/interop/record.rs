@@ -10,6 +10,8 @@ use crate::peer::{Fields, OffsetRow};
 /// The answers of the broker, but for internal topics' records.
 pub(crate) fn everything(client: &mut Client, origin: Vec<String>) -> Answers {
     let mut all = Answers { origin, ..Answers::default() };
+    let features = client.ask(&["features"]);
+    all.features = features.iter().map(|line| Fields::of(line)).map(|f| (f.text(0), f.number(1))).collect();
     for row in client.topics() {
         let configs = client.topic_configs(&row.name).into_iter().collect();
         let mut topic = TopicAnswer { id: row.id, configs, partitions: Vec::new() };

@@ -254,6 +254,8 @@ fn changes(stage: &mut Stage<'_>) {
     stage.client.ask(&["delete", "doomed"]);
     stage.client.ask(&["create", "doomed", "1", "segment.ms=987654321"]);
     stage.client.produce("doomed", 0, "none", "none", (2, 20), "not gone");
+    stage.client.ask(&["create", "a-name.with_all-0", "1"]);
+    stage.client.produce("a-name.with_all-0", 0, "none", "none", (1, 20), "name");
     stage.client.ask(&["create", "deleted", "1"]);
     stage.client.ask(&["delete", "deleted"]);
 }
@@ -266,7 +268,7 @@ fn wide(stage: &mut Stage<'_>) {
     }
 }
 
-/// Committed offsets of each kind of group, and what is no committed offset: aborted and pending ones, share groups.
+/// Committed offsets of each kind of group, with members at the stop and without, and what is no committed offset: aborted and pending ones, share groups.
 fn groups(stage: &mut Stage<'_>) {
     stage.client.ask(&["group-read", "java classic", "codecs"]);
     stage.python.ask(&["librdkafka-read", "librdkafka", "shapes"]);
@@ -287,8 +289,10 @@ fn groups(stage: &mut Stage<'_>) {
     stage.client.ask(&["commit", "deleted", "codecs", "0", "1", ""]);
     let tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
     stage.client.online_tool(tool, &["--delete", "--group", "deleted"]);
+    stage.client.ask(&["join", "with a member", "codecs", "classic"]);
     if stage.version != Version::V3_9_2 {
         stage.client.ask(&["group-read", "kip 848", "codecs", "consumer"]);
+        stage.client.ask(&["join", "kip 848 with a member", "codecs", "consumer"]);
         stage.client.ask(&["alter-group", "shared", "share.auto.offset.reset", "earliest"]);
         let tool = "org.apache.kafka.tools.consumer.ConsoleShareConsumer";
         let words = ["--topic", "codecs", "--group", "shared", "--max-messages", "3", "--timeout-ms", "20000"];

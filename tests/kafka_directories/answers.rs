@@ -10,6 +10,8 @@ use std::fmt::Write as _;
 pub(crate) struct Answers {
     /// Where the directory comes from, line by line.
     pub(crate) origin: Vec<String>,
+    /// The finalized features and their levels.
+    pub(crate) features: BTreeMap<String, i16>,
     pub(crate) topics: BTreeMap<String, TopicAnswer>,
     /// What each group has committed.
     pub(crate) groups: BTreeMap<String, Vec<CommitAnswer>>,
@@ -79,6 +81,9 @@ impl Answers {
         for origin in &self.origin {
             line(&[&"#", origin]);
         }
+        for (feature, level) in &self.features {
+            line(&[&"feature", feature, level]);
+        }
         for (name, topic) in &self.topics {
             line(&[&"topic", name, &topic.id, &topic.partitions.len()]);
             for (config, value) in &topic.configs {
@@ -134,6 +139,9 @@ impl Answers {
     fn take(&mut self, fields: &[&str]) {
         match *fields {
             ["#", origin] => self.origin.push(origin.to_owned()),
+            ["feature", name, level] => {
+                self.features.insert(name.to_owned(), number(level) as i16);
+            }
             ["topic", name, id, partitions] => {
                 let partitions = vec![PartitionAnswer::default(); number(partitions) as usize];
                 let topic = TopicAnswer { id: id.to_owned(), configs: BTreeMap::new(), partitions };

@@ -39,7 +39,7 @@ pub(crate) struct Harm {
 /// `None` where the partition has not what the case needs.
 pub(crate) type Case = (&'static str, fn(&Victim) -> Option<Harm>);
 
-pub(crate) const CASES: [Case; 31] = [
+pub(crate) const CASES: [Case; 32] = [
     ("the end torn in the records", |v| v.torn(|batch| 61 + (batch.at.len() - 61) / 2)),
     ("the end torn in the header", |v| v.torn(|_| 40)),
     ("the end torn in the first bytes", |v| v.torn(|_| 5)),
@@ -71,6 +71,7 @@ pub(crate) const CASES: [Case; 31] = [
     ("the last offset, last batch", |v| v.flip(Place::Last, Start(26), 0x01)),
     ("the record count, middle batch", |v| v.flip(Place::Middle, Start(58), 0x01)),
     ("a middle segment is missing", Victim::lose_a_segment),
+    ("a bit of the payload, middle batch, and no indexes", |v| v.flip_without_indexes()),
     ("the log start is said to be above the end", |v| v.checkpoint("log-start-offset-checkpoint", 1_000_000)),
     ("the recovery point is said to be above the end", |v| v.checkpoint("recovery-point-offset-checkpoint", 1_000_000)),
 ];
@@ -179,6 +180,13 @@ impl Victim {
         self.flip(place, byte, bits).map(|harm| Harm { lost: 0..0, ..harm })
     }
 
+    fn flip_without_indexes(&self) -> Option<Harm> {
+        for path in files(&self.dir).filter(|path| path.extension().is_some_and(|e| e == "index" || e == "timeindex")) {
+            fs::remove_file(path).expect("an index can go");
+        }
+        self.flip(Place::Middle, End(1), 0x04)
+    }
+
     fn lose_a_segment(&self) -> Option<Harm> {
         let middle = self.segments.get(self.segments.len() / 2).filter(|_| self.segments.len() > 2)?;
         let stem = middle.path.file_stem().expect("a base offset");
@@ -203,19 +211,45 @@ impl Victim {
 
 /// The batches of a log file, by their headers.
 fn batches(bytes: &[u8]) -> Vec<Batch> {
-    let field = |at: usize, width: usize| {
-        bytes[at..at + width].iter().fold(0_i64, |number, byte| number << 8 | i64::from(*byte))
-    };
     let mut all = Vec::new();
     let mut at = 0;
     while at + 61 <= bytes.len() {
-        let end = at + 12 + field(at + 8, 4) as usize;
-        let base = field(at, 8);
-        all.push(Batch { at: at..end, offsets: base..base + field(at + 23, 4) + 1 });
+        let end = at + 12 + field(bytes, at + 8, 4) as usize;
+        let base = field(bytes, at, 8);
+        all.push(Batch { at: at..end, offsets: base..base + field(bytes, at + 23, 4) + 1 });
         at = end;
     }
     assert_eq!(at, bytes.len(), "whole batches");
     all
+}
+
+fn field(bytes: &[u8], at: usize, width: usize) -> i64 {
+    bytes[at..at + width].iter().fold(0_i64, |number, byte| number << 8 | i64::from(*byte))
+}
+
+/// What a batch says of itself.
+pub(crate) struct BatchFacts {
+    pub(crate) attributes: i64,
+    pub(crate) producer_id: i64,
+    pub(crate) count: i64,
+    pub(crate) records: Vec<u8>,
+}
+
+/// The batches of all topics but Kafka's own.
+pub(crate) fn all_batches(root: &Path) -> impl Iterator<Item = BatchFacts> {
+    let visible =
+        |path: &PathBuf| path.is_dir() && !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("__"));
+    let logs = files(root).filter(visible).flat_map(|dir| files(&dir));
+    logs.filter(|path| path.extension().is_some_and(|extension| extension == "log")).flat_map(|path| {
+        let bytes = fs::read(&path).expect("a log file");
+        let facts = |batch: Batch| BatchFacts {
+            attributes: field(&bytes, batch.at.start + 21, 2),
+            producer_id: field(&bytes, batch.at.start + 43, 8),
+            count: field(&bytes, batch.at.start + 57, 4),
+            records: bytes[batch.at.start + 61..batch.at.end].to_vec(),
+        };
+        batches(&bytes).into_iter().map(facts).collect::<Vec<_>>()
+    })
 }
 
 /// The same bytes each time, without any order.
@@ -230,7 +264,7 @@ pub(crate) fn noise(count: usize) -> Vec<u8> {
     (0..count).map(next).collect()
 }
 
-pub(crate) fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn files(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let mut all: Vec<_> =
         fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path()).collect();
     all.sort();

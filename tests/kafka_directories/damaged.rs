@@ -137,6 +137,9 @@ impl Patient<'_> {
                     }
                     match wanted.remove(&offset) {
                         None => failures.push(format!("Kafka had no record at {offset}: {record:?}")),
+                        Some(wanted) if committed && !wanted.committed => {
+                            failures.push(format!("Kafka shows nobody who reads committed {record:?}"));
+                        }
                         Some(wanted) => failures.extend(difference(&record, wanted)),
                     }
                 }
@@ -144,12 +147,19 @@ impl Patient<'_> {
         }
         let told_to_the_end = untold_from.as_ref().map_or(i64::MAX, |(from, _)| *from);
         failures.extend(ours.iter().map(|offset| format!("our own record at {offset} is not served")));
-        for offset in wanted.into_keys() {
-            if !self.harm.lost.contains(&offset) {
-                failures.push(format!("the sound record at {offset} is not served (last error: {untold_from:?})"));
-            } else if !told.contains(&offset) && offset < told_to_the_end && !is_found(findings, partition, offset) {
-                failures.push(format!("nobody tells that {offset} is missing; found: {findings:?}"));
-            }
+        let seen = wanted.into_values().filter(|record| record.committed || !committed).map(|record| record.offset);
+        let (lost, sound): (Vec<_>, Vec<_>) = seen.partition(|offset| self.harm.lost.contains(offset));
+        if !sound.is_empty() {
+            let error = untold_from.as_ref().map(|(from, error)| format!("{error} at {from}"));
+            failures.push(format!("the sound records at {sound:?} are not served; last error: {error:?}"));
+        }
+        let is_told = |offset: &i64| {
+            told.contains(offset) || *offset >= told_to_the_end || is_found(findings, partition, *offset)
+        };
+        let untold: Vec<_> = lost.into_iter().filter(|offset| !is_told(offset)).collect();
+        if !untold.is_empty() {
+            let mine = about(findings, partition).collect::<Vec<_>>();
+            failures.push(format!("nobody tells that {untold:?} are missing; found: {mine:?}"));
         }
         failures
     }
@@ -173,23 +183,27 @@ impl Patient<'_> {
 
 /// A finding about the partition that names the offset, or that is of an end whose offsets nothing tells.
 fn is_found(findings: &[Finding], partition: &Partition, offset: i64) -> bool {
-    let mine = findings.iter().filter(|finding| finding.partition.as_ref() == Some(partition.topic_partition()));
-    mine.map(|finding| &finding.offsets).any(|offsets| match offsets {
+    about(findings, partition).map(|finding| &finding.offsets).any(|offsets| match offsets {
         Some(offsets) => (offsets.start.get()..offsets.end.get()).contains(&offset),
         None => true,
     })
 }
 
-/// Every derived file in every partition: missing, cut, padded, nonsense, another's. All answers stay Kafka's.
+fn about<'a>(findings: &'a [Finding], partition: &'a Partition) -> impl Iterator<Item = &'a Finding> {
+    findings.iter().filter(|finding| finding.partition.as_ref() == Some(partition.topic_partition()))
+}
+
+/// Every derived file in every partition: missing, cut, padded, nonsense, another partition's. All answers stay Kafka's.
 #[test]
 fn derived_files_are_not_believed() {
     const KINDS: [&str; 5] = ["index", "timeindex", "txnindex", "snapshot", "leader-epoch-checkpoint"];
-    const WRONGS: [fn(&Path, usize); 5] = [
-        |path, _| fs::remove_file(path).expect("a file can go"),
-        |path, size| write(path, &fs::read(path).expect("a file")[..size / 2]),
-        |path, _| write(path, &[fs::read(path).expect("a file"), vec![0; 4096]].concat()),
-        |path, size| write(path, &noise(size.max(240))),
-        |path, _| write(path, &[0x7f; 24]),
+    const WRONGS: [fn(&Path, &[u8], &[u8]); 6] = [
+        |path, _, _| fs::remove_file(path).expect("a file can go"),
+        |path, own, _| write(path, &own[..own.len() / 2]),
+        |path, own, _| write(path, &[own, &[0; 4096]].concat()),
+        |path, own, _| write(path, &noise(own.len().max(240))),
+        |path, _, _| write(path, &[0x7f; 24]),
+        |path, _, others| write(path, others),
     ];
     for (turn, (name, marker)) in [
         ("kafka-4.3.0-killed", false),
@@ -205,14 +219,16 @@ fn derived_files_are_not_believed() {
             let dir = fixture.copy();
             set_marker(dir.path(), marker);
             let mut changed = 0;
+            let mut others = [const { Vec::new() }; KINDS.len()];
             let partitions = files(dir.path()).filter(|path| path.is_dir());
             for (p, partition) in partitions.filter(|path| !name_of(path).starts_with("__")).enumerate() {
                 for path in files(&partition).filter(|path| path.is_file()) {
                     let name = name_of(&path);
                     let kind = KINDS.iter().position(|kind| name == *kind || name.ends_with(&format!(".{kind}")));
                     let Some(kind) = kind else { continue };
-                    let size = fs::metadata(&path).expect("a file").len() as usize;
-                    WRONGS[(p + kind + round + turn) % WRONGS.len()](&path, size);
+                    let own = fs::read(&path).expect("a file");
+                    WRONGS[(p + kind + round + turn) % WRONGS.len()](&path, &own, &others[kind]);
+                    others[kind] = own;
                     changed += 1;
                 }
             }

@@ -1,8 +1,9 @@
 //! The packed directories and their answers, and private copies to open or to damage.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
 use tempfile::TempDir;
@@ -69,4 +70,19 @@ fn copy_with_hole(from: &Path, to: &Path) {
     let mut copy = File::create(to).expect("a new file");
     copy.write_all(&bytes[..bytes.len().min(blocks * HOLE.len())]).expect("space");
     copy.set_len(bytes.len() as u64).expect("space");
+}
+
+/// Every file and what is in it.
+pub(crate) fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            all.extend(contents(&path));
+        } else {
+            let bytes = fs::read(&path).expect("a file");
+            all.insert(path, bytes);
+        }
+    }
+    all
 }

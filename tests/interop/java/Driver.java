@@ -63,6 +63,7 @@ public final class Driver {
 
     private final String bootstrap;
     private final Map<String, KafkaProducer<byte[], byte[]>> transactions = new HashMap<>();
+    private final List<KafkaConsumer<byte[], byte[]>> members = new ArrayList<>();
     private Admin admin;
 
     private Driver(String bootstrap) {
@@ -115,6 +116,7 @@ public final class Driver {
     private void run(String[] a) throws Exception {
         switch (a[0]) {
             case "topics" -> topics();
+            case "features" -> features();
             case "configs" -> configs(a[1]);
             case "create" -> create(a[1], Integer.parseInt(a[2]), a);
             case "delete" -> delete(a[1]);
@@ -126,6 +128,7 @@ public final class Driver {
             case "consume" -> consume(a[1], a[2]);
             case "records" -> records(a[1], a[2]);
             case "group-read" -> groupRead(a[1], a[2], a.length > 3 ? a[3] : "classic");
+            case "join" -> join(a[1], a[2], a[3]);
             case "groups" -> groups();
             case "committed" -> committed(a[1]);
             case "commit" -> commit(a[1], new TopicPartition(a[2], Integer.parseInt(a[3])), Long.parseLong(a[4]), a[5]);
@@ -146,6 +149,11 @@ public final class Driver {
             long led = t.partitions().stream().filter(p -> p.leader() != null).count();
             row(t.name(), t.topicId(), t.partitions().size(), led);
         }
+    }
+
+    private void features() throws Exception {
+        var features = admin().describeFeatures().featureMetadata().get().finalizedFeatures();
+        new TreeMap<>(features).forEach((name, levels) -> row(name, levels.maxVersionLevel()));
     }
 
     private void configs(String topic) throws Exception {
@@ -274,6 +282,19 @@ public final class Driver {
             drain(consumer, consumer.endOffsets(partitions(topic), WAIT), Driver::record);
             consumer.commitSync(WAIT);
         }
+    }
+
+    /** A member that commits what it got at first and stays as long as this process. */
+    private void join(String group, String topic, String protocol) throws Exception {
+        Map<String, String> settings = new HashMap<>(Map.of("group.id", group, "group.instance.id", "static", "max.poll.records", "3"));
+        if (!protocol.equals("classic")) {
+            settings.put("group.protocol", protocol);
+        }
+        var consumer = consumer(settings);
+        members.add(consumer);
+        consumer.subscribe(List.of(topic));
+        settle(() -> !consumer.poll(Duration.ofMillis(100)).isEmpty());
+        consumer.commitSync(WAIT);
     }
 
     /** Reads every partition from its present position up to `ends`. */
