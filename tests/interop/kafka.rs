@@ -56,10 +56,7 @@ impl Kafka {
         for tool in ["java", "javac"] {
             succeeds(Command::new(tool).arg("-version")).map_err(|e| format!("{tool} does not run ({e})"))?;
         }
-        let home = match std::env::var_os("THALWEG_INTEROP_DIR") {
-            Some(dir) => PathBuf::from(dir),
-            None => Path::new(env!("CARGO_MANIFEST_DIR")).join(".interop"),
-        };
+        let home = home();
         let jars = download(version, &home)?;
         let mut parts = jars_in(&jars);
         let classes = compile(version, &home, &join(&parts))?;
@@ -90,6 +87,14 @@ impl Kafka {
             Version::V3_9_2 => "kafka.tools.DumpLogSegments",
             Version::V4_3_0 | Version::V4_4_0 => "org.apache.kafka.tools.DumpLogSegments",
         }
+    }
+}
+
+/// What is kept between runs.
+pub(crate) fn home() -> PathBuf {
+    match std::env::var_os("THALWEG_INTEROP_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join(".interop"),
     }
 }
 
@@ -150,7 +155,7 @@ fn join(parts: &[PathBuf]) -> OsString {
     std::env::join_paths(parts).expect("no path of ours holds a colon")
 }
 
-fn succeeds(command: &mut Command) -> Result<(), String> {
+pub(crate) fn succeeds(command: &mut Command) -> Result<(), String> {
     let output = command.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
     if output.status.success() {
         return Ok(());

@@ -9,8 +9,13 @@
     reason = "this suite drives other programs: files, time and processes are its subject"
 )]
 
+#[path = "../kafka_directories/answers.rs"]
+mod answers;
 mod batches;
+mod born_at_kafka;
 mod client;
+#[path = "../kafka_directories/compare.rs"]
+mod compare;
 mod directory;
 mod dump;
 mod handover;
@@ -20,6 +25,9 @@ mod model;
 mod node;
 mod ours;
 mod peer;
+mod python;
+mod record;
+mod scenes;
 mod self_test;
 
 use kafka::{Kafka, Version};

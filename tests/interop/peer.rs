@@ -130,11 +130,16 @@ impl Peer {
 
     /// `at`: earliest, latest, max-timestamp or milliseconds.
     pub(crate) fn offsets(&mut self, topic: &str, at: &str) -> Vec<OffsetRow> {
+        self.offsets_as(at, topic, "read_uncommitted")
+    }
+
+    /// The same as a reader of this isolation level is answered.
+    pub(crate) fn offsets_as(&mut self, at: &str, topic: &str, isolation: &str) -> Vec<OffsetRow> {
         let row = |line: String| {
             let f = Fields::of(&line);
             OffsetRow { partition: f.number(0), offset: f.number(1), timestamp: f.number(2), leader_epoch: f.number(3) }
         };
-        self.ask(&["offsets", topic, at]).into_iter().map(row).collect()
+        self.ask(&["offsets", topic, at, isolation]).into_iter().map(row).collect()
     }
 
     /// The whole topic in order of partition and offset, through `read_committed` or `read_uncommitted`.
@@ -219,32 +224,40 @@ impl Drop for Peer {
 
 fn row(line: &str) -> Row {
     let f = Fields::of(line);
-    let headers = f.0[5].split(',').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (key, value) = pair.split_once('=').expect("a header is key=value");
-        (String::from_utf8(unhex(key).expect("a key")).expect("UTF-8"), unhex(value))
-    });
     Row {
         partition: f.number(0),
         offset: f.number(1),
         timestamp: f.number(2),
-        key: unhex(f.0[3]),
-        value: unhex(f.0[4]),
-        headers: headers.collect(),
+        key: f.bytes(3),
+        value: f.bytes(4),
+        headers: f.headers(5),
     }
 }
 
-struct Fields<'a>(Vec<&'a str>);
+pub(crate) struct Fields<'a>(Vec<&'a str>);
 
 impl<'a> Fields<'a> {
-    fn of(line: &'a str) -> Self {
+    pub(crate) fn of(line: &'a str) -> Self {
         Fields(line.split('\t').collect())
     }
 
-    fn text(&self, i: usize) -> String {
+    pub(crate) fn text(&self, i: usize) -> String {
         self.0[i].to_owned()
     }
 
-    fn number<N: FromStr>(&self, i: usize) -> N {
+    pub(crate) fn bytes(&self, i: usize) -> Option<Vec<u8>> {
+        unhex(self.0[i])
+    }
+
+    pub(crate) fn headers(&self, i: usize) -> Vec<(String, Option<Vec<u8>>)> {
+        let pairs = self.0[i].split(',').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (key, value) = pair.split_once('=').expect("a header is key=value");
+            (String::from_utf8(unhex(key).expect("a key")).expect("UTF-8"), unhex(value))
+        });
+        pairs.collect()
+    }
+
+    pub(crate) fn number<N: FromStr>(&self, i: usize) -> N {
         self.0[i].parse().unwrap_or_else(|_| panic!("field {i} of {:?} is no number", self.0))
     }
 }

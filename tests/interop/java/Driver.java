@@ -19,13 +19,17 @@ import java.util.TreeMap;
 import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
+import java.util.function.Consumer;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.ListOffsetsOptions;
 import org.apache.kafka.clients.admin.ListTopicsOptions;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
+import org.apache.kafka.clients.admin.RecordsToDelete;
+import org.apache.kafka.clients.consumer.ConsumerGroupMetadata;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -33,6 +37,7 @@ import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
@@ -57,6 +62,8 @@ public final class Driver {
     private static volatile Integer toolStatus;
 
     private final String bootstrap;
+    private final Map<String, KafkaProducer<byte[], byte[]>> transactions = new HashMap<>();
+    private final List<KafkaConsumer<byte[], byte[]>> members = new ArrayList<>();
     private Admin admin;
 
     private Driver(String bootstrap) {
@@ -109,18 +116,25 @@ public final class Driver {
     private void run(String[] a) throws Exception {
         switch (a[0]) {
             case "topics" -> topics();
+            case "features" -> features();
             case "configs" -> configs(a[1]);
             case "create" -> create(a[1], Integer.parseInt(a[2]), a);
             case "delete" -> delete(a[1]);
             case "grow" -> grow(a[1], Integer.parseInt(a[2]));
             case "alter" -> alter(a[1], a[2], a[3]);
-            case "offsets" -> offsets(a[1], a[2]);
+            case "trim" -> trim(new TopicPartition(a[1], Integer.parseInt(a[2])), Long.parseLong(a[3]));
+            case "alter-group" -> alterGroup(a[1], a[2], a[3]);
+            case "offsets" -> offsets(a[1], a[2], a.length > 3 ? a[3] : "read_uncommitted");
             case "consume" -> consume(a[1], a[2]);
+            case "records" -> records(a[1], a[2]);
             case "group-read" -> groupRead(a[1], a[2], a.length > 3 ? a[3] : "classic");
+            case "join" -> join(a[1], a[2], a[3]);
             case "groups" -> groups();
             case "committed" -> committed(a[1]);
             case "commit" -> commit(a[1], new TopicPartition(a[2], Integer.parseInt(a[3])), Long.parseLong(a[4]), a[5]);
             case "produce" -> produce(a[1], Integer.parseInt(a[2]), a[3], a[4], Integer.parseInt(a[5]), Integer.parseInt(a[6]), a[7]);
+            case "batch" -> batch(a[1], Integer.parseInt(a[2]), a[3], Arrays.copyOfRange(a, 4, a.length));
+            case "transaction" -> transaction(a[1], a[2], a);
             case "send" -> send(a[1], Integer.parseInt(a[2]), Long.parseLong(a[3]), unhex(a[4]), unhex(a[5]));
             case "tool" -> tool(a[1], Arrays.copyOfRange(a, 2, a.length));
             default -> throw new IllegalArgumentException("unknown command " + a[0]);
@@ -135,6 +149,11 @@ public final class Driver {
             long led = t.partitions().stream().filter(p -> p.leader() != null).count();
             row(t.name(), t.topicId(), t.partitions().size(), led);
         }
+    }
+
+    private void features() throws Exception {
+        var features = admin().describeFeatures().featureMetadata().get().finalizedFeatures();
+        new TreeMap<>(features).forEach((name, levels) -> row(name, levels.maxVersionLevel()));
     }
 
     private void configs(String topic) throws Exception {
@@ -178,6 +197,16 @@ public final class Driver {
         });
     }
 
+    private void trim(TopicPartition p, long before) throws Exception {
+        admin().deleteRecords(Map.of(p, RecordsToDelete.beforeOffset(before))).all().get();
+    }
+
+    private void alterGroup(String group, String name, String value) throws Exception {
+        ConfigResource resource = new ConfigResource(ConfigResource.Type.valueOf("GROUP"), group);
+        AlterConfigOp op = new AlterConfigOp(new ConfigEntry(name, value), AlterConfigOp.OpType.SET);
+        admin().incrementalAlterConfigs(Map.of(resource, List.of(op))).all().get();
+    }
+
     /** The controller answers before the broker has caught up with it. */
     private static void settle(Callable<Boolean> done) throws Exception {
         long deadline = System.nanoTime() + WAIT.toNanos();
@@ -203,7 +232,7 @@ public final class Driver {
         return all.stream().filter(p -> p.leader() != null).count();
     }
 
-    private void offsets(String topic, String at) throws Exception {
+    private void offsets(String topic, String at, String isolation) throws Exception {
         OffsetSpec spec = switch (at) {
             case "earliest" -> OffsetSpec.earliest();
             case "latest" -> OffsetSpec.latest();
@@ -212,7 +241,8 @@ public final class Driver {
         };
         Map<TopicPartition, OffsetSpec> ask = new HashMap<>();
         partitions(topic).forEach(p -> ask.put(p, spec));
-        var answers = admin().listOffsets(ask).all().get();
+        IsolationLevel level = IsolationLevel.valueOf(isolation.toUpperCase(java.util.Locale.ROOT));
+        var answers = admin().listOffsets(ask, new ListOffsetsOptions(level)).all().get();
         for (TopicPartition p : partitions(topic)) {
             row(p.partition(), answers.get(p).offset(), answers.get(p).timestamp(), answers.get(p).leaderEpoch().orElse(-1));
         }
@@ -225,7 +255,18 @@ public final class Driver {
             List<TopicPartition> all = partitions(topic);
             consumer.assign(all);
             consumer.seekToBeginning(all);
-            drain(consumer, consumer.endOffsets(all, WAIT));
+            drain(consumer, consumer.endOffsets(all, WAIT), Driver::record);
+        }
+    }
+
+    /** All that the consumer tells of each record. */
+    private void records(String topic, String isolation) throws Exception {
+        try (var consumer = consumer(Map.of("isolation.level", isolation))) {
+            List<TopicPartition> all = partitions(topic);
+            consumer.assign(all);
+            consumer.seekToBeginning(all);
+            drain(consumer, consumer.endOffsets(all, WAIT), r -> row(r.partition(), r.offset(), r.timestamp(), r.timestampType(),
+                r.leaderEpoch().orElse(-1), hex(r.key()), hex(r.value()), headers(r.headers())));
         }
     }
 
@@ -238,13 +279,26 @@ public final class Driver {
         }
         try (var consumer = consumer(settings)) {
             consumer.subscribe(List.of(topic));
-            drain(consumer, consumer.endOffsets(partitions(topic), WAIT));
+            drain(consumer, consumer.endOffsets(partitions(topic), WAIT), Driver::record);
             consumer.commitSync(WAIT);
         }
     }
 
+    /** A member that commits what it got at first and stays as long as this process. */
+    private void join(String group, String topic, String protocol) throws Exception {
+        Map<String, String> settings = new HashMap<>(Map.of("group.id", group, "group.instance.id", "static", "max.poll.records", "3"));
+        if (!protocol.equals("classic")) {
+            settings.put("group.protocol", protocol);
+        }
+        var consumer = consumer(settings);
+        members.add(consumer);
+        consumer.subscribe(List.of(topic));
+        settle(() -> !consumer.poll(Duration.ofMillis(100)).isEmpty());
+        consumer.commitSync(WAIT);
+    }
+
     /** Reads every partition from its present position up to `ends`. */
-    private static void drain(KafkaConsumer<byte[], byte[]> consumer, Map<TopicPartition, Long> ends) {
+    private static void drain(KafkaConsumer<byte[], byte[]> consumer, Map<TopicPartition, Long> ends, Consumer<ConsumerRecord<byte[], byte[]>> tell) {
         long deadline = System.nanoTime() + WAIT.toNanos();
         while (consumer.assignment().size() < ends.size() || !ends.entrySet().stream().allMatch(
                 end -> consumer.position(end.getKey(), WAIT) >= end.getValue())) {
@@ -253,7 +307,7 @@ public final class Driver {
             }
             ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofMillis(100));
             for (ConsumerRecord<byte[], byte[]> r : records) {
-                record(r.partition(), r.offset(), r.timestamp(), r.key(), r.value(), r.headers());
+                tell.accept(r);
                 deadline = System.nanoTime() + WAIT.toNanos();
             }
         }
@@ -310,6 +364,63 @@ public final class Driver {
             var record = new ProducerRecord<>(topic, partition, timestamp, key, value);
             RecordMetadata at = producer.send(record).get();
             record(at.partition(), at.offset(), at.timestamp(), key, value, record.headers());
+        }
+    }
+
+    /** Records "time;key;value;header=value,..." in as few batches as the client makes; time "-" is now. */
+    private void batch(String topic, int partition, String codec, String[] records) throws Exception {
+        Properties p = new Properties();
+        p.put("bootstrap.servers", bootstrap);
+        p.put("compression.type", codec);
+        p.put("linger.ms", "1000");
+        try (var producer = new KafkaProducer<>(p, new ByteArraySerializer(), new ByteArraySerializer())) {
+            List<Future<RecordMetadata>> places = new ArrayList<>();
+            for (String text : records) {
+                String[] parts = text.split(";", -1);
+                Long time = parts[0].equals("-") ? null : Long.valueOf(parts[0]);
+                var record = new ProducerRecord<>(topic, partition, time, unhex(parts[1]), unhex(parts[2]));
+                for (String header : parts[3].isEmpty() ? new String[0] : parts[3].split(",")) {
+                    int equals = header.indexOf('=');
+                    record.headers().add(new String(unhex(header.substring(0, equals)), StandardCharsets.UTF_8), unhex(header.substring(equals + 1)));
+                }
+                places.add(producer.send(record));
+            }
+            producer.flush();
+            for (Future<RecordMetadata> at : places) {
+                row(at.get().partition(), at.get().offset());
+            }
+        }
+    }
+
+    /** A transaction that stays open between commands, and for ever if nobody ends it before this process dies. */
+    private void transaction(String id, String verb, String[] a) throws Exception {
+        KafkaProducer<byte[], byte[]> producer = transactions.get(id);
+        switch (verb) {
+            case "begin" -> {
+                if (producer == null) {
+                    Properties p = new Properties();
+                    p.put("bootstrap.servers", bootstrap);
+                    p.put("transactional.id", id);
+                    p.put("transaction.timeout.ms", "900000");
+                    producer = new KafkaProducer<>(p, new ByteArraySerializer(), new ByteArraySerializer());
+                    producer.initTransactions();
+                    transactions.put(id, producer);
+                }
+                producer.beginTransaction();
+            }
+            case "send" -> {
+                for (int i = 0; i < Integer.parseInt(a[5]); i++) {
+                    producer.send(new ProducerRecord<>(a[3], Integer.parseInt(a[4]), (a[6] + "-" + i).getBytes(StandardCharsets.UTF_8), value(a[6], i, 20)));
+                }
+                producer.flush();
+            }
+            case "offset" -> {
+                var what = new OffsetAndMetadata(Long.parseLong(a[6]), Optional.empty(), id);
+                producer.sendOffsetsToTransaction(Map.of(new TopicPartition(a[4], Integer.parseInt(a[5])), what), new ConsumerGroupMetadata(a[3]));
+            }
+            case "commit" -> producer.commitTransaction();
+            case "abort" -> producer.abortTransaction();
+            default -> throw new IllegalArgumentException("unknown verb " + verb);
         }
     }
 
@@ -422,6 +533,8 @@ public final class Driver {
         p.put("enable.auto.commit", "false");
         p.put("auto.offset.reset", "earliest");
         p.put("allow.auto.create.topics", "false");
+        // A consumer that closes waits for its last fetch.
+        p.put("fetch.max.wait.ms", "20");
         p.putAll(settings);
         return new KafkaConsumer<>(p, new ByteArrayDeserializer(), new ByteArrayDeserializer());
     }
@@ -431,12 +544,20 @@ public final class Driver {
             .map(p -> new TopicPartition(topic, p.partition())).toList();
     }
 
+    private static void record(ConsumerRecord<byte[], byte[]> r) {
+        record(r.partition(), r.offset(), r.timestamp(), r.key(), r.value(), r.headers());
+    }
+
     private static void record(int partition, long offset, long timestamp, byte[] key, byte[] value, Headers headers) {
+        row(partition, offset, timestamp, hex(key), hex(value), headers(headers));
+    }
+
+    private static StringBuilder headers(Headers headers) {
         StringBuilder all = new StringBuilder();
         for (Header h : headers) {
             all.append(all.length() == 0 ? "" : ",").append(hex(h.key().getBytes(StandardCharsets.UTF_8))).append('=').append(hex(h.value()));
         }
-        row(partition, offset, timestamp, hex(key), hex(value), all);
+        return all;
     }
 
     private static void row(Object... fields) {
