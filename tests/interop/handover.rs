@@ -69,7 +69,7 @@ fn rounds(brokers: &[&Kafka], standalone: bool) {
             ours.kill();
         } else {
             ours.close();
-            dump_everything(&mut Client::offline(&kafka.with_dump_log()), &data);
+            dump_everything(&mut Client::offline(&kafka.with_tools()), &data);
         }
         assert_no_stray(&data);
 
@@ -92,7 +92,7 @@ fn rounds(brokers: &[&Kafka], standalone: bool) {
     game.model.check(&mut ours, &game.ids);
     game.go_on(&mut ours);
     ours.close();
-    dump_everything(&mut Client::offline(&brokers[0].with_dump_log()), &data);
+    dump_everything(&mut Client::offline(&brokers[0].with_tools()), &data);
 }
 
 /// One directory on its way to and fro.
@@ -412,7 +412,7 @@ fn damage_handed_back(kafka: &Kafka) {
         assert!(found.iter().any(|line| line.contains(&format!("{topic}-0"))), "{topic}: {found:#?}");
     }
     ours.close();
-    dump_everything(&mut Client::offline(&kafka.with_dump_log()), &data);
+    dump_everything(&mut Client::offline(&kafka.with_tools()), &data);
 
     let node = Node::start(kafka, &data, SINGLE_NODE);
     let mut client = node.client();

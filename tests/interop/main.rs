@@ -13,6 +13,7 @@ mod batches;
 mod client;
 mod directory;
 mod dump;
+mod graduate;
 mod handover;
 mod kafka;
 mod logs;
