@@ -69,7 +69,9 @@ fn as_the_page_says(kafka: &Kafka) {
     let properties = fs::read_to_string(&file).expect("server.properties");
     assert!(properties.contains(&format!("log.dirs={}\n", data.display())));
 
-    let mut stage = Stage { kafka, data: &data, properties: &properties, unread: &unread, node: None };
+    let tools = kafka.with_tools();
+    let mut stage =
+        Stage { kafka, tools: &tools, data: &data, properties: &properties, unread: &unread, running: None };
     let mut done = BTreeSet::new();
     for line in blocks("sh").concat() {
         // Of its own level 3.9 has no upgrade. `stop` comes before it on the page and ends each visit.
@@ -89,13 +91,12 @@ fn as_the_page_says(kafka: &Kafka) {
     stage.run("bin/kafka-server-stop.sh");
     let before = write_on(&data);
     stage.run("bin/kafka-server-start.sh server.properties");
-    let mut client = stage.client();
+    let (_, client) = stage.running.as_mut().expect("a broker runs");
     assert_eq!(client.consume("orders", "read_committed").len(), before);
     assert_eq!(client.consume("later", "read_committed").len(), 1);
     if kafka.version != Version::V3_9_2 {
         assert_eq!(client.group_read_by("modern", "orders", "consumer").len(), before, "the level allows KIP-848 now");
     }
-    drop(client);
     stage.run("bin/kafka-server-stop.sh");
 }
 
@@ -136,17 +137,14 @@ fn write_on(data: &Path) -> usize {
 /// Where the commands of the page are run.
 struct Stage<'k> {
     kafka: &'k Kafka,
+    tools: &'k Kafka,
     data: &'k Path,
     properties: &'k str,
     unread: &'k BTreeSet<String>,
-    node: Option<Node<'k>>,
+    running: Option<(Node<'k>, Client<'k>)>,
 }
 
-impl<'k> Stage<'k> {
-    fn client(&self) -> Client<'k> {
-        self.node.as_ref().expect("a broker runs").client()
-    }
-
+impl Stage<'_> {
     fn run(&mut self, line: &str) {
         eprintln!("$ {line}");
         let words: Vec<_> = line.split_whitespace().collect();
@@ -154,9 +152,15 @@ impl<'k> Stage<'k> {
         match words[0].strip_prefix("bin/").expect("a script of Kafka's") {
             "kafka-server-start.sh" => {
                 assert_eq!(arguments, ["server.properties"]);
-                self.node = Some(Node::start(self.kafka, self.data, self.properties));
+                let node = Node::start(self.kafka, self.data, self.properties);
+                let client = Client::start(self.tools, node.port);
+                self.running = Some((node, client));
             }
-            "kafka-server-stop.sh" => drop(self.node.take().expect("a broker runs").stop()),
+            "kafka-server-stop.sh" => {
+                let (node, client) = self.running.take().expect("a broker runs");
+                drop(client);
+                node.stop();
+            }
             "kafka-consumer-groups.sh" => {
                 let told = self.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", arguments);
                 let lag = |line: &String| line.split_whitespace().nth(5).and_then(|word| word.parse::<usize>().ok());
@@ -181,10 +185,10 @@ impl<'k> Stage<'k> {
         }
     }
 
-    fn tool(&self, class: &str, arguments: &[&str]) -> Vec<String> {
+    fn tool(&mut self, class: &str, arguments: &[&str]) -> Vec<String> {
         assert_eq!(arguments[..2], ["--bootstrap-server", "localhost:9092"]);
-        let port = self.node.as_ref().expect("a broker runs").port;
-        Client::start(&self.kafka.with_tools(), port).online_tool(class, &arguments[2..])
+        let (_, client) = self.running.as_mut().expect("a broker runs");
+        client.online_tool(class, &arguments[2..])
     }
 }
 

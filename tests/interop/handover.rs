@@ -19,7 +19,7 @@ use crate::peer::{Peer, Row, TopicRow};
 crate::on_each_release!(three_rounds, never_started, two_log_dirs, damage_handed_back);
 
 /// A broker that finds its dead predecessor still registered waits this long: a start that had to would be seen.
-const LONG_SESSION: &str = "broker.session.timeout.ms=3000\n";
+const LONG_SESSION: &str = "broker.session.timeout.ms=60000\n";
 const NO_WAIT: Duration = Duration::from_secs(40);
 
 fn three_rounds(kafka: &Kafka) {
