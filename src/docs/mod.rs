@@ -16,6 +16,9 @@ pub mod offsets {}
 #[doc = include_str!("kafka.md")]
 pub mod kafka {}
 
+#[doc = include_str!("graduate.md")]
+pub mod graduate {}
+
 #[doc = include_str!("non_obvious.md")]
 pub mod non_obvious {}
 

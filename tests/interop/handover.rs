@@ -1,23 +1,25 @@
 //! Directories that a stock broker made: we open them, change all that can be changed and hand them back; the
 //! broker goes on where we ended, and then we again. What both must show is kept in a `Model`.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thalweg::{Broker, ErrorKind};
+use thalweg::{Broker, ErrorKind, FindingKind, Record, Start, TopicPartition};
 
+use crate::batches::written;
 use crate::client::Client;
-use crate::directory::{CODECS, dump_everything, name, partition_dirs};
+use crate::directory::{CODECS, dump_everything, extension, files, name, partition_dirs};
 use crate::kafka::{Kafka, Version};
 use crate::model::Model;
 use crate::node::{self, Layout, Node, SINGLE_NODE};
-use crate::ours::Ours;
-use crate::peer::{Peer, TopicRow};
+use crate::ours::{self, Ours};
+use crate::peer::{Peer, Row, TopicRow};
 
-crate::on_each_release!(three_rounds);
+crate::on_each_release!(three_rounds, never_started, two_log_dirs, damage_handed_back);
 
 /// A broker that finds its dead predecessor still registered waits this long: a start that had to would be seen.
-const LONG_SESSION: &str = "broker.session.timeout.ms=3000\n";
+const LONG_SESSION: &str = "broker.session.timeout.ms=60000\n";
 const NO_WAIT: Duration = Duration::from_secs(40);
 
 fn three_rounds(kafka: &Kafka) {
@@ -67,7 +69,7 @@ fn rounds(brokers: &[&Kafka], standalone: bool) {
             ours.kill();
         } else {
             ours.close();
-            dump_everything(&mut Client::offline(&kafka.with_dump_log()), &data);
+            dump_everything(&mut Client::offline(&kafka.with_tools()), &data);
         }
         assert_no_stray(&data);
 
@@ -90,7 +92,7 @@ fn rounds(brokers: &[&Kafka], standalone: bool) {
     game.model.check(&mut ours, &game.ids);
     game.go_on(&mut ours);
     ours.close();
-    dump_everything(&mut Client::offline(&brokers[0].with_dump_log()), &data);
+    dump_everything(&mut Client::offline(&brokers[0].with_tools()), &data);
 }
 
 /// One directory on its way to and fro.
@@ -181,6 +183,255 @@ impl Game {
         };
         self.model.topics.keys().map(ends).collect()
     }
+}
+
+/// `kafka-storage format` was run and no broker since: we take over what it asks for, and the first broker finds
+/// our topics.
+fn never_started(kafka: &Kafka) {
+    let modern = kafka.version != Version::V3_9_2;
+    // From 3.9 on a quorum may stand in the directory; 4.x directories usually have it there.
+    for standalone in if modern { &[false, true][..] } else { &[false] } {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let data = home.path().join("data");
+        let layout = Layout { dirs: vec![data.clone()], standalone: *standalone };
+        node::format_on(kafka, &layout, &[]);
+        serve_first(kafka, &layout, &data);
+    }
+}
+
+#[test]
+fn never_started_on_4_4_0() {
+    crate::against(Version::V4_4_0, "never_started_on_4_4_0", |kafka| {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let data = home.path().join("data");
+        let layout = Layout { dirs: vec![data.clone()], standalone: true };
+        node::format_on(kafka, &layout, &[]);
+        serve_first(kafka, &layout, &data);
+    });
+}
+
+/// We are the first on a formatted directory; then its broker.
+fn serve_first(kafka: &Kafka, layout: &Layout, data: &Path) {
+    let mut model = Model::default();
+    let mut ours = Ours::open(data);
+    assert_eq!(ours.topics(), []);
+    model.create(&mut ours, "first", "3", &["max.message.bytes=2000000"]);
+    model.produce(&mut ours, "first", "zstd", "ours");
+    model.read_and_commit(&mut ours, "group", "first");
+    model.produce(&mut ours, "first", "none", "unread");
+    let ids = ours.topics();
+    ours.close();
+
+    let node = Node::start_on(kafka, layout, SINGLE_NODE);
+    let mut client = node.client();
+    model.check(&mut client, &ids);
+    model.read_and_commit(&mut client, "group", "first");
+    // The features that `format` asked for are in force.
+    if kafka.version != Version::V3_9_2 {
+        model.read_and_commit_by(&mut client, "modern", "first", "consumer");
+    }
+    model.produce(&mut client, "first", "lz4", "theirs");
+    let ids = client.topics();
+    drop(client);
+    node.stop();
+    assert_no_stray(data);
+
+    let mut ours = Ours::open(data);
+    model.check(&mut ours, &ids);
+    ours.close();
+}
+
+/// One log.dir of two at a time: each holds half of the partitions, and only the first one the metadata log.
+fn two_log_dirs(kafka: &Kafka) {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let [first, second] = ["first", "second"].map(|name| home.path().join(name));
+    let layout = Layout { dirs: vec![first.clone(), second.clone()], standalone: false };
+    node::format_on(kafka, &layout, &[]);
+    let mut model = Model::default();
+    let node = Node::start_on(kafka, &layout, SINGLE_NODE);
+    let mut client = node.client();
+    model.create(&mut client, "t", "6", &["retention.ms=-1"]);
+    for codec in CODECS {
+        model.produce(&mut client, "t", codec, codec);
+    }
+    model.read_and_commit(&mut client, "group", "t");
+    let ids = client.topics();
+    drop(client);
+    node.stop();
+
+    for (dir, other) in [(&first, &second), (&second, &first)] {
+        eprintln!("{} alone", dir.display());
+        append_where_present(dir, &mut model);
+        assert!(!second.join("__cluster_metadata-0").exists(), "a second metadata log");
+        let there = |dir: &Path| partition_dirs(dir).filter(|dir| name(dir).starts_with("t-")).count();
+        assert!(there(dir) > 0 && there(dir) + there(other) == 6, "no partition was made anew");
+
+        let node = Node::start_on(kafka, &layout, SINGLE_NODE);
+        let mut client = node.client();
+        model.check(&mut client, &ids);
+        let more = client.produce("t", -1, "gzip", "none", (20, 50), "theirs");
+        model.add("t", more);
+        model.read_and_commit(&mut client, "group", "t");
+        drop(client);
+        node.stop();
+        for dir in &layout.dirs {
+            assert_no_stray(dir);
+        }
+    }
+}
+
+/// What one directory of two holds is read and appended to; what it does not hold is an error and a finding.
+fn append_where_present(dir: &Path, model: &mut Model) {
+    let broker = Broker::open(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    let topic = broker.topic("t").open().expect("the topic is known");
+    let mut added = Vec::new();
+    for number in 0..6 {
+        let partition = TopicPartition::new("t", number);
+        let present = dir.join(partition.to_string()).is_dir();
+        let Some(partition) = topic.partition(number).ok() else {
+            assert!(!present, "{partition} is here");
+            continue;
+        };
+        let wanted: Vec<_> = model.rows("t").iter().filter(|row| row.partition == number).cloned().collect();
+        let read: thalweg::Result<Vec<_>> = partition.scan(Start::Earliest).map(|r| Ok(ours::scanned(&r?))).collect();
+        if !present {
+            let error = read.expect_err("its records are in the other directory");
+            assert_eq!(error.kind(), ErrorKind::Absent, "{error}");
+            let error = partition.append_records(["x"]).expect_err("its log is in the other directory");
+            assert_eq!(error.kind(), ErrorKind::Absent, "{error}");
+            continue;
+        }
+        assert_eq!(read.expect("its records are here"), wanted, "partition {number}");
+        let record = Record::new("ours").key("k").timestamp(1_700_000_000_000);
+        let at = partition.append_records([record.clone()]).expect("an append");
+        partition.wait(at.position, partition.durability()).expect("a sync");
+        added.push(Row { partition: number, ..written(&record, at.base_offset.get(), 1_700_000_000_000) });
+    }
+    assert!((1..6).contains(&added.len()), "a share of the partitions is here");
+    let found = |kind: FindingKind| broker.findings().iter().any(|finding| finding.kind == kind);
+    let catalog = dir.join("__cluster_metadata-0").is_dir();
+    // Without it a partition above the last one that is there is not known of.
+    assert!(found(FindingKind::Absent) || !catalog, "{:?}", broker.findings());
+    assert_eq!(found(FindingKind::NoCatalog), !catalog, "{:?}", broker.findings());
+    broker.close().expect("a clean close");
+    model.add("t", added);
+}
+
+/// Damage done to one partition's files, last first: `.log` of the active segment, and the middle one's index.
+type Damage = fn(&Path);
+
+/// Where a stock broker that trusts its clean-shutdown marker hides records, reuses offsets, deletes segments
+/// or does not start at all.
+const DAMAGES: [(&str, Damage); 5] = [
+    ("torn", |dir| {
+        let log = last(dir, "log");
+        let bytes = fs::read(&log).expect("a log");
+        let (at, next) = last_batch(&bytes);
+        let mut torn = bytes[at..at + 150].to_vec();
+        torn[..8].copy_from_slice(&next.to_be_bytes());
+        fs::write(&log, [bytes, torn].concat()).expect("a log");
+    }),
+    ("zeros", |dir| {
+        let log = last(dir, "log");
+        fs::write(&log, [fs::read(&log).expect("a log"), vec![0; 4096]].concat()).expect("a log");
+    }),
+    ("nonsense", |dir| {
+        let middle = files(dir).filter(|file| extension(file) == "index").nth(1).expect("a middle segment");
+        let entries = fs::metadata(&middle).expect("an index").len() as u32 / 8;
+        assert!(entries > 2);
+        let bytes = (1..=entries).flat_map(|i| [i.to_be_bytes(), (7 * i).to_be_bytes()].concat());
+        fs::write(&middle, bytes.collect::<Vec<_>>()).expect("an index");
+    }),
+    ("padded", |dir| {
+        let index = last(dir, "timeindex");
+        let mut bytes = fs::read(&index).expect("an index");
+        bytes.resize(10_485_756, 0);
+        fs::write(&index, bytes).expect("an index");
+    }),
+    ("beyond", |dir| {
+        let index = last(dir, "index");
+        let entry = [10_000_u32.to_be_bytes(), 10_000_000_u32.to_be_bytes()].concat();
+        fs::write(&index, [fs::read(&index).expect("an index"), entry].concat()).expect("an index");
+    }),
+];
+
+/// Where the last batch begins, and the offset after it.
+fn last_batch(log: &[u8]) -> (usize, i64) {
+    let int = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().expect("four bytes"));
+    let mut at = 0;
+    loop {
+        let next = at + 12 + int(at + 8) as usize;
+        if next == log.len() {
+            let base = i64::from_be_bytes(log[at..at + 8].try_into().expect("eight bytes"));
+            return (at, base + i64::from(int(at + 23)) + 1);
+        }
+        at = next;
+    }
+}
+
+/// The last file of its kind.
+fn last(dir: &Path, kind: &str) -> PathBuf {
+    files(dir).filter(|file| extension(file) == kind).last().expect("a segment")
+}
+
+/// What a stock broker would make worse we mend before we hand it back: then it serves what we serve.
+fn damage_handed_back(kafka: &Kafka) {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let data = home.path().join("data");
+    node::format(kafka, &data);
+    let node = Node::start(kafka, &data, SINGLE_NODE);
+    let mut client = node.client();
+    let mut rows = Vec::new();
+    for (topic, _) in DAMAGES {
+        // Expiry of seven days, and no record older than this test.
+        client.ask(&[
+            "create",
+            topic,
+            "1",
+            "segment.bytes=1048576",
+            "retention.ms=604800000",
+            "index.interval.bytes=100",
+        ]);
+        let mut sent = client.produce(topic, 0, "none", "none", (20, 130_000), "large");
+        sent.extend(client.produce(topic, 0, "gzip", "none", (20, 100), "small"));
+        rows.push(sent);
+    }
+    drop(client);
+    node.stop();
+    for (topic, damage) in DAMAGES {
+        damage(&data.join(format!("{topic}-0")));
+    }
+
+    let mut ours = Ours::open(&data);
+    for ((topic, _), rows) in DAMAGES.iter().zip(&mut rows) {
+        assert_eq!(&ours.consume(topic, "read_committed"), rows, "every sound record of {topic}");
+        rows.extend(ours.produce(topic, -1, "lz4", "none", (5, 50), "ours"));
+        rows.sort();
+    }
+    let found = ours.ask(&["findings"]);
+    for (topic, _) in DAMAGES {
+        assert!(found.iter().any(|line| line.contains(&format!("{topic}-0"))), "{topic}: {found:#?}");
+    }
+    ours.close();
+    dump_everything(&mut Client::offline(&kafka.with_tools()), &data);
+
+    let node = Node::start(kafka, &data, SINGLE_NODE);
+    let mut client = node.client();
+    node.sit_out_a_retention_round(&mut client);
+    for ((topic, _), rows) in DAMAGES.iter().zip(&mut rows) {
+        assert_eq!(&client.consume(topic, "read_committed"), rows, "{topic} served by the broker");
+        let next = rows.last().expect("records").offset + 1;
+        let more = client.produce(topic, 0, "zstd", "none", (5, 50), "theirs");
+        assert_eq!(more[0].offset, next, "the broker goes on in {topic} where we ended");
+        rows.extend(more);
+    }
+    drop(client);
+    node.stop();
+    let mut ours = Ours::open(&data);
+    for ((topic, _), rows) in DAMAGES.iter().zip(&rows) {
+        assert_eq!(&ours.consume(topic, "read_committed"), rows, "{topic} after the broker");
+    }
+    ours.close();
 }
 
 fn assert_no_stray(data: &Path) {

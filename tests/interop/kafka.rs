@@ -76,8 +76,8 @@ impl Kafka {
         java
     }
 
-    /// The release whose dump-log reads what this one wrote: it needs its own release's classes.
-    pub(crate) fn with_dump_log(&self) -> Kafka {
+    /// The release whose console tools go with this one: they need the classes of their own release.
+    pub(crate) fn with_tools(&self) -> Kafka {
         Kafka::obtain(self.version.tools()).expect("the tools' release")
     }
 

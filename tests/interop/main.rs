@@ -18,6 +18,7 @@ mod client;
 mod compare;
 mod directory;
 mod dump;
+mod graduate;
 mod handover;
 mod kafka;
 mod logs;

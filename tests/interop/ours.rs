@@ -248,7 +248,7 @@ fn snapshots(broker: &Broker) -> Result<Vec<String>> {
     panic!("the catalog wrote {} snapshots", written());
 }
 
-fn scanned(record: &OwnedRecord) -> Row {
+pub(crate) fn scanned(record: &OwnedRecord) -> Row {
     Row {
         partition: record.partition().get(),
         offset: record.offset().get(),
