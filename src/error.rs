@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -111,6 +112,7 @@ struct Inner {
     path: Option<PathBuf>,
     partition: Option<TopicPartition>,
     offset: Option<Offset>,
+    offsets: Option<Range<Offset>>,
     remedy: Option<Cow<'static, str>>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -125,6 +127,7 @@ impl Error {
             path: None,
             partition: None,
             offset: None,
+            offsets: None,
             remedy: None,
             source: None,
         }))
@@ -163,6 +166,12 @@ impl Error {
         self.edit(|e| e.offset = Some(offset.into()))
     }
 
+    /// Names the offsets concerned, from the first to before the second.
+    #[must_use]
+    pub fn offsets(self, offsets: Range<Offset>) -> Self {
+        self.edit(|e| e.offsets = Some(offsets))
+    }
+
     /// Says what to do about it.
     #[must_use]
     pub fn remedy(self, remedy: impl Into<Cow<'static, str>>) -> Self {
@@ -194,6 +203,13 @@ impl Error {
         self.0.offset
     }
 
+    /// All offsets concerned, where they are known: what is lost to damage, from the first to before the second.
+    /// Reading goes on at the second.
+    #[must_use]
+    pub fn at_offsets(&self) -> Option<Range<Offset>> {
+        self.0.offsets.clone()
+    }
+
     /// The file or directory concerned, where there is one.
     #[must_use]
     pub fn at_path(&self) -> Option<&Path> {
@@ -222,8 +238,10 @@ impl fmt::Display for Error {
         if let Some(partition) = &e.partition {
             write!(f, ", partition {partition}")?;
         }
-        if let Some(offset) = e.offset {
-            write!(f, ", offset {offset}")?;
+        match (&e.offsets, e.offset) {
+            (Some(Range { start, end }), _) => write!(f, ", offsets {start} to before {end}")?,
+            (None, Some(offset)) => write!(f, ", offset {offset}")?,
+            (None, None) => {}
         }
         if let Some(path) = &e.path {
             write!(f, ", path {}", path.display())?;

@@ -113,8 +113,9 @@ pub(super) fn write_clean_shutdown(storage: &dyn Storage, root: &Path) -> Result
     replace_file(storage, &root.join(CLEAN_SHUTDOWN), br#"{"version":0,"brokerEpoch":-1}"#)
 }
 
-/// Kafka's own checkpoints. A malformed one counts as absent, as it does for Kafka.
-pub(super) fn read_checkpoints(storage: &dyn Storage, root: &Path) -> Result<Checkpoints> {
+/// Kafka's own checkpoints. A malformed one counts as absent, as it does for Kafka. `clean`: the clean-shutdown
+/// marker stood beside them.
+pub(super) fn read_checkpoints(storage: &dyn Storage, root: &Path, clean: bool) -> Result<Checkpoints> {
     let read = |name: &str| -> Result<HashMap<TopicPartition, Offset>> {
         let bytes = read_file(storage, &root.join(name), CHECKPOINT_BYTES_MAX)?.unwrap_or_default();
         Ok(decode_offsets(&bytes).unwrap_or_default().into_iter().collect())
@@ -123,6 +124,7 @@ pub(super) fn read_checkpoints(storage: &dyn Storage, root: &Path) -> Result<Che
         log_start: read(LOG_STARTS)?,
         recovery_point: read(RECOVERY_POINTS)?,
         high_watermark: read(HIGH_WATERMARKS)?,
+        clean,
     })
 }
 

@@ -158,7 +158,7 @@ impl Broker {
         let root = options.root.as_path();
         let is_foreign = directory::drop_stale_state(&*storage, root, &catalog.stamp(), &findings)?;
         let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
-        let checkpoints = directory::read_checkpoints(&*storage, root)?;
+        let checkpoints = directory::read_checkpoints(&*storage, root, found_clean)?;
         let inner = Arc::new(Inner {
             context: Arc::new(PartitionContext {
                 boot_id: boot_id(),

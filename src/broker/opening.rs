@@ -10,7 +10,7 @@ use super::directory::{self, Found};
 use super::options::BrokerBuilder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
-use crate::log::LogContext;
+use crate::log::{LogContext, Outside};
 use crate::segment::BufferPool;
 use crate::storage::{Lock, OverlayStorage, Storage, boot_id, lock_directory, lock_directory_shared};
 use crate::topic::catalog::{Catalog, CatalogOptions, Reading};
@@ -87,6 +87,7 @@ fn open_catalog(
         boot_id: boot_id(),
         log_start: Offset::ZERO,
         recovery_point: Offset::ZERO,
+        outside: Outside::default(),
     };
     let catalog = reading.open(context)?;
     Ok(Opened { storage, lock, catalog, read_only, found_clean, findings, buffers })

@@ -161,7 +161,12 @@ impl Inner {
         let message = "the log is gone; it goes on where Kafka's checkpoints say that it was";
         let finding = Finding::new(FindingKind::Lost, message).offsets(Offset::ZERO..end);
         self.context.findings.add(finding.path(self.context.root.join(name.to_string())).partition(name));
-        Whereabouts::Here(Checkpoint { log_start: end, recovery_point: end, high_watermark: end })
+        Whereabouts::Here(Checkpoint {
+            log_start: end,
+            recovery_point: end,
+            high_watermark: end,
+            ..Checkpoint::default()
+        })
     }
 
     fn absent(&self, name: TopicPartition, elsewhere: &Elsewhere) -> Error {

@@ -192,7 +192,10 @@ impl Consumer {
     /// - [`ErrorKind::Overtaken`] when records between the position and the log start are gone, and
     ///   [`ErrorKind::OffsetOutOfRange`] when the position lies behind the end. Each is told once; the next
     ///   poll goes on at the log start or, for the latter, where the start policy says;
-    /// - [`ErrorKind::Corrupt`] when the next batch is damaged, on each poll until the position is moved.
+    /// - [`ErrorKind::Corrupt`] when the next batch is damaged, or [`ErrorKind::Unsupported`] when it is of a
+    ///   format that is not read, on each poll until the position is moved:
+    ///   [`Error::at_offsets`](crate::Error::at_offsets) says which offsets are lost, and [`Consumer::seek`] to
+    ///   their end goes on behind them.
     ///
     /// No record is lost by an error: positions move only over records that are handed out.
     pub fn poll(&mut self, timeout: Duration) -> Result<Records> {

@@ -130,7 +130,7 @@ impl Inner {
     }
 
     fn check_rules(&self, config: &LogConfig, facts: &ProducedFacts, now: Timestamp) -> Result<()> {
-        if config.keys_required && facts.has_null_key {
+        if config.compacted && facts.has_null_key {
             return Err(self
                 .error(ErrorKind::InvalidRecord, "a record without a key came to a compacted topic")
                 .remedy("give every record a key, or set cleanup.policy=delete"));
@@ -219,6 +219,7 @@ impl Inner {
         a.active.index_batch(a.size, &header)?;
         if epoch.get() >= 0 && a.epochs.assign(epoch, base) {
             a.staged.epochs_changed = true;
+            self.epochs.store(Arc::new(a.epochs.clone()));
         }
         if facts.has_producer() {
             self.transactional.store(true, std::sync::atomic::Ordering::Release);
@@ -256,6 +257,7 @@ impl Inner {
         let snapshot = a.producers.encode()?;
         let segment = Arc::new(Segment::new(self.home.clone(), base, self.index_sizes()));
         let sealed = std::mem::replace(&mut a.active, Arc::clone(&segment));
+        sealed.set_until(Some(base));
         let mut segments = Vec::clone(&self.segments.load());
         segments.push(segment);
         self.segments.store(Arc::new(segments));

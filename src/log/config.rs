@@ -25,7 +25,8 @@ pub struct LogConfig {
     pub(crate) timestamp_before_max: Option<Duration>,
     pub(crate) timestamp_after_max: Option<Duration>,
     pub(crate) durability: Durability,
-    pub(crate) keys_required: bool,
+    /// Records need keys, and offsets may be missing.
+    pub(crate) compacted: bool,
     pub(crate) producer_id_expiration: Duration,
 }
 
@@ -42,7 +43,7 @@ impl Default for LogConfig {
             timestamp_before_max: None,
             timestamp_after_max: None,
             durability: Durability::PowerLoss,
-            keys_required: false,
+            compacted: false,
             producer_id_expiration: Duration::from_secs(24 * 3600),
         }
     }

@@ -75,6 +75,7 @@ impl Foreign {
             boot_id: [1; 16],
             log_start: Offset::ZERO,
             recovery_point: self.end,
+            outside: super::Outside::default(),
             storage,
         };
         Log::open_in(context, Path::new(DIR), config())

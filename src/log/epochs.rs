@@ -78,6 +78,17 @@ impl EpochCache {
         self.entries.last().map(|entry| entry.0)
     }
 
+    /// The epoch in force at `offset`, and where it began; `None` below the first.
+    pub(crate) fn in_force_at(&self, offset: Offset) -> Option<(LeaderEpoch, Offset)> {
+        let at = self.entries.partition_point(|entry| entry.1 <= offset).checked_sub(1)?;
+        self.entries.get(at).copied()
+    }
+
+    /// Whether an epoch began at `offset`.
+    pub(crate) fn begins_at(&self, offset: Offset) -> bool {
+        self.entries.binary_search_by_key(&offset, |entry| entry.1).is_ok()
+    }
+
     /// Where `requested`, or else the largest epoch below it, ended: the answer to OffsetForLeaderEpoch
     /// of a log that ends at `log_end`. `None` when nothing is known of it.
     pub(crate) fn end_offset_for(&self, requested: LeaderEpoch, log_end: Offset) -> Option<(LeaderEpoch, Offset)> {

@@ -16,6 +16,7 @@ mod marks;
 mod producers;
 mod read;
 mod recover;
+mod scan;
 mod signal;
 mod state;
 mod swaps;
@@ -47,6 +48,7 @@ use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ProducerId, Times
 use append::{Appender, Staged};
 use audit::Doubts;
 use commit::Writer;
+use epochs::EpochCache;
 use marks::Marks;
 use state::SlotState;
 
@@ -82,6 +84,16 @@ pub(crate) struct LogContext {
     /// start beyond the end is ignored, but where no slot is kept: there the log begins anew at it.
     pub(crate) log_start: Offset,
     pub(crate) recovery_point: Offset,
+    /// What else Kafka's files say, for a log of which no slot speaks.
+    pub(crate) outside: Outside,
+}
+
+/// What Kafka's own files say of a log's end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outside {
+    pub(crate) high_watermark: Offset,
+    /// A stock broker closed the directory in order: all bytes were written whole.
+    pub(crate) clean: bool,
 }
 
 /// One partition's log, alone in its directory or as part of a [`Broker`](crate::Broker).
@@ -131,6 +143,8 @@ struct Inner {
     closed: AtomicBool,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
+    /// The appender's epochs, for readers.
+    epochs: ArcSwap<EpochCache>,
     report: LogRecovery,
     /// No leader appends below: 0, or above all epochs before where recovery left offsets out.
     lowest_epoch: LeaderEpoch,
@@ -236,6 +250,7 @@ impl Log {
             slot: Some(slot),
             log_start: Offset::ZERO,
             recovery_point: Offset::ZERO,
+            outside: Outside::default(),
         };
         let log = Self::open_in(context, dir, config)?;
         *log.lock.lock() = Some(lock);
@@ -249,6 +264,7 @@ impl Log {
             dir: dir.into(),
             storage: Arc::clone(&context.storage),
             buffers: context.buffers.clone(),
+            compacted: config.compacted,
             findings: Arc::clone(&context.findings),
             partition: context.partition.clone(),
         };
@@ -266,6 +282,7 @@ impl Log {
             true => LeaderEpoch::new(newest_epoch.get().saturating_add(1)),
             false => newest_epoch.max(LeaderEpoch::new(0)),
         };
+        let epochs = ArcSwap::from_pointee(found.epochs.clone());
         let appender = Appender {
             end: found.end,
             size: active.written(),
@@ -306,6 +323,7 @@ impl Log {
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
             lowest_epoch,
+            epochs,
             report: found.report,
         };
         inner.appender.lock().jitter = inner.jitter();

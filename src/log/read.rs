@@ -6,13 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::finding::{Finding, FindingKind};
 use crate::index::AbortedTxn;
 use crate::record::{BatchHeader, ControlType, RecordBatch};
-use crate::segment::{Segment, SegmentRead};
-use crate::types::{Isolation, Offset, Timestamp};
+use crate::segment::{FileKind, Segment, SegmentRead};
+use crate::types::{Durability, Isolation, Offset, Timestamp};
 
+use super::scan::is_hole;
 use super::transactions::{AbortedFilter, BatchKind};
-use super::{Inner, LogOffsets, OffsetAtTime};
+use super::{Inner, LogOffsets, OffsetAtTime, RecoveryRow};
 
 /// Whole batches read from a log.
 ///
@@ -135,7 +137,7 @@ impl Inner {
         }
         let segments = self.segments.load_full();
         let first = floor(&segments, offset);
-        for segment in &segments[first..] {
+        for (at, segment) in segments.iter().enumerate().skip(first) {
             if segment.base() >= limit {
                 break;
             }
@@ -146,16 +148,74 @@ impl Inner {
                 if self.marks.log_start() > offset {
                     return Err(self.out_of_range(offset, self.marks.load()));
                 }
-                (read.bytes, read.next) = (bytes, next);
+                (read.bytes, read.next) = (self.with_right_epochs(bytes), next);
                 if isolation == Isolation::ReadCommitted {
                     read.aborted = self.aborted_in(&read.bytes, &segments[first..], offset, next)?;
                 }
                 return Ok(read);
             }
+            if let Some(following) = segments.get(at + 1) {
+                self.check_hole(segment, following, offset)?;
+            }
         }
         // Nothing but a hole (compacted away, or reserved) up to the visible end.
         read.next = limit;
         Ok(read)
+    }
+
+    /// Fails when offsets between two segments are gone that nobody left out.
+    fn check_hole(&self, segment: &Segment, following: &Segment, offset: Offset) -> Result<()> {
+        // A power cut may take unsynced segments from a log of a weaker level; opening it told so.
+        if following.is_compacted()
+            || offset >= following.base()
+            || self.config.load().durability < Durability::PowerLoss
+        {
+            return Ok(());
+        }
+        let before = match segment.known() {
+            Some(known) => known,
+            None => segment.survey()?,
+        };
+        let begins = self.epochs.load().begins_at(following.base());
+        let is_new = following.written() == 0 && self.report.rows.contains(&RecoveryRow::Reserved);
+        if is_new || !is_hole(&before, following, Some(begins))? {
+            return Ok(());
+        }
+        let (from, to) = (before.end, following.base());
+        Err(self
+            .error(ErrorKind::Corrupt, "the records of these offsets are missing")
+            .offset(from)
+            .offsets(from..to)
+            .path(following.path(FileKind::Log))
+            .remedy(format!("restore the segment before, or go on reading at offset {to}")))
+    }
+
+    /// The leader epoch lies outside the checksum: where a batch contradicts what is known of the log's epochs,
+    /// that is served.
+    fn with_right_epochs(&self, bytes: Bytes) -> Bytes {
+        let epochs = self.epochs.load();
+        let mut wrong = Vec::new();
+        let mut at = 0;
+        while let Some(Ok(header)) = bytes.get(at..).filter(|rest| !rest.is_empty()).map(BatchHeader::parse) {
+            let noted = epochs.in_force_at(header.base_offset()).map_or(header.leader_epoch(), |(epoch, _)| epoch);
+            if header.leader_epoch() != noted && header.leader_epoch().get() >= 0 {
+                wrong.push((at, noted));
+                let words = format!("leader epoch {} contradicts what is around it", header.leader_epoch());
+                let finding = Finding::new(FindingKind::Corrected, words).partition(self.context.partition.clone());
+                let offsets = header.base_offset()..header.next_offset();
+                self.context.findings.add(finding.offsets(offsets).path(&self.home.dir));
+            }
+            at += header.size_bytes();
+        }
+        if wrong.is_empty() {
+            return bytes;
+        }
+        let mut right = bytes.to_vec();
+        for (at, epoch) in wrong {
+            let field = at + BatchHeader::PREFIX_LEN..at + BatchHeader::MAGIC_AT;
+            right[field].copy_from_slice(&epoch.get().to_be_bytes());
+        }
+        right.into()
     }
 
     fn check_range(&self, offset: Offset, offsets: LogOffsets) -> Result<()> {
@@ -192,8 +252,20 @@ impl Inner {
             let (_, before) = indexes.time.lookup(Timestamp::new(time.get().saturating_sub(1)));
             drop(indexes);
             let mut next = before.max(offsets.log_start).max(segment.base());
-            while let Some(read) = segment.read(next, limit, 256 << 10).map_err(|e| self.place(e))? {
-                let found = self.first_at(read.bytes, time, offsets.log_start)?;
+            loop {
+                let read = match segment.read(next, limit, 256 << 10) {
+                    Ok(Some(read)) => read,
+                    Ok(None) => break,
+                    Err(e) => match e.at_offsets() {
+                        // What is damaged has no time; what follows may.
+                        Some(damaged) if damaged.end > next => {
+                            next = damaged.end;
+                            continue;
+                        }
+                        _ => return Err(self.place(e)),
+                    },
+                };
+                let found = self.first_at(self.with_right_epochs(read.bytes), time, offsets.log_start)?;
                 if found.is_some() {
                     return Ok(found.filter(|f| f.offset < limit));
                 }

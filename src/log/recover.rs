@@ -4,10 +4,7 @@
 //! |---|---|---|
 //! | `Fresh` | no directory, or no segment in it | start empty at the log start |
 //! | `Clean` | the state slot says "clean", and size and tail of the active segment prove it | adopt, scan nothing |
-//! | `Scanned` | no proof of a clean close; every batch from the recovery point on is sound | adopt, rebuild what is derived |
-//! | `TornTail` | a segment ends in an unfinished write, beyond the frontier | cut it off |
-//! | `DamagedTail` | the active segment is damaged or short, but no write was unfinished there | keep the bytes, go on in a new segment |
-//! | `DamagedSegment` | an unsound batch inside a sealed segment | keep it; reads of the place fail, the rest is served |
+//! | `Scanned` ... | no proof of a clean close | see the table of `scan` |
 //! | `Reserved` | offsets beyond the end may be known outside | go on above them, in a higher leader epoch |
 //!
 //! Invariants: nothing that was durable is deleted; no offset is given out twice; a second open finds nothing
@@ -15,19 +12,20 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
-use crate::record::{BatchHeader, RecordBatch};
+use crate::record::BatchHeader;
 use crate::segment::{FileKind, IndexSizes, Segment, SegmentHome};
 use crate::storage::{place_file, read_file};
-use crate::types::{Durability, Offset};
+use crate::types::Offset;
 
 use super::checkpoint;
 use super::epochs::EpochCache;
-use super::producers::{BatchFacts, ProducerStates};
+use super::producers::ProducerStates;
 use super::state::{SlotState, TAIL_LEN};
 use super::{LogConfig, LogContext, Reserved};
 
@@ -48,7 +46,7 @@ pub enum RecoveryRow {
     TornTail,
     /// Durable bytes at the end are damaged; they were kept.
     DamagedTail,
-    /// Bytes inside a sealed segment are damaged; they were kept.
+    /// Bytes inside a sealed segment are damaged and were kept, or a whole segment is missing.
     DamagedSegment,
     /// Offsets were left out because they may be known outside.
     Reserved,
@@ -64,8 +62,8 @@ pub struct LogRecovery {
     pub scanned_bytes: u64,
     /// Bytes that were cut off the end.
     pub cut_bytes: u64,
-    /// Where damage was found that was left in place.
-    pub damaged: Vec<Offset>,
+    /// The offsets that damage costs, where it was found: reads of them fail, the rest is served.
+    pub damaged: Vec<Range<Offset>>,
 }
 
 /// A log's state as recovery leaves it.
@@ -83,6 +81,8 @@ pub(super) struct Recovered {
     /// Sealed segments whose indexes were written anew and are not synced.
     pub(super) scanned: Vec<Arc<Segment>>,
     pub(super) reserved: Reserved,
+    /// Offsets below may be known outside, by what a stock broker left.
+    pub(super) known_outside: Offset,
     pub(super) report: LogRecovery,
 }
 
@@ -112,15 +112,17 @@ pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConf
 struct Listed {
     /// The base offsets of the segments.
     bases: BTreeSet<Offset>,
+    /// The offset of the newest producer snapshot.
+    newest_snapshot: Offset,
     /// A segment has a transaction index: aborted records are there, whether or not their producers are known.
     has_aborted: bool,
 }
 
-struct Recovery<'a> {
-    context: &'a LogContext,
-    home: &'a SegmentHome,
-    config: &'a LogConfig,
-    slot: Option<&'a SlotState>,
+pub(super) struct Recovery<'a> {
+    pub(super) context: &'a LogContext,
+    pub(super) home: &'a SegmentHome,
+    pub(super) config: &'a LogConfig,
+    pub(super) slot: Option<&'a SlotState>,
 }
 
 impl Recovery<'_> {
@@ -136,6 +138,7 @@ impl Recovery<'_> {
             match FileKind::parse(&entry.name) {
                 Some((FileKind::Log, base)) => drop(listed.bases.insert(base)),
                 Some((FileKind::TxnIndex, _)) => listed.has_aborted = true,
+                Some((FileKind::Snapshot, at)) => listed.newest_snapshot = listed.newest_snapshot.max(at),
                 None if entry.name.ends_with(".deleted") => {
                     let path = dir.join(&entry.name);
                     storage.remove_file(&path).map_err(|e| Error::io("cannot remove a deleted file", path, e))?;
@@ -156,6 +159,9 @@ impl Recovery<'_> {
         };
         let log_start = known.max(first);
         self.drop_below(&mut segments, log_start)?;
+        for pair in segments.windows(2) {
+            pair[0].set_until(Some(pair[1].base()));
+        }
         let mut found = Recovered {
             segments,
             has_dir,
@@ -168,6 +174,7 @@ impl Recovery<'_> {
             clean: false,
             scanned: Vec::new(),
             reserved: Reserved::default(),
+            known_outside: Offset::ZERO,
             report: LogRecovery::default(),
         };
         if found.segments.is_empty() {
@@ -175,7 +182,7 @@ impl Recovery<'_> {
             found.clean = self.slot.is_none_or(|s| s.clean);
             found.epochs = self.epochs()?.unwrap_or_default();
         } else if !self.adopt_clean(&mut found, listed.has_aborted)? {
-            self.scan(&mut found)?;
+            super::scan::Scan::new(self, &mut found, listed.newest_snapshot)?.run()?;
         }
         self.go_above_reserved(&mut found);
         if (found.log_start..=found.end).contains(&self.context.log_start) {
@@ -209,6 +216,7 @@ impl Recovery<'_> {
     fn adopt_clean(&self, found: &mut Recovered, has_aborted: bool) -> Result<bool> {
         let Some(slot) = self.slot.filter(|s| s.clean) else { return Ok(false) };
         let Some(active) = found.segments.last() else { return Ok(false) };
+        active.set_end(slot.log_end);
         if active.base() != slot.segment_base
             || active.written() != slot.segment_size
             || tail_crc(active)? != slot.tail_crc
@@ -225,171 +233,49 @@ impl Recovery<'_> {
         Ok(true)
     }
 
-    /// Rows `Scanned`, `TornTail`, `DamagedTail` and `DamagedSegment`.
-    fn scan(&self, found: &mut Recovered) -> Result<()> {
-        let epochs = self.sound_epochs(&found.segments)?;
-        let from = match &epochs {
-            Some(_) => self.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(self.context.recovery_point),
-            None => Offset::ZERO,
-        };
-        let Latest { at: from, producers, unreadable } = self.latest_snapshot(&found.segments, from)?;
-        found.producers = producers;
-        let told = epochs.clone();
-        // Epochs of what is not scanned come from the checkpoint, the rest from the batches.
-        found.epochs = epochs.unwrap_or_default();
-        found.epochs.truncate_from_end(from);
-        let first = super::read::floor(&found.segments, from);
-        let mut next = found.segments[first].base();
-        let mut sound = true;
-        let last = found.segments.len() - 1;
-        for at in first..=last {
-            let segment = Arc::clone(&found.segments[at]);
-            next = next.max(segment.base());
-            if unreadable.contains(&segment.base()) {
-                self.replace_snapshot(segment.base(), &found.producers)?;
-            }
-            let (end, position, damage) = self.scan_segment(&segment, from, next, found)?;
-            next = end;
-            if damage.is_some() {
-                sound = false;
-                next = self.treat_damage(&segment, at == last, position, next, found)?;
-            }
-            self.settle(&segment)?;
-        }
-        found.scanned = found.segments[first..last].to_vec();
-        found.end = next.max(found.log_start);
-        // After a stop in good order there is no epoch of batches that got lost.
-        if told.is_some_and(|told| told.passes(found.end)) && self.context.recovery_point >= found.end {
-            self.tell_epochs("an epoch begins beyond the log");
-        }
-        found.recovery_point = self.slot.map_or(Offset::ZERO, |s| s.recovery_point).min(found.end);
-        if sound {
-            found.report.rows.push(RecoveryRow::Scanned);
-        }
-        // Only now may anything be built on what was read (TigerBeetle's rule). The directory itself may be new.
-        let dir = &*self.home.dir;
-        for dir in [Some(dir), dir.parent()].into_iter().flatten() {
-            let synced = self.context.storage.sync_dir(dir);
-            synced.map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
-        }
-        Ok(())
-    }
-
-    /// Walks one segment and rebuilds all that is derived from its batches; answers the next offset, the
-    /// position behind the last sound batch, and what is wrong there.
-    fn scan_segment(
-        &self,
-        segment: &Segment,
-        replay_from: Offset,
-        expected: Offset,
-        found: &mut Recovered,
-    ) -> Result<(Offset, u64, Option<&'static str>)> {
-        segment.reset_indexes()?;
-        let (mut next, mut failed) = (expected, None);
-        let Recovered { epochs, producers, .. } = found;
-        let end = segment.walk(0, segment.base(), |position, header, bytes| {
-            let noted = segment.index_batch(position, header).and_then(|()| {
-                if header.next_offset() <= replay_from {
-                    return Ok(());
-                }
-                epochs.assign(header.leader_epoch(), header.base_offset());
-                match replay(producers, header, bytes)? {
-                    Some(aborted) => segment.index_aborted(aborted),
-                    None => Ok(()),
-                }
-            });
-            failed = noted.err();
-            next = header.next_offset();
-            failed.is_none()
-        })?;
-        if let Some(error) = failed {
-            return Err(error.path(segment.path(FileKind::Log)));
-        }
-        // Above its recovery point a stock broker does not believe its own either.
-        segment.trust_scanned(next, end.damage.is_none() && next <= self.context.recovery_point)?;
-        found.report.scanned_bytes += end.position;
-        Ok((next, end.position, end.damage))
-    }
-
-    /// A segment ends in something that is no sound batch, or has it inside; answers the next offset.
-    fn treat_damage(
-        &self,
-        segment: &Segment,
-        is_last: bool,
-        position: u64,
-        next: Offset,
-        found: &mut Recovered,
-    ) -> Result<Offset> {
-        let behind = segment.end_behind(position, next)?;
-        if self.is_torn(is_last, next, behind) {
-            found.report.rows.push(RecoveryRow::TornTail);
-            found.report.cut_bytes += segment.written() - position;
-            let file = segment.file()?;
-            // Sync before the cut as well as after: the decision must not rest on cached bytes alone.
-            file.sync_data()
-                .and_then(|()| file.set_len(position))
-                .map_err(|e| Error::io("cannot cut a torn tail", segment.path(FileKind::Log), e))?;
-            segment.set_written(position);
-            return Ok(next);
-        }
-        found.report.damaged.push(next);
-        if !is_last {
-            found.report.rows.push(RecoveryRow::DamagedSegment);
-            return Ok(behind.unwrap_or(next));
-        }
-        found.report.rows.push(RecoveryRow::DamagedTail);
-        let noted = self.slot.map_or(next, |s| s.log_end.max(s.reserved).max(s.frontier));
-        let known = behind.unwrap_or(next).max(noted);
-        found.segments.push(self.new_segment(known));
-        Ok(known)
-    }
-
-    /// Whether damage at `next` is an unfinished write, which nobody was promised, and not rot.
-    fn is_torn(&self, is_last: bool, next: Offset, behind: Option<Offset>) -> bool {
-        let Some(slot) = self.slot else { return is_last };
-        let same_boot = slot.boot_id == self.context.boot_id;
-        next >= slot.frontier
-            && match is_last {
-                // Without a power cut only the last write can be unfinished, and nothing follows it.
-                true => !(same_boot && behind.is_some()),
-                // A segment of a `PowerLoss` log is synced before the next one begins.
-                false => !same_boot && self.config.durability < Durability::PowerLoss,
-            }
-    }
-
-    fn settle(&self, segment: &Segment) -> Result<()> {
-        segment
-            .file()?
-            .sync_data()
-            .map_err(|e| Error::io("cannot sync a recovered segment", segment.path(FileKind::Log), e))?;
-        segment.write_indexes()
-    }
-
     /// Row `Reserved`, and `DamagedTail` where durable bytes are missing rather than damaged.
     fn go_above_reserved(&self, found: &mut Recovered) {
         let held = found.end;
+        let mut above = found.known_outside;
         if let Some(slot) = self.slot
             && !found.clean
-            && slot.reserved > found.end
             && (slot.weak_acks || slot.boot_id != self.context.boot_id)
         {
-            found.end = slot.reserved;
+            above = above.max(slot.reserved);
+        }
+        if above > found.end {
+            found.end = above;
             // Until a segment stands there, the next recovery must do the same.
             found.reserved = Reserved { end: found.end, volatile: true };
             found.report.rows.push(RecoveryRow::Reserved);
+            let words = "offsets that may be known outside were left out";
+            self.tell_offsets(FindingKind::Skipped, words, held..above);
         }
         if let Some(slot) = self.slot
             && slot.frontier > found.end
         {
             found.report.rows.push(RecoveryRow::DamagedTail);
-            found.report.damaged.push(found.end);
+            found.report.damaged.push(found.end..slot.frontier);
+            self.tell_offsets(FindingKind::Lost, "bytes that were durable are missing", found.end..slot.frontier);
             found.end = slot.frontier;
             found.clean = false;
         }
         let goes_on = |s: &Arc<Segment>| found.end == if s.written() > 0 { held } else { s.base() };
         if !found.segments.last().is_some_and(goes_on) {
-            found.segments.push(self.new_segment(found.end));
+            self.go_on_at(found, found.end);
         }
+    }
+
+    /// Makes a new segment at `base` the active one.
+    pub(super) fn go_on_at(&self, found: &mut Recovered, base: Offset) {
+        if let Some(last) = found.segments.last() {
+            last.set_until(Some(base));
+        }
+        found.segments.push(self.new_segment(base));
+    }
+
+    pub(super) fn tell_offsets(&self, kind: FindingKind, words: impl Into<String>, offsets: Range<Offset>) {
+        self.tell(Finding::new(kind, words).offsets(offsets).path(&self.home.dir));
     }
 
     fn new_segment(&self, base: Offset) -> Arc<Segment> {
@@ -409,10 +295,16 @@ impl Recovery<'_> {
     }
 
     /// The same where the first batches of all segments bear it out; otherwise the batches tell the epochs.
-    fn sound_epochs(&self, segments: &[Arc<Segment>]) -> Result<Option<EpochCache>> {
+    pub(super) fn sound_epochs(&self, segments: &[Arc<Segment>]) -> Result<Option<EpochCache>> {
         let epochs = self.epochs()?;
+        // The field is under no checksum: one batch that says otherwise may be what is wrong.
+        let allows = |epochs: &EpochCache, header: Option<BatchHeader>| {
+            header.is_none_or(|header| epochs.allows(header.leader_epoch(), header.base_offset()))
+        };
         let agrees = |epochs: &EpochCache, segment: &Arc<Segment>| {
-            segment.first_header().is_none_or(|first| epochs.allows(first.leader_epoch(), first.base_offset()))
+            let first = segment.first_header();
+            let second = first.and_then(|first| segment.header_at(first.size_bytes() as u64).ok().flatten());
+            allows(epochs, first) || (segments.len() > 1 || second.is_some()) && allows(epochs, second)
         };
         let fault = match &epochs {
             None => "it is missing or nonsense",
@@ -428,7 +320,7 @@ impl Recovery<'_> {
         Ok(None)
     }
 
-    fn tell_epochs(&self, fault: &str) {
+    pub(super) fn tell_epochs(&self, fault: &str) {
         let finding = Finding::new(FindingKind::Rebuilt, format!("{fault}; it was rebuilt from the log"));
         self.tell(finding.path(self.home.dir.join(checkpoint::LEADER_EPOCHS)));
     }
@@ -447,7 +339,7 @@ impl Recovery<'_> {
 
     /// The newest readable producer snapshot at a segment base up to `limit`; without one the producers are rebuilt
     /// from the first segment on.
-    fn latest_snapshot(&self, segments: &[Arc<Segment>], limit: Offset) -> Result<Latest> {
+    pub(super) fn latest_snapshot(&self, segments: &[Arc<Segment>], limit: Offset) -> Result<Latest> {
         let mut unreadable = Vec::new();
         for segment in segments.iter().rev().filter(|s| s.base() <= limit) {
             match self.snapshot(segment.base()) {
@@ -465,7 +357,7 @@ impl Recovery<'_> {
         Ok(Latest { at, producers: ProducerStates::default(), unreadable })
     }
 
-    fn replace_snapshot(&self, at: Offset, producers: &ProducerStates) -> Result<()> {
+    pub(super) fn replace_snapshot(&self, at: Offset, producers: &ProducerStates) -> Result<()> {
         let path = FileKind::Snapshot.path(&self.home.dir, at);
         place_file(&*self.context.storage, &path, &producers.encode()?)?;
         let message = "it is nonsense; it was rebuilt from the log";
@@ -475,28 +367,11 @@ impl Recovery<'_> {
 }
 
 /// Where a replay of the producers begins.
-struct Latest {
-    at: Offset,
-    producers: ProducerStates,
+pub(super) struct Latest {
+    pub(super) at: Offset,
+    pub(super) producers: ProducerStates,
     /// Later segments whose snapshot is there and no snapshot.
-    unreadable: Vec<Offset>,
-}
-
-fn replay(
-    producers: &mut ProducerStates,
-    header: &BatchHeader,
-    bytes: &[u8],
-) -> Result<Option<crate::index::AbortedTxn>> {
-    if header.producer_id().get() < 0 {
-        return Ok(None);
-    }
-    // Markers are tiny; data batches need no body here.
-    let facts = if header.is_control() {
-        BatchFacts::of(&RecordBatch::from_checked(bytes::Bytes::copy_from_slice(bytes))?, header.base_offset())?
-    } else {
-        BatchFacts::of_data(header, header.base_offset())
-    };
-    Ok(producers.update(&facts))
+    pub(super) unreadable: Vec<Offset>,
 }
 
 /// CRC-32C of the last bytes of a segment: proof that a "clean" state slot speaks of this file.
@@ -524,20 +399,4 @@ pub(super) fn check_topic_id(context: &LogContext, dir: &Path) -> Result<bool> {
         .remedy("move the directory away: it is left over from another topic of that name")),
         Err(e) => Err(e.path(path)),
     }
-}
-
-/// Producer state from every batch of `segments`, after a truncation.
-pub(super) fn replay_all(segments: &[Arc<Segment>]) -> Result<ProducerStates> {
-    let mut producers = ProducerStates::default();
-    for segment in segments {
-        let mut failed = None;
-        segment.walk(0, segment.base(), |_, header, bytes| {
-            failed = replay(&mut producers, header, bytes).err();
-            failed.is_none()
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-    }
-    Ok(producers)
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::segment::{FileKind, SegmentHome, walk};
+use crate::segment::{FileKind, Found, Frame, SegmentHome, walk};
 use crate::storage::OpenMode;
 use crate::types::Offset;
 
@@ -65,8 +65,11 @@ fn end_of(home: &SegmentHome, base: Offset) -> Result<Offset> {
     let mut end = base;
     let mut read = || -> io::Result<()> {
         let file = home.storage.open(&path, OpenMode::Read)?;
-        walk(&*file, 0, file.len()?, base.get(), &home.buffers, |_, header, _| {
-            end = header.next_offset();
+        let frame = Frame { base, until: None, end: None, compacted: true };
+        walk(&*file, 0, file.len()?, base, frame, &home.buffers, |found| {
+            if let Found::Batch(_, header, _) = found {
+                end = header.next_offset();
+            }
             true
         })?;
         Ok(())

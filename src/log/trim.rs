@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::segment::{FileKind, Segment};
+use crate::segment::{FileKind, Found, Segment};
 use crate::types::{Offset, Timestamp};
 
 use super::Inner;
@@ -42,6 +42,7 @@ impl Inner {
         let mut appender = self.appender.lock();
         if appender.epochs.truncate_from_start(to) {
             appender.staged.epochs_changed = true;
+            self.epochs.store(Arc::new(appender.epochs.clone()));
         }
         drop(appender);
         self.drop_segments_below(to);
@@ -167,18 +168,28 @@ impl Inner {
         let mut segment = Arc::clone(&segments[at]);
         // A batch that holds `to` goes whole, and the log then ends where it began.
         let (mut position, mut end) = (0, to);
-        let walked = segment.walk(0, segment.base(), |start, header, _| {
-            if header.next_offset() > to {
+        let (offsets, mut damaged) = (self.marks.load(), None);
+        segment.walk(|found| match found {
+            Found::Batch(_, header, _) if header.next_offset() > to => {
                 end = to.min(header.base_offset());
-                return false;
+                false
             }
-            position = start + header.size_bytes() as u64;
-            true
+            Found::Batch(start, header, _) => {
+                position = start + header.size_bytes() as u64;
+                true
+            }
+            Found::Flaw(flaw) if flaw.kind.is_unreadable() => {
+                let end = flaw.to.unwrap_or(offsets.end);
+                damaged = Some(flaw.from..end).filter(|range| range.contains(&to));
+                damaged.is_none()
+            }
+            Found::Flaw(_) => true,
         })?;
-        if let Some(damage) = walked.damage {
+        if let Some(range) = damaged {
             return Err(self
-                .error(ErrorKind::Corrupt, format!("cannot truncate across {damage}"))
+                .error(ErrorKind::Corrupt, "cannot truncate inside of damage")
                 .offset(to)
+                .offsets(range)
                 .path(segment.path(FileKind::Log)));
         }
         // Marks before bytes: no reader may meet those that go.
@@ -204,7 +215,8 @@ impl Inner {
         let synced = segment.file()?.sync_data().and_then(|()| self.context.storage.sync_dir(&self.home.dir));
         synced.map_err(|e| Error::io("cannot sync a truncated log", &*self.home.dir, e))?;
         appender.epochs.truncate_from_end(end);
-        appender.producers = super::recover::replay_all(&self.segments.load())?;
+        self.epochs.store(Arc::new(appender.epochs.clone()));
+        appender.producers = super::scan::replay_all(&self.segments.load())?;
         // A marker that went leaves its transaction open again.
         let transactions = appender.producers.transactions_mut();
         transactions.on_high_watermark(end);

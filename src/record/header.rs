@@ -214,6 +214,17 @@ impl BatchHeader {
         Ok(())
     }
 
+    /// How many offsets a batch says that it takes, by its last offset delta and by its record count; neither is
+    /// checked against anything. The second is smaller in a batch that compaction has thinned out.
+    pub(crate) fn claimed_counts(bytes: &[u8; Self::LEN]) -> [i64; 2] {
+        let field = |at: usize| {
+            let mut field = [0; size_of::<i32>()];
+            field.copy_from_slice(&bytes[at..at + size_of::<i32>()]);
+            i64::from(i32::from_be_bytes(field))
+        };
+        [field(LAST_OFFSET_DELTA) + 1, field(RECORD_COUNT)]
+    }
+
     /// The header as it stands in a batch. Length and CRC are written as they are, right or not yet.
     pub(super) fn to_bytes(self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];

@@ -16,11 +16,12 @@ const WINDOW_BYTES: usize = 64 << 10;
 const FAR_BYTES: usize = 512;
 
 /// Calls `each` with every header from position 0 up to `len`, with all bytes of a control batch, until it answers
-/// `false`. `false` when something else than a batch stands somewhere: what came before is then in doubt, too.
+/// `false`. `false` when something else than a batch stands somewhere, or offsets are missing that no cleaner can have
+/// removed: what came before is then in doubt, too.
 pub(super) fn headers(
     file: &dyn File,
     len: u64,
-    base: Offset,
+    (base, compacted): (Offset, bool),
     buffers: &BufferPool,
     mut each: impl FnMut(u64, &BatchHeader, &[u8]) -> bool,
 ) -> io::Result<bool> {
@@ -31,6 +32,7 @@ pub(super) fn headers(
         let Ok(header) = BatchHeader::parse(bytes) else { return Ok(false) };
         let size = header.size_bytes();
         if header.base_offset() < expected
+            || (header.base_offset() > expected && !compacted)
             || header.last_offset() - base > i64::from(i32::MAX)
             || size as u64 > len - position
         {

@@ -11,7 +11,7 @@ use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
 
 use super::check::{AbortedCheck, Fault, OffsetCheck, TimeCheck, is_unfinished};
 use super::headers::headers;
-use super::{FileKind, Segment, walk};
+use super::{FileKind, Found, Segment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
 use crate::index::{AbortedTxn, IndexWriter, IndexedBatch, OffsetIndex, TimeIndex, TransactionIndex};
@@ -262,13 +262,17 @@ impl Segment {
             failed.is_none()
         };
         // A damaged header may lead astray before it shows: then every batch is proved by its checksum instead.
-        let is_sound = headers(&**file, len, self.base, &self.home.buffers, |_, _, _| true);
+        let base = (self.base, self.home.compacted);
+        let is_sound = headers(&**file, len, base, &self.home.buffers, |_, _, _| true);
         let is_sound = is_sound.map_err(|e| self.io_error("cannot read a segment", e))?;
         if is_sound {
-            headers(&**file, len, self.base, &self.home.buffers, visit)
+            headers(&**file, len, base, &self.home.buffers, visit)
                 .map_err(|e| self.io_error("cannot read a segment", e))?;
         } else {
-            self.walk(0, self.base, &mut visit)?;
+            self.walk(|found| match found {
+                Found::Batch(position, header, bytes) => visit(position, header, bytes),
+                Found::Flaw(_) => true,
+            })?;
         }
         failed.map_or(Ok(is_sound), Err)
     }
@@ -410,12 +414,12 @@ impl Segment {
     pub(super) fn rebuild_indexes(&self) -> Result<Indexes> {
         let mut indexes = Indexes::empty(self.base, self.sizes);
         let mut failed = None;
-        let file = self.file()?;
-        walk(&**file, 0, self.written(), self.base.get(), &self.home.buffers, |position, header, _| {
-            failed = indexes.note(position, header).err();
+        self.walk(|found| {
+            if let Found::Batch(position, header, _) = found {
+                failed = indexes.note(position, header).err();
+            }
             failed.is_none()
-        })
-        .map_err(|e| self.io_error("cannot read a segment to rebuild its index", e))?;
+        })?;
         failed.map_or(Ok(indexes), |e| Err(e.path(self.path(FileKind::Log))))
     }
 }

@@ -6,35 +6,38 @@
 
 mod buffer;
 mod check;
+mod flaws;
 mod headers;
 mod indexes;
 mod names;
+mod read;
 mod walk;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use parking_lot::RwLock;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::finding::Findings;
+use crate::error::{Error, Result};
+use crate::finding::{Finding, FindingKind, Findings};
 use crate::index::TransactionIndex;
-use crate::record::{BatchHeader, validate_crc};
+use crate::record::BatchHeader;
 use crate::storage::{File, OpenMode, Storage};
 use crate::types::{Offset, TopicPartition};
 
 pub(crate) use buffer::BufferPool;
+pub(crate) use flaws::{Flaw, FlawKind, Survey};
 pub(crate) use indexes::IndexSizes;
 use indexes::Indexes;
 pub(crate) use names::FileKind;
-pub(crate) use walk::{WalkEnd, walk};
-use walk::{end_behind, is_sound};
+pub(crate) use read::SegmentRead;
+use walk::crc_matches;
+pub(crate) use walk::{Found, Frame, WalkEnd, walk};
 
-/// First read of a batch whose size is not known yet.
-const FIRST_READ_BYTES: usize = 64 << 10;
+/// Flaws of one segment that are told one by one.
+const FINDINGS_MAX: usize = 64;
 
 /// What the segments of one log share.
 #[derive(Clone, Debug)]
@@ -42,7 +45,9 @@ pub(crate) struct SegmentHome {
     pub(crate) dir: Arc<Path>,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) buffers: BufferPool,
-    /// Where what is wrong with an index is told, and of which partition.
+    /// A cleaner may remove records, so that offsets are missing.
+    pub(crate) compacted: bool,
+    /// Where what is wrong with a batch or an index is told, and of which partition.
     pub(crate) findings: Arc<Findings>,
     pub(crate) partition: TopicPartition,
 }
@@ -56,19 +61,16 @@ pub(crate) struct Segment {
     file: OnceLock<Arc<dyn File>>,
     /// Bytes of whole batches that the operating system holds.
     written: AtomicU64,
+    /// Base offset of the next segment; -1 while there is none.
+    until: AtomicI64,
+    /// Where the log ended when this was its last segment; -1 where nobody knows.
+    end: AtomicI64,
+    /// Made when something was found wrong, or by recovery.
+    survey: RwLock<Option<Arc<Survey>>>,
     indexes: RwLock<Option<Indexes>>,
     aborted: RwLock<Option<TransactionIndex>>,
     /// The index files are another program's, and were not compared with the batches yet.
     doubted: AtomicBool,
-}
-
-/// Whole batches out of one segment.
-#[derive(Debug)]
-pub(crate) struct SegmentRead {
-    /// The batches, the first of which holds the offset asked for or follows it.
-    pub(crate) bytes: Bytes,
-    /// Where the next read continues.
-    pub(crate) next: Offset,
 }
 
 impl Segment {
@@ -81,6 +83,9 @@ impl Segment {
             sizes,
             file: OnceLock::new(),
             written: AtomicU64::new(0),
+            until: AtomicI64::new(-1),
+            end: AtomicI64::new(-1),
+            survey: RwLock::new(None),
             indexes: RwLock::new(Some(indexes)),
             aborted: RwLock::new(Some(TransactionIndex::default())),
             doubted: AtomicBool::new(false),
@@ -95,6 +100,9 @@ impl Segment {
             sizes,
             file: OnceLock::new(),
             written: AtomicU64::new(len),
+            until: AtomicI64::new(-1),
+            end: AtomicI64::new(-1),
+            survey: RwLock::new(None),
             indexes: RwLock::new(None),
             aborted: RwLock::new(None),
             doubted: AtomicBool::new(false),
@@ -175,120 +183,119 @@ impl Segment {
         BatchHeader::parse(&header).ok()
     }
 
-    /// Walks the batches from `position` on; see [`walk`].
-    pub(crate) fn walk(
-        &self,
-        position: u64,
-        expected: Offset,
-        each: impl FnMut(u64, &BatchHeader, &[u8]) -> bool,
-    ) -> Result<WalkEnd> {
-        let file = self.file()?;
-        walk(&**file, position, self.written(), expected.get(), &self.home.buffers, each)
+    /// Whether a cleaner may have removed records.
+    pub(crate) fn is_compacted(&self) -> bool {
+        self.home.compacted
+    }
+
+    /// The header at `position`, if there is one. Nothing says that it is sound.
+    pub(crate) fn header_at(&self, position: u64) -> Result<Option<BatchHeader>> {
+        Ok(self.raw_header_at(position)?.and_then(|bytes| BatchHeader::parse(&bytes).ok()))
+    }
+
+    /// As many bytes as a header has, from `position` on.
+    pub(crate) fn raw_header_at(&self, position: u64) -> Result<Option<[u8; BatchHeader::LEN]>> {
+        let mut header = [0; BatchHeader::LEN];
+        if self.written().saturating_sub(position) < header.len() as u64 {
+            return Ok(None);
+        }
+        let read = self.file()?.read_exact_at(&mut header, position);
+        read.map_err(|e| self.io_error("cannot read a segment", e))?;
+        Ok(Some(header))
+    }
+
+    /// The header of the batch at `position`, if its checksum says that one is there.
+    pub(crate) fn sound_header_at(&self, position: u64) -> Result<Option<BatchHeader>> {
+        let Some(header) = self.header_at(position)? else { return Ok(None) };
+        if header.size_bytes() as u64 > self.written() - position {
+            return Ok(None);
+        }
+        let matches = crc_matches(&**self.file()?, position, &header);
+        Ok(matches.map_err(|e| self.io_error("cannot read a segment", e))?.then_some(header))
+    }
+
+    /// Base offset of the next segment, where there is one.
+    pub(crate) fn until(&self) -> Option<Offset> {
+        Some(Offset::new(self.until.load(Ordering::Acquire))).filter(|until| until.get() >= 0)
+    }
+
+    /// Says which segment follows.
+    pub(crate) fn set_until(&self, until: Option<Offset>) {
+        self.until.store(until.map_or(-1, Offset::get), Ordering::Release);
+    }
+
+    /// Takes over what another handle on the same file knows of its surroundings.
+    fn surround_like(&self, other: &Self) {
+        self.until.store(other.until.load(Ordering::Acquire), Ordering::Release);
+        self.end.store(other.end.load(Ordering::Acquire), Ordering::Release);
+    }
+
+    /// Says where the log ends whose last segment this is.
+    pub(crate) fn set_end(&self, end: Offset) {
+        self.end.store(end.get(), Ordering::Release);
+    }
+
+    /// Walks the whole segment; see [`walk`].
+    pub(crate) fn walk(&self, each: impl FnMut(Found<'_>) -> bool) -> Result<WalkEnd> {
+        let end = Some(Offset::new(self.end.load(Ordering::Acquire))).filter(|end| end.get() >= 0);
+        let frame = Frame { base: self.base, until: self.until(), end, compacted: self.home.compacted };
+        walk(&**self.file()?, 0, self.written(), self.base, frame, &self.home.buffers, each)
             .map_err(|e| self.io_error("cannot read a segment", e))
     }
 
-    /// Where the last sound batch behind the damage at `position` ends, if there is one.
-    pub(crate) fn end_behind(&self, position: u64, expected: Offset) -> Result<Option<Offset>> {
-        end_behind(&**self.file()?, position, self.written(), expected.get(), &self.home.buffers)
-            .map_err(|e| self.io_error("cannot read a segment", e))
+    /// What a walk over the whole segment found out, if there was one.
+    pub(crate) fn known(&self) -> Option<Arc<Survey>> {
+        self.survey.read().clone()
     }
 
-    /// Where to look for `offset`: a position at or before its batch, and how many bytes to read first.
-    fn locate(&self, offset: Offset) -> Result<(u64, usize)> {
-        let written = self.written();
-        let indexes = self.indexes()?;
-        let (_, floor) = indexes.offset.lookup(offset);
-        // The entry after the target names the batch that holds it, when every batch has an entry, as large
-        // ones do. The reader checks, and falls back to the floor. Batches that are only staged have entries too.
-        let next = indexes.offset.ceiling(offset);
-        let following = next.and_then(|(last, _)| indexes.offset.ceiling(last.next()));
-        Ok(match (next, following) {
-            (Some((_, at)), Some((_, after)))
-                if at - floor > self.sizes.interval.saturating_mul(2) && u64::from(after) <= written =>
-            {
-                (u64::from(at), (after - at) as usize)
+    /// Walks the whole segment because something in it contradicts something else: notes and tells what is wrong,
+    /// and replaces indexes that came from files by those that the batches give.
+    pub(crate) fn survey(&self) -> Result<Arc<Survey>> {
+        let rebuilt = Self::existing(self.home.clone(), self.base, self.sizes, self.written());
+        rebuilt.surround_like(self);
+        rebuilt.reset_indexes()?;
+        let mut survey = Survey::new(self.base, rebuilt.written());
+        let mut failed = None;
+        rebuilt.walk(|found| {
+            survey.note(&found);
+            if let Found::Batch(position, header, _) = found {
+                failed = rebuilt.index_batch(position, header).err();
             }
-            _ => (u64::from(floor), FIRST_READ_BYTES),
-        })
+            failed.is_none()
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let mut indexes = self.indexes.write();
+        // Those made from batches know of staged ones, too.
+        if !indexes.as_ref().is_some_and(|indexes| indexes.from_batches) {
+            *indexes = rebuilt.indexes.into_inner();
+        }
+        drop(indexes);
+        Ok(self.learn(survey))
     }
 
-    /// Reads whole batches from the one that holds `from`, or the first behind it, up to the one that begins
-    /// at or behind `end`: about `max_bytes` of them, at least one. `None` when there is none.
-    pub(crate) fn read(&self, from: Offset, end: Offset, max_bytes: usize) -> Result<Option<SegmentRead>> {
-        match self.read_by_index(from, end, max_bytes) {
-            Ok(Some(read)) => return Ok(read),
-            Err(e) if e.kind() == ErrorKind::Io || self.indexes()?.offset.lookup(from).1 == 0 => return Err(e),
-            // An entry points behind the batch wanted, or into one, or the bytes are damaged.
-            Err(e) if self.indexes()?.from_batches => return Err(e),
-            Ok(None) | Err(_) => {}
+    /// Takes in what a walk over the whole segment found out, and tells of the flaws.
+    pub(crate) fn learn(&self, survey: Survey) -> Arc<Survey> {
+        let tell = |flaw: &Flaw, words: String| {
+            let kind = match flaw.kind {
+                FlawKind::Corrected(_) => FindingKind::Corrected,
+                FlawKind::Damaged(_) | FlawKind::Legacy(_) => FindingKind::Damaged,
+            };
+            let offsets = flaw.from..flaw.to.or(self.until()).unwrap_or(flaw.from);
+            let finding = Finding::new(kind, words).partition(self.home.partition.clone()).offsets(offsets);
+            self.home.findings.add(finding.path(self.path(FileKind::Log)));
+        };
+        for flaw in survey.flaws().iter().take(FINDINGS_MAX) {
+            tell(flaw, flaw.kind.to_string());
         }
-        let rebuilt = self.rebuild_indexes()?;
-        *self.indexes.write() = Some(rebuilt);
-        match self.read_by_index(from, end, max_bytes)? {
-            Some(read) => Ok(read),
-            None => Ok(self.read_at(0, FIRST_READ_BYTES, from, end, max_bytes)?.flatten()),
+        if let [first, .., last] = survey.flaws().get(FINDINGS_MAX..).unwrap_or_default() {
+            let all = Flaw { to: last.to, ..first.clone() };
+            tell(&all, "more flaws than are told one by one".to_owned());
         }
-    }
-
-    /// As `read`; outer `None` when the index is wrong.
-    fn read_by_index(&self, from: Offset, end: Offset, max_bytes: usize) -> Result<Option<Option<SegmentRead>>> {
-        let (guess, first) = self.locate(from)?;
-        if let Some(found) = self.read_at(guess, first, from, end, max_bytes)? {
-            return Ok(Some(found));
-        }
-        let floor = u64::from(self.indexes()?.offset.lookup(from).1);
-        self.read_at(floor, FIRST_READ_BYTES, from, end, max_bytes)
-    }
-
-    /// As `read`, from a position; outer `None` when the batches there begin behind `from` although earlier
-    /// ones may hold it.
-    fn read_at(
-        &self,
-        mut position: u64,
-        first: usize,
-        from: Offset,
-        end: Offset,
-        max_bytes: usize,
-    ) -> Result<Option<Option<SegmentRead>>> {
-        let mut unproven = position > 0;
-        let written = self.written();
-        let file = self.file()?;
-        let mut want = first.max(max_bytes);
-        loop {
-            let left = usize::try_from(written.saturating_sub(position)).unwrap_or(usize::MAX);
-            let have = want.min(left);
-            let mut buffer = self.home.buffers.take(have);
-            file.read_exact_at(buffer.as_mut(have), position)
-                .map_err(|e| self.io_error("cannot read a segment", e).offset(from))?;
-            match select(&buffer.as_ref()[..have], std::mem::take(&mut unproven), from, end, max_bytes)
-                .map_err(|e| e.path(self.path(FileKind::Log)))?
-            {
-                Selected::Batches { start, len, next } => {
-                    let bytes = buffer.freeze().slice(start..start + len);
-                    return Ok(Some(Some(SegmentRead { bytes, next })));
-                }
-                Selected::Before => return Ok(None),
-                Selected::None => return Ok(Some(None)),
-                Selected::More { skip, need } => {
-                    position += skip as u64;
-                    want = need.max(max_bytes);
-                    // A damaged length must not cost memory: what is large is checked before it is held.
-                    let failed = |e| self.io_error("cannot read a segment", e);
-                    let is_whole = need as u64 <= written.saturating_sub(position)
-                        && (need <= FIRST_READ_BYTES.max(max_bytes)
-                            || is_sound(&**file, position, written).map_err(failed)?);
-                    if !is_whole {
-                        return match need {
-                            BatchHeader::LEN if position == written => Ok(Some(None)),
-                            _ => Err(Error::new(ErrorKind::Corrupt, "a batch is cut short or damaged")
-                                .offset(from)
-                                .path(self.path(FileKind::Log))
-                                .remedy("close the broker and open it again: recovery reports what is damaged")),
-                        };
-                    }
-                }
-            }
-        }
+        let survey = Arc::new(survey);
+        *self.survey.write() = Some(Arc::clone(&survey));
+        survey
     }
 
     /// Cuts the file to `position`, whose next batch would get offset `end`.
@@ -297,6 +304,9 @@ impl Segment {
         let file = self.file()?;
         file.set_len(position).map_err(|e| self.io_error("cannot truncate a segment", e))?;
         self.set_written(position);
+        self.set_until(None);
+        self.end.store(-1, Ordering::Release);
+        *self.survey.write() = None;
         *self.indexes.write() = Some(self.rebuild_indexes()?);
         if let Some(aborted) = self.aborted.write().as_mut() {
             aborted.truncate(end);
@@ -308,71 +318,4 @@ impl Segment {
     pub(crate) fn remove_files(&self) -> Result<()> {
         FileKind::ALL.into_iter().try_for_each(|kind| self.remove(kind))
     }
-}
-
-enum Selected {
-    /// These bytes of the buffer.
-    Batches { start: usize, len: usize, next: Offset },
-    /// The batch wanted needs this many bytes from `skip` on.
-    More { skip: usize, need: usize },
-    /// The first batch here lies behind the offset wanted, and an earlier one may hold it.
-    Before,
-    /// No batch here is visible.
-    None,
-}
-
-/// Picks whole, sound, visible batches out of bytes that begin at a batch.
-fn select(bytes: &[u8], guessed: bool, from: Offset, end: Offset, max_bytes: usize) -> Result<Selected> {
-    let (mut at, mut start, mut next) = (0, None, from);
-    loop {
-        let rest = &bytes[at..];
-        if rest.len() < BatchHeader::LEN {
-            break;
-        }
-        let header = BatchHeader::parse(rest).map_err(|e| e.offset(next))?;
-        let size = header.size_bytes();
-        if start.is_none() && guessed && at == 0 && header.base_offset() > from {
-            return Ok(Selected::Before);
-        }
-        if header.base_offset() >= end {
-            return Ok(match start {
-                Some(start) => Selected::Batches { start, len: at - start, next },
-                None => Selected::None,
-            });
-        }
-        if header.next_offset() <= from {
-            at += size.min(rest.len());
-            if size > rest.len() {
-                // The skipped batch goes on behind the buffer.
-                return Ok(Selected::More { skip: at - rest.len() + size, need: BatchHeader::LEN });
-            }
-            continue;
-        }
-        let taken = start.map_or(0, |s| at - s);
-        if size > rest.len() || (taken > 0 && taken + size > max_bytes) {
-            break;
-        }
-        if !validate_crc(&header, &rest[..size]) {
-            if taken > 0 {
-                break; // Serve what is sound; the next read meets the damage itself.
-            }
-            return Err(Error::new(ErrorKind::Corrupt, "a batch does not match its checksum")
-                .offset(header.base_offset())
-                .remedy("the bytes on disk are damaged: restore them, or read on from a later offset"));
-        }
-        start.get_or_insert(at);
-        at += size;
-        next = header.next_offset();
-    }
-    Ok(match start {
-        Some(start) => Selected::Batches { start, len: at - start, next },
-        None => {
-            let rest = &bytes[at..];
-            let need = match BatchHeader::parse(rest) {
-                Ok(header) => header.size_bytes(),
-                Err(_) => BatchHeader::LEN,
-            };
-            Selected::More { skip: at, need }
-        }
-    })
 }

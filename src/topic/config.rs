@@ -550,7 +550,7 @@ impl TopicSettings {
             timestamp_before_max: self.timestamp_before_max,
             timestamp_after_max: self.timestamp_after_max,
             durability: self.durability,
-            keys_required: self.cleanup_policy.compacts(),
+            compacted: self.cleanup_policy.compacts(),
             ..LogConfig::default()
         }
     }

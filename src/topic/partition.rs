@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{
-    Appended, Committed, Log, LogContext, LogOffsets, LogPosition, LogRead, OffsetAtTime, Signal, StateSlot,
+    Appended, Committed, Log, LogContext, LogOffsets, LogPosition, LogRead, OffsetAtTime, Outside, Signal, StateSlot,
 };
 use crate::record::RecordBatch;
 use crate::segment::BufferPool;
@@ -57,6 +57,8 @@ pub(crate) struct Checkpoints {
     pub(crate) log_start: HashMap<TopicPartition, Offset>,
     pub(crate) recovery_point: HashMap<TopicPartition, Offset>,
     pub(crate) high_watermark: HashMap<TopicPartition, Offset>,
+    /// A stock broker left the directory in order.
+    pub(crate) clean: bool,
 }
 
 impl Checkpoints {
@@ -67,6 +69,7 @@ impl Checkpoints {
             log_start: noted(&self.log_start),
             recovery_point: noted(&self.recovery_point),
             high_watermark: noted(&self.high_watermark),
+            clean: self.clean,
         }
     }
 
@@ -83,6 +86,8 @@ pub(crate) struct Checkpoint {
     pub(crate) log_start: Offset,
     pub(crate) recovery_point: Offset,
     pub(crate) high_watermark: Offset,
+    /// A stock broker left the directory in order.
+    pub(crate) clean: bool,
 }
 
 /// What all partitions of one broker share.
@@ -252,6 +257,7 @@ impl Partition {
             boot_id: self.context.boot_id,
             log_start: self.found.log_start,
             recovery_point: self.found.recovery_point,
+            outside: Outside { high_watermark: self.found.high_watermark, clean: self.found.clean },
         };
         Log::open_in(context, &self.dir(), self.settings.load().log_config())
     }
@@ -411,6 +417,7 @@ impl Partition {
             log_start: if inside { offsets.log_start } else { Offset::ZERO },
             recovery_point: log.recovery_point(),
             high_watermark: offsets.high_watermark,
+            clean: self.found.clean,
         }
     }
 

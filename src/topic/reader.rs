@@ -2,7 +2,7 @@
 //! partitions, keep their own positions and disturb nobody.
 //!
 //! A reader that the log start overtakes says so once, as an error of kind `Overtaken`, and goes on
-//! from the first offset that is left. Invariant: between two records of a partition no readable one
+//! from the first offset that is left; damage is told once, too, and stepped over. Invariant: between two records of a partition no readable one
 //! is left out.
 
 use std::collections::VecDeque;
@@ -99,9 +99,13 @@ impl Cursor {
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(error) => {
-                    match (error.kind(), error.at_offset()) {
-                        (ErrorKind::Overtaken, Some(start)) => (self.position, self.read_to) = (start, start),
-                        _ => self.done = true,
+                    let go_on = match (error.kind(), error.at_offsets()) {
+                        (ErrorKind::Overtaken, _) => error.at_offset(),
+                        (_, damaged) => damaged.map(|damaged| damaged.end).filter(|end| *end > self.position),
+                    };
+                    match go_on {
+                        Some(offset) => (self.position, self.read_to) = (offset, offset),
+                        None => self.done = true,
                     }
                     return Some(Err(error));
                 }
@@ -143,8 +147,10 @@ impl Cursor {
 /// after the other.
 ///
 /// Yields `Err` of kind [`ErrorKind::Overtaken`] when records that were not read yet were removed, and
-/// goes on after the gap; a batch that cannot be decoded is one error, too. Any other error ends its
-/// partition.
+/// goes on after the gap. Damaged bytes are one error of kind [`ErrorKind::Corrupt`], whose
+/// [`at_offsets`](crate::Error::at_offsets) says what is lost, and the scan goes on behind them; so are a batch that
+/// cannot be decoded, and messages of a format that is not read ([`ErrorKind::Unsupported`]). Any other error
+/// ends its partition.
 #[must_use = "a scan reads nothing until it is iterated"]
 pub struct Scan {
     cursors: VecDeque<Cursor>,

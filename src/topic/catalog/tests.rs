@@ -44,6 +44,7 @@ impl Dir {
             boot_id: [0; 16],
             log_start: Offset::ZERO,
             recovery_point: Offset::ZERO,
+            outside: crate::log::Outside::default(),
         };
         Reading::new(&*self.storage, self.path(), self.options.clone())?.open(context)
     }

@@ -1,0 +1,447 @@
+//! Recovery's walk over the segments from the recovery point on: rebuilds all that is derived from batches, and
+//! tells an unfinished write from rot.
+//!
+//! | row | what the walk meets | decision |
+//! |---|---|---|
+//! | `Scanned` | sound batches | rebuild indexes, epochs, producers |
+//! | `TornTail` | an unfinished write: beyond the frontier, or beyond all that a stock broker noted | cut it off |
+//! | `DamagedTail` | damage in the active segment that is no unfinished write | keep the bytes, go on in a new segment |
+//! | `DamagedSegment` | damage inside a sealed segment, or a hole between two | keep it; reads of it fail, the rest is served |
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::finding::FindingKind;
+use crate::record::{BatchHeader, Codec, RecordBatch};
+use crate::segment::{FileKind, Flaw, FlawKind, Found, Segment, Survey};
+use crate::storage::read_file;
+use crate::types::{Durability, LeaderEpoch, Offset};
+
+use super::epochs::EpochCache;
+use super::producers::{BatchFacts, ProducerStates};
+use super::recover::{Latest, Recovered, Recovery, RecoveryRow};
+
+/// Damaged places that a report names.
+const DAMAGED_MAX: usize = 1 << 10;
+
+pub(super) struct Scan<'a> {
+    recovery: &'a Recovery<'a>,
+    found: &'a mut Recovered,
+    /// Producers and epochs below are known already.
+    replay_from: Offset,
+    /// Segments with a producer snapshot that cannot be right.
+    unreadable: Vec<Offset>,
+    /// Offsets below were given out, by what a stock broker left beside the segments; zero where a slot tells.
+    evidence: Offset,
+    epochs: EpochScan,
+}
+
+/// What a walk over one segment found.
+struct Scanned {
+    next: Offset,
+    survey: Arc<Survey>,
+    /// An unfinished write, where the walk stopped.
+    torn: Option<Flaw>,
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(
+        recovery: &'a Recovery<'a>,
+        found: &'a mut Recovered,
+        newest_snapshot: Offset,
+    ) -> Result<Scan<'a>> {
+        let noted = recovery.sound_epochs(&found.segments)?;
+        let from = match &noted {
+            Some(_) => recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(recovery.context.recovery_point),
+            None => Offset::ZERO,
+        };
+        let Latest { at: replay_from, producers, unreadable } = recovery.latest_snapshot(&found.segments, from)?;
+        found.producers = producers;
+        // Epochs of what is not scanned come from the checkpoint, the rest from the batches.
+        found.epochs = noted.clone().unwrap_or_default();
+        found.epochs.truncate_from_end(replay_from);
+        let epochs = EpochScan { noted, pending: None };
+        let mut scan = Self { recovery, found, replay_from, unreadable, evidence: Offset::ZERO, epochs };
+        scan.evidence = scan.evidence(newest_snapshot)?;
+        if let Some(active) = scan.found.segments.last() {
+            active.set_end(recovery.slot.map_or(scan.evidence, |slot| slot.log_end));
+        }
+        Ok(scan)
+    }
+
+    pub(super) fn run(mut self) -> Result<()> {
+        let first = super::read::floor(&self.found.segments, self.replay_from);
+        let last = self.found.segments.len() - 1;
+        let mut next = self.found.segments[first].base();
+        let mut before: Option<Arc<Survey>> = None;
+        for at in first..=last {
+            let segment = Arc::clone(&self.found.segments[at]);
+            if let Some(before) = before {
+                self.check_border(&before, &segment)?;
+            }
+            if self.unreadable.contains(&segment.base()) {
+                self.recovery.replace_snapshot(segment.base(), &self.found.producers)?;
+            }
+            let scanned = self.scan_segment(&segment, at == last)?;
+            next = scanned.next;
+            if let Some(torn) = &scanned.torn {
+                self.cut(&segment, torn, at == last)?;
+            }
+            self.note_damage(&segment, &scanned, at == last);
+            self.settle(&segment)?;
+            before = Some(scanned.survey);
+        }
+        self.epochs.finish(&mut self.found.epochs);
+        // After a stop in good order there is no epoch of batches that got lost.
+        let passes = self.epochs.noted.is_some_and(|noted| noted.passes(next.max(self.found.log_start)));
+        if passes && self.recovery.context.recovery_point >= next {
+            self.recovery.tell_epochs("an epoch begins beyond the log");
+        }
+        let found = self.found;
+        found.scanned = found.segments[first..last].to_vec();
+        let active = found.segments.len() - 1;
+        found.end = if active > last { found.segments[active].base() } else { next }.max(found.log_start);
+        found.recovery_point = self.recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point).min(found.end);
+        if found.report.rows.is_empty() {
+            found.report.rows.push(RecoveryRow::Scanned);
+        }
+        found.known_outside = found.known_outside.max(self.evidence);
+        // Only now may anything be built on what was read (TigerBeetle's rule). The directory itself may be new.
+        let dir = &*self.recovery.home.dir;
+        for dir in [Some(dir), dir.parent()].into_iter().flatten() {
+            let synced = self.recovery.context.storage.sync_dir(dir);
+            synced.map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
+        }
+        Ok(())
+    }
+
+    /// Walks one segment and rebuilds all that is derived from its batches.
+    fn scan_segment(&mut self, segment: &Segment, is_last: bool) -> Result<Scanned> {
+        segment.reset_indexes()?;
+        let mut survey = Survey::new(segment.base(), segment.written());
+        let (mut torn, mut failed) = (None, None);
+        let end = segment.walk(|found| {
+            let noted = match &found {
+                Found::Batch(position, header, bytes) => self.take(segment, *position, header, bytes),
+                Found::Flaw(flaw) => self.is_torn(segment, is_last, flaw).map(|is_torn| {
+                    torn = is_torn.then(|| (*flaw).clone());
+                }),
+            };
+            failed = noted.err();
+            if torn.is_none() {
+                survey.note(&found);
+            }
+            failed.is_none() && torn.is_none()
+        })?;
+        if let Some(error) = failed {
+            return Err(error.path(segment.path(FileKind::Log)));
+        }
+        // Above its recovery point a stock broker does not believe its own either.
+        let is_whole = survey.flaws().is_empty() && torn.is_none();
+        segment.trust_scanned(end.next, is_whole && end.next <= self.recovery.context.recovery_point)?;
+        self.found.report.scanned_bytes += end.position;
+        Ok(Scanned { next: end.next, survey: segment.learn(survey), torn })
+    }
+
+    fn take(&mut self, segment: &Segment, position: u64, header: &BatchHeader, bytes: &[u8]) -> Result<()> {
+        segment.index_batch(position, header)?;
+        if header.next_offset() <= self.replay_from {
+            return Ok(());
+        }
+        if let Some((epoch, offsets)) = self.epochs.take(&mut self.found.epochs, header) {
+            let words = format!("leader epoch {epoch} contradicts what is around it");
+            self.recovery.tell_offsets(FindingKind::Corrected, words, offsets);
+        }
+        match replay(&mut self.found.producers, header, bytes)? {
+            Some(aborted) => segment.index_aborted(aborted),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a flaw is an unfinished write, which nobody was promised, and not rot.
+    fn is_torn(&self, segment: &Segment, is_last: bool, flaw: &Flaw) -> Result<bool> {
+        if !matches!(flaw.kind, FlawKind::Damaged(_)) {
+            return Ok(false);
+        }
+        let is_end = flaw.positions.end == segment.written();
+        let Recovery { context, config, slot, .. } = self.recovery;
+        let Some(slot) = slot else {
+            // Nothing follows an unfinished write. Zeros are no batch, whoever put them there.
+            let noted = context.slot.is_some() && (context.outside.clean || flaw.from < self.evidence);
+            return Ok(is_last && is_end && (!noted || is_zero(segment, flaw)?));
+        };
+        let same_boot = slot.boot_id == context.boot_id;
+        let is_torn = match is_last {
+            // Without a power cut only the last write can be unfinished: it is short, and nothing follows it.
+            true => !same_boot || (is_end && !is_whole(segment, flaw)?),
+            // A segment of a `PowerLoss` log is synced before the next one begins.
+            false => !same_boot && config.durability < Durability::PowerLoss,
+        };
+        Ok(is_torn && flaw.from >= slot.frontier)
+    }
+
+    /// Row `TornTail`.
+    fn cut(&mut self, segment: &Segment, torn: &Flaw, is_last: bool) -> Result<()> {
+        let report = &mut self.found.report;
+        report.rows.push(RecoveryRow::TornTail);
+        let (position, size) = (torn.positions.start, segment.written() - torn.positions.start);
+        report.cut_bytes += size;
+        // Of a torn batch the header may be whole, and its offsets known outside.
+        let announced = match announced_end(segment, torn)? {
+            Some(end) => end,
+            None if is_zero(segment, torn)? => torn.from,
+            // At least one, whatever was there.
+            None => torn.from.next(),
+        };
+        if is_last && self.recovery.slot.is_none() && self.recovery.context.slot.is_some() {
+            self.found.known_outside = self.found.known_outside.max(announced);
+        }
+        let words = format!("an unfinished write of {size} bytes was cut off");
+        self.recovery.tell_offsets(FindingKind::TornTail, words, torn.from..announced);
+        let file = segment.file()?;
+        // Sync before the cut as well as after: the decision must not rest on cached bytes alone.
+        file.sync_data()
+            .and_then(|()| file.set_len(position))
+            .map_err(|e| Error::io("cannot cut a torn tail", segment.path(FileKind::Log), e))?;
+        segment.set_written(position);
+        Ok(())
+    }
+
+    /// Rows `DamagedTail` and `DamagedSegment`.
+    fn note_damage(&mut self, segment: &Segment, scanned: &Scanned, is_last: bool) {
+        let flaws = || scanned.survey.flaws().iter().filter(|flaw| flaw.kind.is_unreadable());
+        let Some(last) = flaws().last() else { return };
+        let mut end = scanned.next;
+        let is_rot = flaws().any(|flaw| matches!(flaw.kind, FlawKind::Damaged(_)));
+        if is_last && is_rot {
+            let noted = self.recovery.slot.map_or(Offset::ZERO, |s| s.log_end.max(s.reserved).max(s.frontier));
+            if last.to.is_none() {
+                end = end.max(beyond(segment, last));
+            }
+            end = end.max(noted).max(self.evidence);
+            self.recovery.go_on_at(self.found, end);
+        }
+        let report = &mut self.found.report;
+        report.rows.push(if is_last { RecoveryRow::DamagedTail } else { RecoveryRow::DamagedSegment });
+        report.rows.dedup();
+        let ranges = flaws().map(|flaw| flaw.from..flaw.to.or(segment.until()).unwrap_or(end));
+        report.damaged.extend(ranges.take(DAMAGED_MAX));
+    }
+
+    /// A segment that does not begin where the one before it ended: something between them is missing, unless
+    /// offsets were left out there on purpose.
+    fn check_border(&mut self, before: &Survey, segment: &Segment) -> Result<()> {
+        let noted = self.epochs.noted.as_ref();
+        let begins = noted.map(|epochs| epochs.begins_at(segment.base()));
+        if is_hole(before, segment, begins)? {
+            let hole = before.end..segment.base();
+            self.recovery.tell_offsets(FindingKind::Lost, "a segment is missing or short", hole.clone());
+            self.found.report.rows.push(RecoveryRow::DamagedSegment);
+            self.found.report.rows.dedup();
+            self.found.report.damaged.push(hole);
+        }
+        Ok(())
+    }
+
+    fn settle(&self, segment: &Segment) -> Result<()> {
+        segment
+            .file()?
+            .sync_data()
+            .map_err(|e| Error::io("cannot sync a recovered segment", segment.path(FileKind::Log), e))?;
+        segment.write_indexes()
+    }
+
+    /// Offsets below what this answers were given out before, by all that a stock broker leaves.
+    fn evidence(&self, newest_snapshot: Offset) -> Result<Offset> {
+        let Recovery { context, slot, .. } = self.recovery;
+        if slot.is_some() || context.slot.is_none() {
+            return Ok(Offset::ZERO);
+        }
+        let indexed = match self.found.segments.last() {
+            Some(active) => self.indexed_end(active)?,
+            None => Offset::ZERO,
+        };
+        Ok(context.outside.high_watermark.max(context.recovery_point).max(newest_snapshot).max(indexed))
+    }
+
+    /// The offset behind the last entry of the active segment's index, if that index knows the segment.
+    fn indexed_end(&self, active: &Segment) -> Result<Offset> {
+        const BYTES_MAX: u64 = 64 << 20;
+        let path = active.path(FileKind::OffsetIndex);
+        let bytes = match read_file(&*self.recovery.context.storage, &path, BYTES_MAX) {
+            Ok(bytes) => bytes.unwrap_or_default(),
+            // Longer than any index is.
+            Err(e) if e.kind() == crate::error::ErrorKind::TooLarge => return Ok(Offset::ZERO),
+            Err(e) => return Err(e),
+        };
+        let (mut last, mut proven) = ((0, 0), false);
+        for entry in bytes.as_chunks::<8>().0 {
+            let [a, b, c, d, e, f, g, h] = *entry;
+            let (offset, position) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+            if i32::try_from(offset).is_err() || position <= last.1 || (last.1 > 0 && offset <= last.0) {
+                break; // The padding of an index in use, or nonsense.
+            }
+            last = (offset, position);
+            let named = active.base() + i64::from(offset);
+            proven |= active.header_at(u64::from(position))?.is_some_and(|header| header.last_offset() == named);
+        }
+        Ok(if proven { active.base() + i64::from(last.0) + 1 } else { Offset::ZERO })
+    }
+}
+
+/// Whether offsets are missing between a segment that was walked and the next one although nobody left them out.
+/// `begins`: whether a leader epoch is known to begin at the next one's base; `None` where nothing is known of
+/// epochs.
+pub(super) fn is_hole(before: &Survey, next: &Segment, begins: Option<bool>) -> Result<bool> {
+    let covered = before.flaws().last().is_some_and(|flaw| flaw.kind.is_unreadable() && flaw.from >= before.end);
+    if before.cleaned || covered || before.end >= next.base() || next.is_compacted() {
+        return Ok(false);
+    }
+    let first = next.header_at(0)?;
+    // Where a log goes on above what may be known outside it does so in a higher epoch.
+    let rises = first.is_none_or(|first| first.leader_epoch() > before.epoch);
+    Ok(!(rises && begins.unwrap_or(true)))
+}
+
+/// An offset above all that the batch may have held that a flaw was. One above even a sound batch of which only the
+/// base offset is wrong: it must not seem to fit its place because of the place that was left for it.
+fn beyond(segment: &Segment, flaw: &Flaw) -> Offset {
+    if let Ok(Some(end)) = announced_end(segment, flaw) {
+        return end;
+    }
+    let sound = segment.sound_header_at(flaw.positions.start).ok().flatten();
+    sound.map_or(flaw.from, |header| flaw.from.next() + i64::from(header.last_offset_delta())).next()
+}
+
+/// Where the batch that a flaw was would end, by what its header says, as far as that can be.
+fn announced_end(segment: &Segment, flaw: &Flaw) -> Result<Option<Offset>> {
+    /// The smallest record, uncompressed.
+    const RECORD_BYTES_MIN: u64 = 7;
+    const RATIO_MAX: u64 = 1 << 10;
+    let Some(header) = segment.raw_header_at(flaw.positions.start)? else { return Ok(None) };
+    if header[..8] != flaw.from.get().to_be_bytes() {
+        return Ok(None);
+    }
+    let counts = BatchHeader::claimed_counts(&header);
+    let announced = BatchHeader::announced_size(&header).map_or(0, |size| size as u64);
+    let records = announced.max(flaw.positions.end - flaw.positions.start).saturating_sub(BatchHeader::LEN as u64);
+    let most = BatchHeader::parse(&header).map_or(records, |header| match header.codec() {
+        Codec::None => records / RECORD_BYTES_MIN,
+        _ => records.saturating_mul(RATIO_MAX),
+    });
+    let can_be = |count: &i64| counts[0] == counts[1] || u64::try_from(*count).is_ok_and(|count| count <= most);
+    let count = counts.into_iter().filter(|&count| count > 0).filter(can_be).max();
+    Ok(count.and_then(|count| flaw.from.get().checked_add(count)).map(Offset::new))
+}
+
+/// Whether all bytes of the batch that a flaw was are there, by its length.
+fn is_whole(segment: &Segment, flaw: &Flaw) -> Result<bool> {
+    let mut front = [0; BatchHeader::MAGIC_AT + 1];
+    let size = flaw.positions.end - flaw.positions.start;
+    if size < front.len() as u64 {
+        return Ok(false);
+    }
+    let read = segment.file()?.read_exact_at(&mut front, flaw.positions.start);
+    read.map_err(|e| Error::io("cannot read the end of a segment", segment.path(FileKind::Log), e))?;
+    let fits = BatchHeader::announced_size(&front).is_ok_and(|announced| announced as u64 == size);
+    Ok(fits && front[BatchHeader::MAGIC_AT] == 2 && front[..8] == flaw.from.get().to_be_bytes())
+}
+
+fn is_zero(segment: &Segment, flaw: &Flaw) -> Result<bool> {
+    let file = segment.file()?;
+    let mut chunk = [0; 16 << 10];
+    let mut at = flaw.positions.start;
+    while at < flaw.positions.end {
+        let len = (flaw.positions.end - at).min(chunk.len() as u64) as usize;
+        file.read_exact_at(&mut chunk[..len], at)
+            .map_err(|e| Error::io("cannot read the end of a segment", segment.path(FileKind::Log), e))?;
+        if chunk[..len].iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        at += len as u64;
+    }
+    Ok(true)
+}
+
+/// Follows the leader epochs of a log's batches. The field lies outside the checksum: a rise counts once the
+/// checkpoint or the next batch confirms it, a fall never.
+struct EpochScan {
+    /// The checkpoint, as it was found.
+    noted: Option<EpochCache>,
+    /// A rise that nothing has confirmed.
+    pending: Option<(LeaderEpoch, Offset)>,
+}
+
+impl EpochScan {
+    /// Takes a batch in; answers the epoch that cannot be right, and its offsets.
+    fn take(&mut self, epochs: &mut EpochCache, header: &BatchHeader) -> Option<(LeaderEpoch, Range<Offset>)> {
+        let (epoch, base) = (header.leader_epoch(), header.base_offset());
+        let current = epochs.latest().unwrap_or(LeaderEpoch::new(-1));
+        if epoch.get() < 0 {
+            return None;
+        }
+        let pending = self.pending.take();
+        let contradicted = pending.filter(|(risen, _)| *risen > epoch).map(|(risen, at)| (risen, at..base));
+        let noted = self.noted.as_ref().and_then(|noted| noted.in_force_at(base)).filter(|noted| noted.0 == epoch);
+        if epoch < current {
+            return Some((epoch, base..header.next_offset()));
+        }
+        if epoch == current {
+            return contradicted;
+        }
+        match (noted, pending) {
+            (Some((_, start)), _) => drop(epochs.assign(epoch, start)),
+            (None, Some((risen, at))) if risen <= epoch => {
+                epochs.assign(risen, at);
+                self.pending = (risen < epoch).then_some((epoch, base));
+            }
+            (None, pending) => self.pending = Some((epoch, pending.map_or(base, |(_, at)| at))),
+        }
+        contradicted
+    }
+
+    /// The last batches rose, with none behind to confirm it: right unless the checkpoint knows better.
+    fn finish(&mut self, epochs: &mut EpochCache) {
+        if let Some((epoch, base)) = self.pending.take()
+            && self.noted.as_ref().and_then(|noted| noted.in_force_at(base)).is_none()
+        {
+            epochs.assign(epoch, base);
+        }
+    }
+}
+
+fn replay(
+    producers: &mut ProducerStates,
+    header: &BatchHeader,
+    bytes: &[u8],
+) -> Result<Option<crate::index::AbortedTxn>> {
+    if header.producer_id().get() < 0 {
+        return Ok(None);
+    }
+    // Markers are tiny; data batches need no body here.
+    let facts = if header.is_control() {
+        BatchFacts::of(&RecordBatch::from_checked(bytes::Bytes::copy_from_slice(bytes))?, header.base_offset())?
+    } else {
+        BatchFacts::of_data(header, header.base_offset())
+    };
+    Ok(producers.update(&facts))
+}
+
+/// Producer state from every batch of `segments`, after a truncation.
+pub(super) fn replay_all(segments: &[Arc<Segment>]) -> Result<ProducerStates> {
+    let mut producers = ProducerStates::default();
+    for segment in segments {
+        let mut failed = None;
+        segment.walk(|found| {
+            if let Found::Batch(_, header, bytes) = found {
+                failed = replay(&mut producers, header, bytes).err();
+            }
+            failed.is_none()
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+    }
+    Ok(producers)
+}
