@@ -211,7 +211,7 @@ impl<'a> Scan<'a> {
     /// Rows `DamagedTail` and `DamagedSegment`.
     fn note_damage(&mut self, segment: &Segment, scanned: &Scanned, is_last: bool) {
         let flaws = || scanned.survey.flaws().iter().filter(|flaw| flaw.kind.is_unreadable());
-        let Some(last) = flaws().last() else { return };
+        let Some(last) = flaws().next_back() else { return };
         let mut end = scanned.next;
         let is_rot = flaws().any(|flaw| matches!(flaw.kind, FlawKind::Damaged(_)));
         if is_last && is_rot {

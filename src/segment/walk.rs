@@ -503,13 +503,8 @@ fn each_chunk(file: &dyn File, range: std::ops::Range<u64>, mut each: impl FnMut
 /// Keeps false batch headers from costing a checksum of the same bytes again and again: of those that overlap,
 /// two of each size class (a power of two) are tried. So each byte is summed at most 64 times in vain, and a false
 /// header can hide a sound batch only from a search that begins within its own length before it.
+#[derive(Default)]
 struct Tried([[u64; 2]; 32]);
-
-impl Default for Tried {
-    fn default() -> Self {
-        Self([[0; 2]; 32])
-    }
-}
 
 impl Tried {
     fn ends(&mut self, size: u64) -> &mut [u64; 2] {
@@ -549,5 +544,141 @@ impl Crc32 {
 
     fn sum(&self) -> u32 {
         !self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::record::{Record, RecordBatch};
+    use crate::storage::Map;
+    use crate::types::{LeaderEpoch, Timestamp};
+
+    /// Counts the bytes that are read.
+    #[derive(Debug)]
+    struct Counting(Vec<u8>, AtomicU64);
+
+    impl File for Counting {
+        fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+            let left = self.0.get(position as usize..).unwrap_or_default();
+            let len = left.len().min(buf.len());
+            buf[..len].copy_from_slice(&left[..len]);
+            self.1.fetch_add(len as u64, Ordering::Relaxed);
+            Ok(len)
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn write_vectored_at(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<usize> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.0.len() as u64)
+        }
+
+        fn map(&self, _: u64) -> io::Result<Box<dyn Map>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    fn batch(base: i64) -> Vec<u8> {
+        let mut builder = RecordBatch::builder();
+        builder.push(Timestamp::new(1), &Record::new("v")).unwrap();
+        let batch = builder.finish().unwrap().stamped(Offset::new(base), LeaderEpoch::new(0)).unwrap();
+        batch.as_bytes().to_vec()
+    }
+
+    /// The header of a batch at `base` with a wrong checksum, which says that it is `size` bytes long.
+    fn fake(base: i64, size: usize) -> Vec<u8> {
+        let mut header = batch(base)[..BatchHeader::LEN].to_vec();
+        let length = i32::try_from(size - BatchHeader::PREFIX_LEN).unwrap();
+        header[8..12].copy_from_slice(&length.to_be_bytes());
+        header
+    }
+
+    /// The base offsets of the batches found, the offsets of the flaws, and how often each byte was read.
+    fn walked(bytes: Vec<u8>) -> (Vec<i64>, Vec<i64>, u64) {
+        let len = bytes.len() as u64;
+        let file = Counting(bytes, AtomicU64::new(0));
+        let frame = Frame { base: Offset::ZERO, until: None, end: None, compacted: false };
+        let (mut batches, mut flaws) = (Vec::new(), Vec::new());
+        walk(&file, 0, len, Offset::ZERO, frame, &BufferPool::default(), |found| {
+            match found {
+                Found::Batch(_, header, _) => batches.push(header.base_offset().get()),
+                Found::Flaw(flaw) => flaws.push(flaw.from.get()),
+            }
+            true
+        })
+        .unwrap();
+        (batches, flaws, file.1.into_inner() / len)
+    }
+
+    #[test]
+    fn false_headers_cost_no_more_than_the_bound() {
+        let mut file = batch(0);
+        while file.len() < 1 << 20 {
+            let left = (1 << 20) + 200 - file.len();
+            file.extend_from_slice(&fake(1, left));
+        }
+        file.extend_from_slice(&batch(9));
+        let (batches, flaws, reads) = walked(file);
+        assert_eq!((batches, flaws), (vec![0, 9], vec![1]), "the sound batch behind them is found");
+        assert!(reads < 64, "each byte was read {reads} times");
+    }
+
+    #[test]
+    fn damage_at_every_other_batch_costs_no_more_than_the_bound() {
+        let (mut file, mut base) = (Vec::new(), 0);
+        while file.len() < 1 << 20 {
+            file.extend_from_slice(&batch(base));
+            file.extend_from_slice(&fake(base + 1, 1 << 19));
+            base += 2;
+        }
+        let (batches, flaws, reads) = walked(file);
+        assert_eq!((batches.len(), flaws.len()), (base as usize / 2, base as usize / 2));
+        assert!(reads < 128, "each byte was read {reads} times");
+    }
+
+    #[test]
+    fn copies_of_batches_are_not_taken_for_others() {
+        let of = |bases: &[i64]| bases.iter().flat_map(|&base| batch(base)).collect::<Vec<_>>();
+        for (file, sound) in [
+            (of(&[0, 1, 1, 3]), vec![0, 1, 3]),
+            (of(&[0, 0, 2, 3]), vec![0, 2, 3]),
+            (of(&[0, 2, 2, 3]), vec![0, 2, 3]),
+            (of(&[0, 1, 2, 3, 1]), vec![0, 1, 2, 3]),
+            (of(&[0, 3, 2, 3]), vec![0, 2, 3]),
+        ] {
+            let (batches, flaws, _) = walked(file);
+            assert_eq!((&batches, flaws.len()), (&sound, 1), "{batches:?}");
+        }
+        // A flipped bit is no copy.
+        let (batches, flaws, _) = walked(of(&[0, 1, 2 + (1 << 20), 3]));
+        assert_eq!((batches, flaws), (vec![0, 1, 2, 3], vec![2]));
+    }
+
+    #[test]
+    fn the_checksum_of_old_formats_is_that_of_zip_files() {
+        let mut crc = Crc32::default();
+        crc.add(b"123456789");
+        assert_eq!(crc.sum(), 0xcbf4_3926);
     }
 }
