@@ -246,6 +246,8 @@ fn what_is_no_directory_of_kafkas_is_refused_untouched() {
     write(&at("file"), b"text");
     DiskStorage.create_dir(&at("photos")).unwrap();
     write(&at("photos/holiday.jpg"), b"jpeg");
+    DiskStorage.create_dir(&at("etc")).unwrap();
+    DiskStorage.create_dir(&at("etc/dbus-1")).unwrap();
     DiskStorage.create_dir(&at("empty")).unwrap();
     let half = at("half");
     fill(&half).close().unwrap();
@@ -264,6 +266,7 @@ fn what_is_no_directory_of_kafkas_is_refused_untouched() {
         ("file", true, "there is a file where the directory should be"),
         ("photos", false, "holds the file \"holiday.jpg\""),
         ("photos", true, "holds the file \"holiday.jpg\""),
+        ("etc", true, "holds the directory \"dbus-1\""),
         ("half", false, "no meta.properties"),
         ("half", true, "no meta.properties"),
         ("other", true, "version"),

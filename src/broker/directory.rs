@@ -59,8 +59,8 @@ pub(super) fn inspect(storage: &dyn Storage, root: &Path) -> Result<Found> {
                 EntryKind::Directory => "directory",
                 _ => "file",
             };
-            let half_a_copy = entries.iter().find(|e| e.kind == EntryKind::Directory && is_kafkas_dir(&e.name));
-            if let Some(kafkas) = half_a_copy {
+            let mut dirs = entries.iter().filter(|e| e.kind == EntryKind::Directory);
+            if let Some(kafkas) = dirs.find(|e| is_kafkas_dir(storage, root, &e.name)) {
                 let message =
                     format!("half a copy: the directory holds Kafka's {:?} but no meta.properties", kafkas.name);
                 return Err(Error::new(ErrorKind::InvalidArgument, message).path(root).remedy(
@@ -75,8 +75,10 @@ pub(super) fn inspect(storage: &dyn Storage, root: &Path) -> Result<Found> {
     }
 }
 
-fn is_kafkas_dir(name: &str) -> bool {
-    name.strip_suffix("-0") == Some(CLUSTER_METADATA) || name::parse_partition_dir(name).is_some()
+/// A name and a number is what many directories are called: a partition's holds a log, too.
+fn is_kafkas_dir(storage: &dyn Storage, root: &Path, name: &str) -> bool {
+    let holds_log = || storage.list(&root.join(name)).is_ok_and(|found| found.iter().any(|e| e.name.ends_with(".log")));
+    name.strip_suffix("-0") == Some(CLUSTER_METADATA) || (name::parse_partition_dir(name).is_some() && holds_log())
 }
 
 /// Makes the directory and what is missing above it, each name durable.

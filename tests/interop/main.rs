@@ -22,6 +22,7 @@ mod graduate;
 mod handover;
 mod kafka;
 mod logs;
+mod look;
 mod model;
 mod node;
 mod ours;
