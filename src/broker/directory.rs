@@ -10,6 +10,7 @@ use crate::finding::{Finding, FindingKind, Findings};
 use crate::log::{decode_offsets, encode_offsets};
 use crate::storage::{EntryKind, Storage, read_file, replace_file};
 use crate::topic::Checkpoints;
+use crate::topic::catalog::Catalog;
 use crate::topic::name::{self, CLUSTER_METADATA};
 use crate::topic::properties::META_PROPERTIES;
 use crate::types::{Offset, TopicPartition, Uuid};
@@ -141,10 +142,20 @@ pub(super) fn write_checkpoint(
 
 /// Drops our own notes when another program had the directory since: it may have cut, cleaned or appended
 /// to any log, and what we noted would then be taken for evidence against sound files. Answers whether one had.
-pub(super) fn drop_stale_state(storage: &dyn Storage, root: &Path, stamp: &str, findings: &Findings) -> Result<bool> {
+pub(super) fn drop_stale_state(
+    storage: &dyn Storage,
+    root: &Path,
+    catalog: &Catalog,
+    findings: &Findings,
+) -> Result<bool> {
     let note = root.join(LAST_EPOCH);
-    let now = format!("{stamp}\n");
-    if read_file(storage, &note, 64)?.is_some_and(|last| last == now.as_bytes()) {
+    let now = format!("{}\n", catalog.stamp());
+    let last = read_file(storage, &note, 64)?.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+    if last == now {
+        return Ok(false);
+    }
+    if catalog.goes_on_from(last.trim_end()) {
+        replace_file(storage, &note, now.as_bytes())?;
         return Ok(false);
     }
     let state = root.join(STATE_FILE);

@@ -156,7 +156,7 @@ impl Broker {
         let opened = opening::open(&options, defaults)?;
         let Opened { storage, lock, catalog, read_only, found_clean, findings, buffers } = opened;
         let root = options.root.as_path();
-        let is_foreign = directory::drop_stale_state(&*storage, root, &catalog.stamp(), &findings)?;
+        let is_foreign = directory::drop_stale_state(&*storage, root, &catalog, &findings)?;
         let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
         let checkpoints = directory::read_checkpoints(&*storage, root, found_clean)?;
         let inner = Arc::new(Inner {

@@ -103,12 +103,12 @@ impl Inner {
     fn adopt(&self, name: &TopicPartition, id: Uuid, dir: &Path) -> Result<()> {
         let storage = &*self.context.storage;
         let files = storage.list(dir).map_err(|e| Error::io("cannot list a partition's directory", dir, e))?;
-        if self.context.read_only.is_some() || !files.iter().any(|file| file.name.ends_with(".log")) {
+        if !files.iter().any(|file| file.name.ends_with(".log")) {
             return Ok(());
         }
         let path = dir.join(PARTITION_METADATA);
         replace_file(storage, &path, encode_partition_metadata(id).as_bytes())?;
-        let message = "the file that says whose log it is was missing, and was written from the catalog";
+        let message = "the file that says whose log it is is missing: it is made anew from the catalog";
         self.context.findings.add(Finding::new(FindingKind::Rebuilt, message).partition(name.clone()).path(path));
         Ok(())
     }

@@ -18,6 +18,9 @@ const EPOCHS_BYTES_MAX: u64 = 64 << 20;
 /// Where Kafka says that a replica's log is when nobody knows.
 pub(super) const LOST: Uuid = Uuid::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
 
+/// No broker that counts from 0 has come this far: the logs may hold ids of producers that still live.
+const NEXT_PRODUCER_ID: i64 = 1 << 40;
+
 #[derive(Default)]
 struct Topic {
     id: Option<Uuid>,
@@ -28,8 +31,12 @@ struct Topic {
 /// The records of a catalog with all topics that have a directory in `log_dir`. A number that is missing below the
 /// highest is a partition whose directory nobody knows. No topic, no record.
 pub(super) fn records(storage: &dyn Storage, log_dir: &Path, node: i32, own: Uuid) -> Result<Vec<MetadataRecord>> {
-    let mut records = Vec::new();
-    for (name, topic) in topics(storage, log_dir)? {
+    let topics = topics(storage, log_dir)?;
+    if topics.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut records = vec![MetadataRecord::ProducerIds { broker: -1, broker_epoch: -1, next: NEXT_PRODUCER_ID }];
+    for (name, topic) in topics {
         let id = topic.id.map_or_else(Uuid::random, Ok)?;
         let count = topic.partitions.last_key_value().map_or(0, |(&last, _)| last + 1);
         records.push(MetadataRecord::Topic { name: name.clone(), id });

@@ -159,7 +159,7 @@ impl Catalog {
     }
 
     /// Changes whenever a stock broker starts on the directory: the raft epoch, or without a metadata log the leader
-    /// epochs of the partitions.
+    /// epochs of the partitions. See [`goes_on_from`](Self::goes_on_from).
     pub(crate) fn stamp(&self) -> String {
         let image = self.image();
         if image.end > Offset::ZERO {
@@ -171,6 +171,13 @@ impl Catalog {
             epochs.extend(states.map(|(number, state)| format!("{} {number} {}\n", topic.name, state.leader_epoch)));
         }
         format!("directories {:08x}", crc32c(epochs.as_bytes()))
+    }
+
+    /// Whether nobody else had the directory since its stamp was `last`: it is the same, or we wrote the first metadata
+    /// log since.
+    pub(crate) fn goes_on_from(&self, last: &str) -> bool {
+        let now = self.stamp();
+        last == now || (last.starts_with("directories ") && now == open::FIRST_EPOCH.to_string())
     }
 
     /// Why the catalog takes no changes, where it does not.

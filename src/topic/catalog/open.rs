@@ -35,7 +35,7 @@ const METADATA_LEVEL_MAX: i16 = 33;
 /// Kafka asks for a cluster-wide `min.insync.replicas` where this feature is on (KIP-966).
 const ELR_VERSION: &str = "eligible.leader.replicas.version";
 /// The raft epoch of a new log; the first leader makes it higher.
-const FIRST_EPOCH: LeaderEpoch = LeaderEpoch::new(1);
+pub(super) const FIRST_EPOCH: LeaderEpoch = LeaderEpoch::new(1);
 
 /// A directory's catalog as its files tell it. Nothing was written.
 #[derive(Debug)]

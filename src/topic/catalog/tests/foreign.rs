@@ -335,6 +335,7 @@ fn without_a_metadata_log_the_directories_tell_and_nothing_is_written() {
     assert_eq!(orders.partition(1.into()).unwrap().leader_epoch, 6);
     let elsewhere = |number: i32| catalog.elsewhere(orders, number.into());
     assert_eq!([0, 1, 2, 3].map(elsewhere), [Some(Elsewhere::Unknown), None, Some(Elsewhere::Unknown), None]);
+    assert!(image.next_producer_id() > 1_000_000_000_000, "{}", image.next_producer_id());
     let settings = catalog.topic_config("orders").settings(catalog.defaults());
     assert_eq!((settings.retention, settings.retention_bytes), (None, None));
     catalog.close().unwrap();
