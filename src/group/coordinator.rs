@@ -338,7 +338,7 @@ impl GroupCoordinator {
             if let Some(entry) = self.groups.get_mut(&group) {
                 entry.end_transaction(producer, partitions, committed);
             }
-            self.drop_if_vacant(&group);
+            self.drop_if_gone(&group);
         }
     }
 
@@ -354,11 +354,11 @@ impl GroupCoordinator {
 
     fn apply(&mut self, group: &str, offset: Offset, change: Change) {
         self.entry_or_new(group).apply(offset, change);
-        self.drop_if_vacant(group);
+        self.drop_if_gone(group);
     }
 
-    fn drop_if_vacant(&mut self, group: &str) {
-        if self.groups.get(group).is_some_and(Entry::is_vacant) {
+    fn drop_if_gone(&mut self, group: &str) {
+        if self.groups.get(group).is_some_and(|entry| !entry.exists()) {
             self.groups.remove(group);
         }
     }
@@ -641,9 +641,9 @@ mod tests {
             assert!(c.replay(LOG, 1, producer, offset, key, value.as_deref().filter(|_| !deleted)).is_none());
         };
         replay(&mut coordinator, 0, Some(kept), false);
-        // Nobody sees what may still be aborted, not even that there is a group.
-        assert_eq!((seen(&coordinator), coordinator.list().len()), (None, 0));
-        assert_eq!(coordinator.describe("g").state(), GroupState::Dead);
+        // Nobody sees what may still be aborted, only that there is a group.
+        assert_eq!((seen(&coordinator), coordinator.list().len()), (None, 1));
+        assert_eq!(coordinator.describe("g").state(), GroupState::Empty);
         coordinator.end_transaction(LOG, kept, true);
         assert_eq!(seen(&coordinator), Some(5));
         replay(&mut coordinator, 2, Some(dropped), false);
@@ -805,12 +805,19 @@ mod tests {
                 |g: &GroupListing| format!("{} {} {} {:?}", g.id(), g.group_type(), g.state(), g.protocol_type());
             coordinator.list().iter().map(listing).collect::<Vec<_>>()
         };
-        let three = ["g1 classic Empty \"consumer\"", "g2 consumer Empty \"consumer\"", "sg share Empty \"share\""];
-        assert_eq!(listed(&coordinator), three);
-        assert_eq!([coordinator.describe("g1"), coordinator.describe("g2")].map(|d| d.generation()), [2, 3]);
-        coordinator.end_transaction(LOG, ProducerId::new(2003), true);
-        assert_eq!(listed(&coordinator)[2], "gx classic Empty \"\"");
+        let types = [
+            "g1 classic Empty \"consumer\"",
+            "g2 consumer Empty \"consumer\"",
+            "gx classic Empty \"\"",
+            "sg share Empty \"share\"",
+        ];
+        assert_eq!(listed(&coordinator), types);
         assert!(coordinator.list()[2].is_simple() && !coordinator.list()[0].is_simple());
+        assert_eq!([coordinator.describe("g1"), coordinator.describe("g2")].map(|d| d.generation()), [2, 3]);
+        let in_transaction = TopicPartition::new("tt", 0);
+        assert_eq!(coordinator.committed("gx", &in_transaction, None), None);
+        coordinator.end_transaction(LOG, ProducerId::new(2003), true);
+        assert_eq!(coordinator.committed("gx", &in_transaction, None).unwrap().offset(), 1);
     }
 
     /// What a broker that replays a log should know of group `g`: the last value of each key, and nothing of
@@ -880,11 +887,12 @@ mod tests {
             }
             let told: Vec<_> = coordinator.all_committed("g", |_| None).map(|(tp, c)| (tp.partition().get(), c.offset().get())).collect();
             assert_eq!(told, model.offsets.iter().map(|(number, (_, offset))| (*number, *offset)).collect::<Vec<_>>());
-            let exists = model.classic || !model.typed.is_empty() || !model.offsets.is_empty();
+            let has_offsets = !model.offsets.is_empty() || !model.pending.is_empty();
+            let exists = model.classic || !model.typed.is_empty() || has_offsets;
             assert_eq!(coordinator.list().len(), usize::from(exists));
             let group_type = if model.typed.is_empty() { GroupType::Classic } else { GroupType::Consumer };
             assert_eq!(coordinator.describe("g").group_type(), group_type);
-            assert_eq!(coordinator.groups.is_empty(), !exists && model.pending.is_empty());
+            assert_eq!(coordinator.groups.is_empty(), !exists);
             // Deleted, nothing is left of it, nor of what is still pending.
             if let Ok(deletion) = coordinator.delete_group("g") {
                 coordinator.stage(LOG, Offset::new(100), deletion);

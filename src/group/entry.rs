@@ -104,14 +104,10 @@ impl Entry {
         }
     }
 
-    /// Whether the group exists for anybody who asks.
+    /// Whether there is such a group. As in Kafka, one of which only open transactions know is one.
     pub(super) fn exists(&self) -> bool {
-        self.classic || !self.group.is_vacant() || !self.offsets.is_empty() || !self.typed.is_empty()
-    }
-
-    /// Whether there is nothing to remember.
-    pub(super) fn is_vacant(&self) -> bool {
-        !self.exists() && self.pending.is_empty()
+        let has_offsets = !self.offsets.is_empty() || !self.pending.is_empty();
+        has_offsets || self.classic || !self.typed.is_empty() || !self.group.is_vacant()
     }
 
     pub(super) fn group_type(&self) -> GroupType {
