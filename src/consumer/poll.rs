@@ -209,10 +209,14 @@ impl Consumer {
             }
             self.broker.check_open()?;
             let look_again = self.keep_membership()?;
-            let records = if self.is_waiting() { Records::default() } else { self.collect()? };
+            let (records, moved) = if self.is_waiting() { Default::default() } else { self.collect()? };
             let left = until.saturating_sub(clock.monotonic());
             if !records.is_empty() || left.is_zero() {
                 return Ok(records);
+            }
+            if moved {
+                // What was there is for nobody's eyes; what comes after it may be there already.
+                continue;
             }
             let wait = look_again.map_or(left, |again| again.min(left));
             if !Arc::ptr_eq(&signal, &self.signal) {
@@ -241,22 +245,22 @@ impl Consumer {
         self.unsubscribe()
     }
 
-    /// Goes round the partitions, beginning after the one that was served last.
-    fn collect(&mut self) -> Result<Records> {
+    /// Goes round the partitions, beginning after the one that was served last. Also answers whether a fetch brought
+    /// nothing but what is not handed out: aborted records, markers.
+    fn collect(&mut self) -> Result<(Records, bool)> {
         self.place_all()?;
-        let mut records = Records::default();
+        let (mut records, mut moved) = (Records::default(), false);
         let mut budget = self.settings.fetch_max_bytes;
         for tp in self.turn() {
-            if let Err(e) = self.serve(&tp, &mut records, &mut budget) {
-                if self.is_gone(&e) {
+            match self.serve(&tp, &mut records, &mut budget) {
+                Ok(fetched) => moved |= fetched,
+                Err(e) if self.is_gone(&e) => {
                     self.held.remove(&tp);
                     continue;
                 }
-                if records.is_empty() {
-                    return Err(self.after_failed_read(&tp, e));
-                }
+                Err(e) if records.is_empty() => return Err(self.after_failed_read(&tp, e)),
                 // The next poll begins here and tells.
-                break;
+                Err(_) => break,
             }
             let is_full = records.len() >= self.settings.max_poll_records;
             let has_more = self.held.get(&tp).is_some_and(|held| held.cursor.wants().is_none());
@@ -269,7 +273,7 @@ impl Consumer {
                 break;
             }
         }
-        Ok(records)
+        Ok((records, moved))
     }
 
     /// A topic of a member was deleted; the rebalance that follows is on its way.
@@ -286,21 +290,23 @@ impl Consumer {
         after.chain(before).map(|(tp, _)| tp.clone()).collect()
     }
 
-    /// Hands out what was fetched of one partition, or fetches once and hands out of that.
-    fn serve(&mut self, tp: &TopicPartition, records: &mut Records, budget: &mut usize) -> Result<()> {
-        let Some(Held { partition, cursor, .. }) = self.held.get_mut(tp) else { return Ok(()) };
+    /// Hands out what was fetched of one partition, or fetches once and hands out of that. Whether a fetch moved on.
+    fn serve(&mut self, tp: &TopicPartition, records: &mut Records, budget: &mut usize) -> Result<bool> {
+        let Some(Held { partition, cursor, .. }) = self.held.get_mut(tp) else { return Ok(false) };
+        let mut moved = false;
         let bytes = self.settings.max_partition_fetch_bytes.min(*budget);
         if let Some(at) = cursor.wants()
             && (bytes > 0 || records.is_empty())
         {
             let read = partition.read(at, bytes, self.settings.isolation)?;
             *budget = budget.saturating_sub(read.bytes().len());
+            moved = read.next_offset() > at;
             cursor.accept(read.data_batches().collect::<Result<Vec<_>>>()?, read.next_offset());
         }
         while let Some(chunk) = cursor.take(self.settings.max_poll_records.saturating_sub(records.len()))? {
             records.push(chunk);
         }
-        Ok(())
+        Ok(moved)
     }
 
     /// A position outside the log is told once; what is read next is decided here.

@@ -9,10 +9,10 @@ use super::*;
 use crate::broker::{Broker, Topic};
 use crate::error::ErrorKind;
 use crate::group::GroupState;
-use crate::record::Record;
+use crate::record::{BatchBuilder, EndMarker, Record, TxnOutcome};
 use crate::storage::MemoryStorage;
 use crate::topic::ReadFrom;
-use crate::types::{Durability, Offset, Start, Timestamp, TopicPartition};
+use crate::types::{Durability, Offset, ProducerId, Start, Timestamp, TopicPartition};
 
 const SHORT: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(20);
@@ -45,6 +45,24 @@ fn places(records: &Records) -> Vec<String> {
 fn records_and_consumers_move_between_threads() {
     fn moves<T: Send + 'static>() {}
     moves::<(Records, Consumer, ConsumerWaker, ConsumerGroup)>();
+}
+
+/// One fetch may bring nothing else.
+#[test]
+fn aborted_records_do_not_hold_up_what_comes_after_them() {
+    let broker = broker();
+    let partition = topic(&broker, "t", 1).partition(0).unwrap();
+    let now = broker.clock().now();
+    let mut aborted = BatchBuilder::new().producer(ProducerId::new(7), 0, 0).transactional();
+    aborted.push(now, &Record::new("aborted")).unwrap();
+    partition.append(&aborted.finish().unwrap()).unwrap();
+    let end = EndMarker { outcome: TxnOutcome::Abort, coordinator_epoch: 0 };
+    partition.append(&BatchBuilder::end_marker(end, ProducerId::new(7), 0, now).unwrap()).unwrap();
+    let after = partition.append_records(["after"]).unwrap();
+    partition.wait(after.position, Durability::PowerLoss).unwrap();
+
+    let batch_by_batch = broker.consumer_group("g").consumer(["t"]).max_partition_fetch_bytes(1);
+    assert_eq!(places(&batch_by_batch.join().unwrap().poll(SHORT * 50).unwrap()), ["0:2"]);
 }
 
 #[test]

@@ -202,6 +202,6 @@ fn fixtures_are_what_they_claim() {
         assert!(batches.iter().any(|batch| batch.attributes & 0x20 != 0), "{name} has transaction markers");
         let snapshots = damage::files(&dir.path().join("__cluster_metadata-0"))
             .filter(|path| path.extension().is_some_and(|extension| extension == "checkpoint"));
-        assert!(snapshots.count() > usize::from(name.contains("tv0")), "{name} has a metadata snapshot");
+        assert!(snapshots.count() > 0 || !name.contains("tv0"), "{name} has a metadata snapshot");
     }
 }
