@@ -47,7 +47,7 @@ fn rounds(brokers: &[&Kafka], standalone: bool) {
     node::format_on(brokers[0], &layout, &[]);
     // KIP-848 needs a feature that directories of 3.9 do not have.
     let modern = brokers[0].version != Version::V3_9_2;
-    let mut game = Game { model: Model::default(), ids: Vec::new(), modern };
+    let mut game = Game { model: Model::default(), ids: Vec::new(), modern, held_back: Vec::new() };
 
     let node = Node::start_on(brokers[0], &layout, SINGLE_NODE);
     let mut client = node.client();
@@ -60,6 +60,9 @@ fn rounds(brokers: &[&Kafka], standalone: bool) {
         let killed = round == 1;
         let mut ours = Ours::open(&data);
         game.our_turn(&mut ours, round);
+        if !killed {
+            game.model.trim(&mut ours, "orders", 1, 10 * round as i64 + 5);
+        }
         if round == 0 {
             let said = Node::refused(kafka, &layout, SINGLE_NODE);
             assert!(said.contains("Failed to acquire lock"), "{said}");
@@ -80,6 +83,13 @@ fn rounds(brokers: &[&Kafka], standalone: bool) {
         let mut client = node.client();
         assert_eq!(game.ends(&mut client), ends, "where each partition ends");
         game.their_turn(&mut client, round);
+        // A killed broker forgets it where it was not checkpointed yet, and so do we after it.
+        if !killed {
+            game.model.trim(&mut client, "orders", 0, 10 * round as i64 + 5);
+        }
+        if round + 2 == brokers.len() {
+            game.end_transaction(&mut client);
+        }
         drop(client);
         if killed {
             drop(node.kill())
@@ -101,6 +111,8 @@ struct Game {
     ids: Vec<TopicRow>,
     /// A KIP-848 group takes part.
     modern: bool,
+    /// What both wrote to `open` behind a transaction that nobody ended.
+    held_back: Vec<Row>,
 }
 
 impl Game {
@@ -122,6 +134,9 @@ impl Game {
         let committed = client.produce("orders", 1, "lz4", "commit", (7, 40), "transaction");
         model.add("orders", committed);
         client.produce("orders", 1, "gzip", "abort", (7, 40), "never");
+        model.create(client, "open", "1", &["retention.ms=-1"]);
+        client.ask(&["transaction", "pending", "begin"]);
+        client.ask(&["transaction", "pending", "send", "open", "0", "3", "never"]);
         self.go_on(client);
         self.ids = client.topics();
     }
@@ -144,6 +159,7 @@ impl Game {
         model.alter(ours, "latest", "max.message.bytes", "3000000");
         model.alter(ours, "latest", "max.message.bytes", "~");
         self.go_on(ours);
+        self.held_back.extend(ours.produce("open", -1, "none", "none", (5, 20), &format!("ours {round}")));
         self.model.produce(ours, "orders", "gzip", &format!("unread {round}"));
         self.ids = ours.topics();
     }
@@ -164,8 +180,18 @@ impl Game {
         client.produce("orders", 0, "none", "abort", (4, 10), &format!("never {round}"));
         model.alter(client, "orders", "max.message.bytes", &(2_000_000 + round).to_string());
         self.go_on(client);
+        self.held_back.extend(client.produce("open", 0, "lz4", "none", (5, 20), &format!("theirs {round}")));
         self.model.produce(client, "orders", "none", &format!("unread by them {round}"));
         self.ids = client.topics();
+    }
+
+    /// A successor of the producer that died in its transaction: what was held back behind it is to be read now.
+    fn end_transaction(&mut self, client: &mut Client) {
+        assert_eq!(client.consume("open", "read_committed"), []);
+        client.ask(&["transaction", "pending", "begin"]);
+        client.ask(&["transaction", "pending", "abort"]);
+        self.model.add("open", std::mem::take(&mut self.held_back));
+        assert_eq!(client.consume("open", "read_committed"), self.model.rows("open"));
     }
 
     /// Each group reads exactly what nobody of it has read, and commits.
@@ -322,7 +348,7 @@ type Damage = fn(&Path);
 
 /// Where a stock broker that trusts its clean-shutdown marker hides records, reuses offsets, deletes segments
 /// or does not start at all.
-const DAMAGES: [(&str, Damage); 5] = [
+const DAMAGES: [(&str, Damage); 6] = [
     ("torn", |dir| {
         let log = last(dir, "log");
         let bytes = fs::read(&log).expect("a log");
@@ -352,6 +378,10 @@ const DAMAGES: [(&str, Damage); 5] = [
         let index = last(dir, "index");
         let entry = [10_000_u32.to_be_bytes(), 10_000_000_u32.to_be_bytes()].concat();
         fs::write(&index, [fs::read(&index).expect("an index"), entry].concat()).expect("an index");
+    }),
+    ("floor", |dir| {
+        let checkpoint = dir.with_file_name("log-start-offset-checkpoint");
+        fs::write(checkpoint, "0\n1\nfloor 0 100000\n").expect("a checkpoint");
     }),
 ];
 
@@ -409,7 +439,8 @@ fn damage_handed_back(kafka: &Kafka) {
         rows.sort();
     }
     let found = ours.ask(&["findings"]);
-    for (topic, _) in DAMAGES {
+    // Padding is what a killed broker leaves.
+    for (topic, _) in DAMAGES.iter().filter(|(topic, _)| *topic != "padded" && *topic != "floor") {
         assert!(found.iter().any(|line| line.contains(&format!("{topic}-0"))), "{topic}: {found:#?}");
     }
     ours.close();

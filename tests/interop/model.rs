@@ -31,6 +31,13 @@ impl Model {
         rows.sort();
     }
 
+    /// DeleteRecords: what lies below `before` is gone.
+    pub(crate) fn trim(&mut self, peer: &mut Peer, topic: &str, partition: i32, before: i64) {
+        peer.ask(&["trim", topic, &partition.to_string(), &before.to_string()]);
+        let rows = &mut self.topics.get_mut(topic).expect("a topic of the model").1;
+        rows.retain(|row| row.partition != partition || row.offset >= before);
+    }
+
     pub(crate) fn delete(&mut self, peer: &mut Peer, topic: &str) {
         peer.ask(&["delete", topic]);
         self.topics.remove(topic);

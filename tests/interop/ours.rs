@@ -122,6 +122,10 @@ fn answer(broker: &Broker, words: &[&str]) -> Result<Vec<String>> {
             .iter()
             .map(|p| Ok(format!("{}\t{}\t-1\t-1", p.topic_partition().partition(), p.offsets()?.end)))
             .collect(),
+        ["trim", name, partition, before] => {
+            let before: i64 = before.parse().expect("an offset");
+            done(topic(name)?.partition(number(partition) as i32)?.delete_records(before))
+        }
         ["findings"] => Ok(broker.findings().iter().map(|f| format!("{:?}\t{f}", f.kind)).collect()),
         ["group-read", group, name, ..] => group_read(broker, group, &topic(name)?),
         ["committed", group] => {
