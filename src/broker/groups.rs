@@ -484,6 +484,32 @@ mod tests {
     }
 
     #[test]
+    fn damage_costs_the_commits_in_it_and_no_others() {
+        let storage = MemoryStorage::new();
+        let broker = open(&storage);
+        broker.topic("t").create().unwrap();
+        for (group, offset) in [("g", 1), ("h", 2), ("h", 3), ("g", 4)] {
+            broker.commit_offsets(group, "", -1, &commit(offset)).unwrap();
+        }
+        broker.close().unwrap();
+        let path = Path::new("/d/__consumer_offsets-0/00000000000000000000.log");
+        let mut bytes = read_file(&storage, path, 1 << 20).unwrap().unwrap();
+        // All batches are of one size; the third loses a bit.
+        let third = bytes.len() / 4 * 2 + 70;
+        bytes[third] ^= 1;
+        replace_file(&storage, path, &bytes).unwrap();
+
+        let broker = open(&storage);
+        let committed = |group: &str| {
+            let found = broker.consumer_group(group).committed(&TopicPartition::new("t", 0)).unwrap();
+            found.map(|committed| committed.offset().get())
+        };
+        assert_eq!([committed("g"), committed("h")], [Some(4), Some(2)]);
+        let lost = broker.findings().into_iter().find(|f| f.message.contains("what groups committed here is lost"));
+        assert_eq!(lost.unwrap().offsets, Some(Offset::new(2)..Offset::new(3)));
+    }
+
+    #[test]
     fn a_read_only_directory_tells_its_groups_and_takes_nothing() {
         let storage = MemoryStorage::new();
         let broker = open(&storage);

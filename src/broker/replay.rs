@@ -1,5 +1,6 @@
 //! One partition of `__consumer_offsets` on its way into memory, batch by batch, as a stock broker
-//! replays it. What is not understood is reported and left where it is; all else takes effect.
+//! replays it. What is not understood is reported and left where it is, and what is damaged is passed
+//! over; all else takes effect.
 
 use std::ops::Range;
 
@@ -35,7 +36,17 @@ impl Replay {
         let offsets = partition.offsets()?;
         let mut next = offsets.log_start;
         while next < offsets.high_watermark {
-            let read = partition.read(next, READ_BYTES, Isolation::ReadUncommitted)?;
+            let read = match partition.read(next, READ_BYTES, Isolation::ReadUncommitted) {
+                Ok(read) => read,
+                Err(error) => match error.at_offsets() {
+                    Some(lost) if lost.end > next => {
+                        next = lost.end;
+                        self.lost(lost, &error);
+                        continue;
+                    }
+                    _ => return Err(error),
+                },
+            };
             for batch in read.batches() {
                 self.batch(&batch?);
             }
@@ -51,8 +62,10 @@ impl Replay {
     pub(super) fn finish(self, findings: &Findings) -> GroupCoordinator {
         self.told.into_iter().for_each(|finding| findings.add(finding));
         if self.untold > 0 {
-            let message =
-                format!("{} more records of groups are not understood; they were left as they are", self.untold);
+            let message = format!(
+                "{} more records of groups are damaged or not understood; they were left as they are",
+                self.untold
+            );
             findings.add(Finding::new(FindingKind::UnknownRecord, message).partition(self.name));
         }
         self.coordinator
@@ -93,14 +106,23 @@ impl Replay {
     }
 
     fn unread(&mut self, offsets: Range<Offset>, group: Option<String>, error: &Error) {
-        if self.told.len() >= UNREAD_TOLD {
-            self.untold += 1;
-            return;
-        }
         let of = group.map(|group| format!(" of group {group:?}")).unwrap_or_default();
         let message = format!("a record{of} is not understood and was left as it is: {error}");
-        let finding = Finding::new(FindingKind::UnknownRecord, message);
-        self.told.push(finding.partition(self.name.clone()).offsets(offsets));
+        self.tell(FindingKind::UnknownRecord, message, offsets);
+    }
+
+    fn lost(&mut self, offsets: Range<Offset>, error: &Error) {
+        let message =
+            format!("what groups committed here is lost, they go on from what they committed before: {error}");
+        self.tell(FindingKind::Damaged, message, offsets);
+    }
+
+    fn tell(&mut self, kind: FindingKind, message: String, offsets: Range<Offset>) {
+        if self.told.len() < UNREAD_TOLD {
+            self.told.push(Finding::new(kind, message).partition(self.name.clone()).offsets(offsets));
+        } else {
+            self.untold += 1;
+        }
     }
 }
 
