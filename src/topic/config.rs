@@ -320,7 +320,7 @@ impl TopicConfig {
     pub(crate) fn from_records<'a>(records: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut config = Self::new();
         for (name, value) in records {
-            match table::find(name).map(|spec| (spec, spec.kind.canonical(value))) {
+            match table::find(name).map(|spec| (spec, spec.stored(value))) {
                 Some((spec, Ok(value))) => drop(config.overrides.insert(spec.name, value)),
                 _ => drop(config.foreign.insert(name.to_owned(), value.to_owned())),
             }
@@ -583,7 +583,7 @@ impl BrokerDefaults {
     pub(crate) fn adopt(&mut self, name: &str, value: &str) -> Result<()> {
         let Some((spec, factor)) = table::find_broker(name) else { return Ok(()) };
         let value = if factor == 1 { value.to_owned() } else { scaled(name, value, factor)? };
-        let value = spec.kind.canonical(&value).map_err(|why| invalid(name, &value, why))?;
+        let value = spec.stored(&value).map_err(|why| invalid(name, &value, why))?;
         self.values.insert(spec.name, value);
         Ok(())
     }

@@ -50,6 +50,8 @@ impl Effect {
 pub(super) struct Spec {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
+    /// What releases before 4.0 allowed, where that was more: such a value may stand in a catalog.
+    pub(super) older: Option<Kind>,
     /// The default of a stock 4.3.0 broker.
     pub(super) stock: &'static str,
     /// This crate's default.
@@ -69,6 +71,7 @@ impl Spec {
         Self {
             name,
             kind,
+            older: None,
             stock,
             ours: stock,
             compacted: None,
@@ -84,6 +87,11 @@ impl Spec {
         self
     }
 
+    const fn older(mut self, kind: Kind) -> Self {
+        self.older = Some(kind);
+        self
+    }
+
     const fn broker(mut self, names: &'static [(&'static str, i64)]) -> Self {
         self.broker = names;
         self
@@ -92,6 +100,11 @@ impl Spec {
     const fn effect(mut self, effect: Effect) -> Self {
         self.effect = effect;
         self
+    }
+
+    /// The canonical form of a value that stands in a catalog, whatever release put it there.
+    pub(super) fn stored(&self, value: &str) -> Result<String, String> {
+        self.older.as_ref().unwrap_or(&self.kind).canonical(value)
     }
 
     /// The canonical form of a value that a caller gives under `name`.
@@ -292,6 +305,7 @@ pub(super) static SPECS: &[Spec] = &[
     Spec {
         compacted: Some("67108864"),
         ..Spec::new("segment.bytes", Kind::Int { min: 1 << 20, max: INT_MAX }, "1073741824", "largest segment, bytes")
+            .older(Kind::Int { min: 14, max: INT_MAX })
             .broker(&[("log.segment.bytes", 1)])
     },
     Spec::new("segment.index.bytes", Kind::Int { min: 4, max: INT_MAX }, "10485760", "largest index file, bytes")

@@ -431,6 +431,8 @@ fn broker_configs_of_the_catalog_are_heeded() {
         own("retention.ms", "5000"),
         own("some.later.key", "1"),
         own("max.message.bytes", "-5"),
+        // 3.9 took it, 4.x does not any more.
+        own("segment.bytes", "1000"),
     ];
     let mut dir =
         foreign(&[("00000000000000000000.log", &data(0, &[&records(&[("a", 1), ("b", 2)]), &configs[..]].concat()))]);
@@ -439,7 +441,7 @@ fn broker_configs_of_the_catalog_are_heeded() {
     let settings = |topic| catalog.topic_config(topic).settings(catalog.defaults());
     let millis = |topic| settings(topic).retention.map(|time| time.as_millis());
     assert_eq!((millis("a"), millis("b")), (Some(5000), Some(1000)));
-    assert_eq!(settings("a").retention_bytes, Some(88));
+    assert_eq!((settings("a").retention_bytes, settings("a").segment_bytes), (Some(88), 1000));
     let messages: Vec<_> = findings.iter().map(|f| f.message.as_str()).collect();
     assert_eq!(findings.iter().filter(|f| f.kind == FindingKind::UnknownRecord).count(), 3, "{messages:?}");
     for what in ["log.segment.bytes=\"many\"", "some.later.key=\"1\"", "max.message.bytes=\"-5\""] {
@@ -450,6 +452,9 @@ fn broker_configs_of_the_catalog_are_heeded() {
     catalog.snapshot().unwrap();
     assert_eq!(config(&catalog.image(), "a", "max.message.bytes"), Some("-5"));
     assert_eq!(config(&dir.open().image(), "a", "some.later.key"), Some("1"));
+    assert_eq!(config(&catalog.image(), "a", "segment.bytes"), Some("1000"));
+    let newly = catalog.alter_configs(id(1), &[("segment.bytes", Some("1000"))]);
+    assert_eq!(newly.unwrap_err().kind(), ErrorKind::InvalidConfig);
 }
 
 /// ACLs, credentials, quotas, tokens, resources of groups and clients: what is not interpreted here is in the
