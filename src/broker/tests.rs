@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::storage::{DiskStorage, Storage};
+use crate::storage::{DiskStorage, OpenMode, Storage};
 use crate::topic::TopicConfig;
 use crate::types::{Durability, Isolation, Offset, Start, Timestamp};
 
@@ -189,6 +189,32 @@ fn an_overtaken_reader_is_told_and_goes_on() {
     }
     assert_eq!(partition.delete_records(9).unwrap_err().kind(), ErrorKind::OffsetOutOfRange);
     assert_eq!(partition.read(1, 100, Isolation::ReadCommitted).unwrap_err().kind(), ErrorKind::Overtaken);
+}
+
+#[test]
+fn damage_is_told_once_to_a_scan_and_a_tail_which_go_on_behind_it() {
+    let storage = MemoryStorage::new();
+    let broker = Broker::builder("/m").storage(storage.clone()).open().unwrap();
+    let partition = broker.topic("t").create().unwrap().partition(0).unwrap();
+    ["0", "1", "2", "3"].iter().for_each(|value| append(&partition, &[value]));
+    let log = storage.open(Path::new("/m/t-0/00000000000000000000.log"), OpenMode::Write).unwrap();
+    // In the records of offset 1, and in the length of offset 2.
+    let batch = log.len().unwrap() / 4;
+    log.write_all_at(&[0xff], batch + 65).unwrap();
+    log.write_all_at(&[0xff; 4], 2 * batch + 8).unwrap();
+    log.write_all_at(&[0xff], 2 * batch + 65).unwrap();
+    let mut scan = partition.scan(Start::Earliest);
+    let mut tail = partition.tail(Start::Earliest);
+    for reader in [&mut scan as &mut dyn Iterator<Item = _>, &mut tail] {
+        assert_eq!(reader.next().unwrap().unwrap().offset(), 0);
+        let damage = reader.next().unwrap().unwrap_err();
+        assert_eq!(damage.kind(), ErrorKind::Corrupt);
+        assert_eq!(damage.at_offsets(), Some(Offset::new(1)..Offset::new(3)));
+        assert!(damage.to_string().contains("go on reading at offset 3"), "{damage}");
+        assert_eq!(reader.next().unwrap().unwrap().offset(), 3);
+    }
+    assert!(scan.next().is_none());
+    assert_eq!(broker.findings().len(), 1, "{:?}", broker.findings());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Consumers and groups against a broker in memory: what a caller is promised, without timing.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::broker::{Broker, Topic};
 use crate::error::ErrorKind;
 use crate::group::GroupState;
 use crate::record::{BatchBuilder, EndMarker, Record, TxnOutcome};
-use crate::storage::MemoryStorage;
+use crate::storage::{MemoryStorage, OpenMode, Storage};
 use crate::topic::ReadFrom;
 use crate::types::{Durability, Offset, ProducerId, Start, Timestamp, TopicPartition};
 
@@ -338,6 +339,27 @@ fn records_that_are_gone_are_told_once() {
     let gap = consumer.poll(LONG).unwrap_err();
     assert_eq!((gap.kind(), gap.at_offset()), (ErrorKind::Overtaken, Some(Offset::new(3))));
     assert_eq!(places(&consumer.poll(LONG).unwrap()), ["0:3"]);
+}
+
+#[test]
+fn damage_is_told_until_the_consumer_seeks_behind_it() {
+    let storage = MemoryStorage::new();
+    let broker = Broker::builder("/m").storage(storage.clone()).open().unwrap();
+    let topic = topic(&broker, "t", 1);
+    (0..3).for_each(|_| fill(&topic, 0, 1));
+    let log = storage.open(Path::new("/m/t-0/00000000000000000000.log"), OpenMode::Write).unwrap();
+    let batch = log.len().unwrap() / 3;
+    log.write_all_at(&[0xff], batch + 65).unwrap();
+    let mut consumer = broker.consumer_group("g").consumer(["t"]).join().unwrap();
+    assert_eq!(places(&consumer.poll(LONG).unwrap()), ["0:0"]);
+    for _ in 0..2 {
+        let damage = consumer.poll(LONG).unwrap_err();
+        assert_eq!(damage.kind(), ErrorKind::Corrupt);
+        assert_eq!(damage.at_offsets(), Some(Offset::new(1)..Offset::new(2)));
+    }
+    let behind = consumer.poll(LONG).unwrap_err().at_offsets().unwrap().end;
+    consumer.seek(&tp(0), behind).unwrap();
+    assert_eq!(places(&consumer.poll(LONG).unwrap()), ["0:2"]);
 }
 
 #[test]

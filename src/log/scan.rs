@@ -34,6 +34,8 @@ pub(super) struct Scan<'a> {
     unreadable: Vec<Offset>,
     /// Offsets below were given out, by what a stock broker left beside the segments; zero where a slot tells.
     evidence: Offset,
+    /// The same by the index of the active segment.
+    indexed: Offset,
     epochs: EpochScan,
 }
 
@@ -62,8 +64,9 @@ impl<'a> Scan<'a> {
         found.epochs = noted.clone().unwrap_or_default();
         found.epochs.truncate_from_end(replay_from);
         let epochs = EpochScan { noted, pending: None };
-        let mut scan = Self { recovery, found, replay_from, unreadable, evidence: Offset::ZERO, epochs };
-        scan.evidence = scan.evidence(newest_snapshot)?;
+        let mut scan =
+            Self { recovery, found, replay_from, unreadable, evidence: Offset::ZERO, indexed: Offset::ZERO, epochs };
+        scan.weigh(newest_snapshot)?;
         if let Some(active) = scan.found.segments.last() {
             active.set_end(recovery.slot.map_or(scan.evidence, |slot| slot.log_end));
         }
@@ -94,10 +97,11 @@ impl<'a> Scan<'a> {
         }
         self.epochs.finish(&mut self.found.epochs);
         // After a stop in good order there is no epoch of batches that got lost.
-        let passes = self.epochs.noted.is_some_and(|noted| noted.passes(next.max(self.found.log_start)));
+        let passes = self.epochs.noted.as_ref().is_some_and(|noted| noted.passes(next.max(self.found.log_start)));
         if passes && self.recovery.context.recovery_point >= next {
             self.recovery.tell_epochs("an epoch begins beyond the log");
         }
+        let evidence = self.evidence_of(next);
         let found = self.found;
         found.scanned = found.segments[first..last].to_vec();
         let active = found.segments.len() - 1;
@@ -106,7 +110,7 @@ impl<'a> Scan<'a> {
         if found.report.rows.is_empty() {
             found.report.rows.push(RecoveryRow::Scanned);
         }
-        found.known_outside = found.known_outside.max(self.evidence);
+        found.known_outside = found.known_outside.max(evidence);
         // Only now may anything be built on what was read (TigerBeetle's rule). The directory itself may be new.
         let dir = &*self.recovery.home.dir;
         for dir in [Some(dir), dir.parent()].into_iter().flatten() {
@@ -168,7 +172,7 @@ impl<'a> Scan<'a> {
         let Recovery { context, config, slot, .. } = self.recovery;
         let Some(slot) = slot else {
             // Nothing follows an unfinished write. Zeros are no batch, whoever put them there.
-            let noted = context.slot.is_some() && (context.outside.clean || flaw.from < self.evidence);
+            let noted = context.slot.is_some() && (context.outside.clean || flaw.from < self.evidence_of(flaw.from));
             return Ok(is_last && is_end && (!noted || is_zero(segment, flaw)?));
         };
         let same_boot = slot.boot_id == context.boot_id;
@@ -219,7 +223,7 @@ impl<'a> Scan<'a> {
             if last.to.is_none() {
                 end = end.max(beyond(segment, last));
             }
-            end = end.max(noted).max(self.evidence);
+            end = end.max(noted).max(self.evidence_of(last.from));
             self.recovery.go_on_at(self.found, end);
         }
         let report = &mut self.found.report;
@@ -252,17 +256,26 @@ impl<'a> Scan<'a> {
         segment.write_indexes()
     }
 
-    /// Offsets below what this answers were given out before, by all that a stock broker leaves.
-    fn evidence(&self, newest_snapshot: Offset) -> Result<Offset> {
+    /// Gathers what a stock broker left beside the segments.
+    fn weigh(&mut self, newest_snapshot: Offset) -> Result<()> {
         let Recovery { context, slot, .. } = self.recovery;
         if slot.is_some() || context.slot.is_none() {
-            return Ok(Offset::ZERO);
+            return Ok(());
         }
-        let indexed = match self.found.segments.last() {
-            Some(active) => self.indexed_end(active)?,
-            None => Offset::ZERO,
-        };
-        Ok(context.outside.high_watermark.max(context.recovery_point).max(newest_snapshot).max(indexed))
+        self.evidence = context.outside.high_watermark.max(context.recovery_point).max(newest_snapshot);
+        if let Some(active) = self.found.segments.last() {
+            self.indexed = self.indexed_end(active)?;
+        }
+        Ok(())
+    }
+
+    /// Offsets below what this answers were given out before, in a log whose sound batches end at `end`.
+    fn evidence_of(&self, end: Offset) -> Offset {
+        // An index may be ahead of batches that were not flushed; of none else.
+        match end > self.recovery.context.recovery_point {
+            true => self.evidence.max(self.indexed),
+            false => self.evidence,
+        }
     }
 
     /// The offset behind the last entry of the active segment's index, if that index knows the segment.
