@@ -10,13 +10,20 @@ use thalweg::{Broker, ErrorKind, FindingKind, Record, Start, TopicPartition};
 use crate::batches::written;
 use crate::client::Client;
 use crate::directory::{CODECS, dump_everything, extension, files, name, partition_dirs};
+use crate::dump;
 use crate::kafka::{Kafka, Version};
 use crate::model::Model;
 use crate::node::{self, Layout, Node, SINGLE_NODE};
 use crate::ours::{self, Ours};
 use crate::peer::{Peer, Row, TopicRow};
 
-crate::on_each_release!(three_rounds, never_started, two_log_dirs, damage_handed_back);
+crate::on_each_release!(
+    three_rounds,
+    never_started,
+    two_log_dirs,
+    damage_handed_back,
+    what_is_not_ours_survives_our_snapshots
+);
 
 /// A broker that finds its dead predecessor still registered waits this long: a start that had to would be seen.
 const LONG_SESSION: &str = "broker.session.timeout.ms=60000\n";
@@ -463,6 +470,71 @@ fn damage_handed_back(kafka: &Kafka) {
         assert_eq!(&ours.consume(topic, "read_committed"), rows, "{topic} after the broker");
     }
     ours.close();
+}
+
+/// Users, quotas, defaults of brokers and groups, features and the producer ids given out: records of the catalog
+/// that mean nothing to us. Our snapshots take the place of the log that held them.
+fn what_is_not_ours_survives_our_snapshots(kafka: &Kafka) {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let data = home.path().join("data");
+    node::format(kafka, &data);
+    let node = Node::start(kafka, &data, SINGLE_NODE);
+    let mut client = node.client();
+    client.ask(&["create", "t", "1", "retention.ms=-1"]);
+    let mut rows = client.produce("t", 0, "none", "commit", (3, 20), "first");
+    let mut settings = vec![
+        ("users", "alice", "SCRAM-SHA-256=[iterations=4096,password=secret]"),
+        ("clients", "reader", "consumer_byte_rate=1048576"),
+        ("users", "bob", "producer_byte_rate=2097152"),
+        ("brokers", "1", "log.cleaner.threads=2"),
+        ("client-metrics", "all", "interval.ms=60000"),
+    ];
+    if kafka.version != Version::V3_9_2 {
+        settings.push(("groups", "workers", "consumer.session.timeout.ms=50000"));
+    }
+    for (kind, name, setting) in &settings {
+        let arguments = ["--alter", "--entity-type", kind, "--entity-name", name, "--add-config", setting];
+        client.online_tool("kafka.admin.ConfigCommand", &arguments);
+    }
+    let shown = |client: &mut Client| {
+        let mut lines = client.online_tool("org.apache.kafka.tools.FeatureCommand", &["describe"]);
+        // The epoch of the answer is how far the metadata log is.
+        lines.iter_mut().for_each(|line| line.truncate(line.find("Epoch:").unwrap_or(line.len())));
+        for (kind, name, setting) in &settings {
+            let arguments = ["--describe", "--entity-type", kind, "--entity-name", name];
+            let told = client.online_tool("kafka.admin.ConfigCommand", &arguments);
+            let key = setting.split('=').next().expect("name=value");
+            assert!(told.iter().any(|line| line.contains(key)), "{kind} {name}: {told:?}");
+            lines.extend(told);
+        }
+        lines
+    };
+    let before = shown(&mut client);
+    drop(client);
+    node.stop();
+
+    let mut ours = Ours::open(&data);
+    ours.ask(&["snapshot"]);
+    rows.extend(ours.produce("t", -1, "none", "none", (3, 20), "second"));
+    ours.close();
+    let catalog = data.join("__cluster_metadata-0");
+    assert!(!catalog.join("00000000000000000000.log").exists(), "the broker's records are in our snapshot alone");
+
+    let node = Node::start(kafka, &data, SINGLE_NODE);
+    let mut client = node.client();
+    assert_eq!(shown(&mut client), before);
+    rows.extend(client.produce("t", 0, "none", "none", (3, 20), "third"));
+    assert_eq!(client.consume("t", "read_committed"), rows);
+    drop(client);
+    node.stop();
+    assert_no_stray(&data);
+    let told = dump::partition(&mut Client::offline(&kafka.with_tools()), &data.join("t-0"));
+    let id = |line: &String| {
+        line.strip_prefix("baseOffset: ")?.split("producerId: ").nth(1)?.split(' ').next()?.parse().ok()
+    };
+    let ids: Vec<i64> = told.iter().filter_map(id).filter(|id| *id >= 0).collect();
+    let (first, third) = (ids.first().expect("of the transaction"), ids.last().expect("of the third producer"));
+    assert!(first < third, "no producer id is given out twice: {ids:?}");
 }
 
 fn assert_no_stray(data: &Path) {
