@@ -26,6 +26,7 @@ fn as_the_page_says_on_4_4_0() {
 }
 
 /// The first block of code on the page.
+#[expect(clippy::needless_borrows_for_generic_args, reason = "the page has owned paths")]
 fn close_and_write(dir: &Path, file: &Path) -> Result<(), Box<dyn Error>> {
     let broker = Broker::open(&dir)?;
     let properties = broker.server_properties(("localhost", 9092), ("localhost", 9093));
@@ -35,6 +36,7 @@ fn close_and_write(dir: &Path, file: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 /// The second one.
+#[expect(clippy::needless_borrows_for_generic_args, reason = "the page has owned paths")]
 fn come_back(dir: &Path) -> Result<(), Box<dyn Error>> {
     let broker = Broker::open(&dir)?;
     let mut member = broker.consumer_group("billing").consumer(["orders"]).join()?;
@@ -129,7 +131,7 @@ fn write_on(data: &Path) -> usize {
     orders.add_partitions(orders.partition_count() as u32 + 1).expect("more partitions");
     orders.send(("user-1", "after the upgrade")).expect("a record");
     broker.topic("later").create().and_then(|later| later.send("x")).expect("a new topic");
-    let count = orders.scan(Start::Earliest).map(|record| record.expect("a record")).count();
+    let count = orders.scan(Start::Earliest).collect::<thalweg::Result<Vec<_>>>().expect("records").len();
     broker.close().expect("a clean close");
     count
 }
@@ -222,7 +224,8 @@ fn touched(data: &Path, sent: &[Row], patterns: &[String]) -> Vec<String> {
     let before = tree(data);
     let broker = Broker::open(data).expect("it opens");
     let topic = broker.topic("t").open().expect("the topic");
-    assert_eq!(topic.scan(Start::Earliest).map(|record| record.expect("a record")).count(), sent.len());
+    let read = topic.scan(Start::Earliest).collect::<thalweg::Result<Vec<_>>>().expect("records");
+    assert_eq!(read.len(), sent.len());
     assert!(!broker.consumer_group("g").all_committed().expect("offsets").is_empty());
     broker.close().expect("a clean close");
     let after = tree(data);

@@ -10,13 +10,20 @@ use thalweg::{Broker, ErrorKind, FindingKind, Record, Start, TopicPartition};
 use crate::batches::written;
 use crate::client::Client;
 use crate::directory::{CODECS, dump_everything, extension, files, name, partition_dirs};
+use crate::dump;
 use crate::kafka::{Kafka, Version};
 use crate::model::Model;
 use crate::node::{self, Layout, Node, SINGLE_NODE};
 use crate::ours::{self, Ours};
 use crate::peer::{Peer, Row, TopicRow};
 
-crate::on_each_release!(three_rounds, never_started, two_log_dirs, damage_handed_back);
+crate::on_each_release!(
+    three_rounds,
+    never_started,
+    two_log_dirs,
+    damage_handed_back,
+    what_is_not_ours_survives_our_snapshots
+);
 
 /// A broker that finds its dead predecessor still registered waits this long: a start that had to would be seen.
 const LONG_SESSION: &str = "broker.session.timeout.ms=60000\n";
@@ -343,23 +350,32 @@ fn append_where_present(dir: &Path, model: &mut Model) {
     model.add("t", added);
 }
 
-/// Damage done to one partition's files, last first: `.log` of the active segment, and the middle one's index.
-type Damage = fn(&Path);
+/// Does damage to one partition's files; the first offset whose record is gone with it.
+type Damage = fn(&Path) -> Option<i64>;
 
 /// Where a stock broker that trusts its clean-shutdown marker hides records, reuses offsets, deletes segments
 /// or does not start at all.
-const DAMAGES: [(&str, Damage); 6] = [
+const DAMAGES: [(&str, Damage); 7] = [
     ("torn", |dir| {
         let log = last(dir, "log");
         let bytes = fs::read(&log).expect("a log");
-        let (at, next) = last_batch(&bytes);
+        let (at, _, next) = last_batch(&bytes);
         let mut torn = bytes[at..at + 150].to_vec();
         torn[..8].copy_from_slice(&next.to_be_bytes());
         fs::write(&log, [bytes, torn].concat()).expect("a log");
+        None
+    }),
+    ("halved", |dir| {
+        let log = last(dir, "log");
+        let bytes = fs::read(&log).expect("a log");
+        let (at, base, _) = last_batch(&bytes);
+        fs::write(&log, &bytes[..at + 150]).expect("a log");
+        Some(base)
     }),
     ("zeros", |dir| {
         let log = last(dir, "log");
         fs::write(&log, [fs::read(&log).expect("a log"), vec![0; 4096]].concat()).expect("a log");
+        None
     }),
     ("nonsense", |dir| {
         let middle = files(dir).filter(|file| extension(file) == "index").nth(1).expect("a middle segment");
@@ -367,33 +383,37 @@ const DAMAGES: [(&str, Damage); 6] = [
         assert!(entries > 2);
         let bytes = (1..=entries).flat_map(|i| [i.to_be_bytes(), (7 * i).to_be_bytes()].concat());
         fs::write(&middle, bytes.collect::<Vec<_>>()).expect("an index");
+        None
     }),
     ("padded", |dir| {
         let index = last(dir, "timeindex");
         let mut bytes = fs::read(&index).expect("an index");
         bytes.resize(10_485_756, 0);
         fs::write(&index, bytes).expect("an index");
+        None
     }),
     ("beyond", |dir| {
         let index = last(dir, "index");
         let entry = [10_000_u32.to_be_bytes(), 10_000_000_u32.to_be_bytes()].concat();
         fs::write(&index, [fs::read(&index).expect("an index"), entry].concat()).expect("an index");
+        None
     }),
     ("floor", |dir| {
         let checkpoint = dir.with_file_name("log-start-offset-checkpoint");
         fs::write(checkpoint, "0\n1\nfloor 0 100000\n").expect("a checkpoint");
+        None
     }),
 ];
 
-/// Where the last batch begins, and the offset after it.
-fn last_batch(log: &[u8]) -> (usize, i64) {
+/// Where the last batch begins, its first offset, and the offset after it.
+fn last_batch(log: &[u8]) -> (usize, i64, i64) {
     let int = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().expect("four bytes"));
     let mut at = 0;
     loop {
         let next = at + 12 + int(at + 8) as usize;
         if next == log.len() {
             let base = i64::from_be_bytes(log[at..at + 8].try_into().expect("eight bytes"));
-            return (at, base + i64::from(int(at + 23)) + 1);
+            return (at, base, base + i64::from(int(at + 23)) + 1);
         }
         at = next;
     }
@@ -428,15 +448,18 @@ fn damage_handed_back(kafka: &Kafka) {
     }
     drop(client);
     node.stop();
-    for (topic, damage) in DAMAGES {
-        damage(&data.join(format!("{topic}-0")));
+    for ((topic, damage), rows) in DAMAGES.iter().zip(&mut rows) {
+        if let Some(lost) = damage(&data.join(format!("{topic}-0"))) {
+            rows.retain(|row| row.offset < lost);
+        }
     }
 
     let mut ours = Ours::open(&data);
     for ((topic, _), rows) in DAMAGES.iter().zip(&mut rows) {
-        assert_eq!(&ours.consume(topic, "read_committed"), rows, "every sound record of {topic}");
-        rows.extend(ours.produce(topic, -1, "lz4", "none", (5, 50), "ours"));
-        rows.sort();
+        assert_same(&ours.salvage(topic), rows, &format!("every sound record of {topic}"));
+        let added = ours.produce(topic, -1, "lz4", "none", (5, 50), "ours");
+        assert!(added[0].offset >= 40, "an offset of {topic} is given out again");
+        rows.extend(added);
     }
     let found = ours.ask(&["findings"]);
     // Padding is what a killed broker leaves.
@@ -444,13 +467,19 @@ fn damage_handed_back(kafka: &Kafka) {
         assert!(found.iter().any(|line| line.contains(&format!("{topic}-0"))), "{topic}: {found:#?}");
     }
     ours.close();
-    dump_everything(&mut Client::offline(&kafka.with_tools()), &data);
+    let tools = kafka.with_tools();
+    let mut client = Client::offline(&tools);
+    // Half a batch under the marker may have been a whole one: its bytes are kept.
+    for (topic, _) in DAMAGES.iter().filter(|(topic, _)| *topic != "torn" && *topic != "halved") {
+        dump::partition(&mut client, &data.join(format!("{topic}-0")));
+    }
+    drop(client);
 
     let node = Node::start(kafka, &data, SINGLE_NODE);
     let mut client = node.client();
     node.sit_out_a_retention_round(&mut client);
     for ((topic, _), rows) in DAMAGES.iter().zip(&mut rows) {
-        assert_eq!(&client.consume(topic, "read_committed"), rows, "{topic} served by the broker");
+        assert_same(&client.consume(topic, "read_committed"), rows, &format!("{topic} served by the broker"));
         let next = rows.last().expect("records").offset + 1;
         let more = client.produce(topic, 0, "zstd", "none", (5, 50), "theirs");
         assert_eq!(more[0].offset, next, "the broker goes on in {topic} where we ended");
@@ -460,9 +489,81 @@ fn damage_handed_back(kafka: &Kafka) {
     node.stop();
     let mut ours = Ours::open(&data);
     for ((topic, _), rows) in DAMAGES.iter().zip(&rows) {
-        assert_eq!(&ours.consume(topic, "read_committed"), rows, "{topic} after the broker");
+        assert_same(&ours.salvage(topic), rows, &format!("{topic} after the broker"));
     }
     ours.close();
+}
+
+/// Rows too large to print whole.
+fn assert_same(read: &[Row], wanted: &[Row], what: &str) {
+    let offsets = |rows: &[Row]| rows.iter().map(|row| row.offset).collect::<Vec<_>>();
+    assert_eq!(offsets(read), offsets(wanted), "{what}");
+    assert!(read == wanted, "{what}");
+}
+
+/// Users, quotas, defaults of brokers and groups, features and the producer ids given out: records of the catalog
+/// that mean nothing to us. Our snapshots take the place of the log that held them.
+fn what_is_not_ours_survives_our_snapshots(kafka: &Kafka) {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let data = home.path().join("data");
+    node::format(kafka, &data);
+    let node = Node::start(kafka, &data, SINGLE_NODE);
+    let mut client = node.client();
+    client.ask(&["create", "t", "1", "retention.ms=-1"]);
+    let mut rows = client.produce("t", 0, "none", "commit", (3, 20), "first");
+    let mut settings = vec![
+        ("users", "alice", "SCRAM-SHA-256=[iterations=4096,password=secret]"),
+        ("clients", "reader", "consumer_byte_rate=1048576"),
+        ("users", "bob", "producer_byte_rate=2097152"),
+        ("brokers", "1", "log.cleaner.threads=2"),
+        ("client-metrics", "all", "interval.ms=60000"),
+    ];
+    if kafka.version != Version::V3_9_2 {
+        settings.push(("groups", "workers", "consumer.session.timeout.ms=50000"));
+    }
+    for (kind, name, setting) in &settings {
+        let arguments = ["--alter", "--entity-type", kind, "--entity-name", name, "--add-config", setting];
+        client.online_tool("kafka.admin.ConfigCommand", &arguments);
+    }
+    let shown = |client: &mut Client| {
+        let mut lines = client.online_tool("org.apache.kafka.tools.FeatureCommand", &["describe"]);
+        // The epoch of the answer is how far the metadata log is.
+        lines.iter_mut().for_each(|line| line.truncate(line.find("Epoch:").unwrap_or(line.len())));
+        for (kind, name, setting) in &settings {
+            let arguments = ["--describe", "--entity-type", kind, "--entity-name", name];
+            let told = client.online_tool("kafka.admin.ConfigCommand", &arguments);
+            let key = setting.split('=').next().expect("name=value");
+            assert!(told.iter().any(|line| line.contains(key)), "{kind} {name}: {told:?}");
+            lines.extend(told);
+        }
+        lines
+    };
+    let before = shown(&mut client);
+    drop(client);
+    node.stop();
+
+    let mut ours = Ours::open(&data);
+    ours.ask(&["snapshot"]);
+    rows.extend(ours.produce("t", -1, "none", "none", (3, 20), "second"));
+    ours.close();
+    let catalog = data.join("__cluster_metadata-0");
+    assert!(!catalog.join("00000000000000000000.log").exists(), "the broker's records are in our snapshot alone");
+
+    let node = Node::start(kafka, &data, SINGLE_NODE);
+    let mut client = node.client();
+    assert_eq!(shown(&mut client), before);
+    rows.extend(client.produce("t", 0, "none", "none", (3, 20), "third"));
+    assert_eq!(client.consume("t", "read_committed"), rows);
+    drop(client);
+    node.stop();
+    assert_no_stray(&data);
+    let told = dump::partition(&mut Client::offline(&kafka.with_tools()), &data.join("t-0"));
+    let id = |line: &String| {
+        line.strip_prefix("baseOffset: ")?.split("producerId: ").nth(1)?.split(' ').next()?.parse().ok()
+    };
+    let ids: Vec<i64> = told.iter().filter_map(id).filter(|id| *id >= 0).collect();
+    let (first, third) = (ids.first().expect("of the transaction"), ids.last().expect("of the third producer"));
+    assert!(first < third, "no producer id is given out twice: {ids:?}");
 }
 
 fn assert_no_stray(data: &Path) {

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use thalweg::{
-    Broker, Codec, CommittedOffset, ConfigEntry, ConfigSource, ConsumerRecord, Isolation, OwnedRecord, Record,
-    RecordMetadata, Result, Start, Ticket, Topic, TopicPartition,
+    Broker, Codec, CommittedOffset, ConfigEntry, ConfigSource, ConsumerRecord, Isolation, OwnedRecord, ReadFrom,
+    Record, RecordMetadata, Result, Start, Ticket, Topic, TopicPartition,
 };
 
 use crate::batches::{CODECS, written};
@@ -117,6 +117,7 @@ fn answer(broker: &Broker, words: &[&str]) -> Result<Vec<String>> {
                 .map(|found| Ok(scanned(&found?).to_line()))
                 .collect()
         }
+        ["salvage", name] => salvage(&topic(name)?),
         ["offsets", name, "latest", ..] => topic(name)?
             .partitions()
             .iter()
@@ -141,6 +142,16 @@ fn answer(broker: &Broker, words: &[&str]) -> Result<Vec<String>> {
         ["close"] => done(broker.close()),
         _ => panic!("no such command: {words:?}"),
     }
+}
+
+/// Every record that can be read: a scan tells of damage and goes on behind it.
+fn salvage(topic: &Topic) -> Result<Vec<String>> {
+    let sound = |found: Result<OwnedRecord>| match found {
+        Ok(record) => Some(Ok(scanned(&record).to_line())),
+        Err(error) if error.at_offsets().is_some() => None,
+        Err(error) => Some(Err(error)),
+    };
+    topic.scan(Start::Earliest).filter_map(sound).collect()
 }
 
 fn done<T>(result: Result<T>) -> Result<Vec<String>> {

@@ -147,6 +147,11 @@ impl Peer {
         self.rows(&["consume", topic, isolation])
     }
 
+    /// All that a damaged topic still has; only ours tells.
+    pub(crate) fn salvage(&mut self, topic: &str) -> Vec<Row> {
+        self.rows(&["salvage", topic])
+    }
+
     /// What a group has not read yet; it commits what it read.
     pub(crate) fn group_read(&mut self, group: &str, topic: &str) -> Vec<Row> {
         self.group_read_by(group, topic, "classic")
