@@ -13,6 +13,7 @@ mod config;
 mod derived_tests;
 mod epochs;
 mod marks;
+mod offsets;
 mod producers;
 mod read;
 mod recover;
@@ -57,6 +58,7 @@ pub(crate) use checkpoint::{
     encode_partition_metadata,
 };
 pub use config::LogConfig;
+pub use offsets::{Appended, LogOffsets, LogPosition, OffsetAtTime};
 pub use read::LogRead;
 pub use recover::{LogRecovery, RecoveryRow};
 pub(crate) use signal::Signal;
@@ -156,57 +158,6 @@ struct Reserved {
     end: Offset,
     /// Even the death of the process can.
     volatile: bool,
-}
-
-/// Where an append ended in the log: what [`Log::wait`] waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LogPosition {
-    end: Offset,
-    era: u64,
-}
-
-/// The answer to an append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Appended {
-    /// Offset of the batch's first record.
-    pub base_offset: Offset,
-    /// Offset of the batch's last record.
-    pub last_offset: Offset,
-    /// The time of the append, where the log stamps records with it (`message.timestamp.type=LogAppendTime`), or
-    /// the time stored with the first copy of a duplicate.
-    pub append_time: Option<Timestamp>,
-    /// What to wait for.
-    pub position: LogPosition,
-}
-
-/// The offsets that bound a log. Always `log_start <= last_stable <= high_watermark <= end` and `frontier <= end`;
-/// the high watermark never passes the frontier on a log whose level is [`Durability::PowerLoss`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LogOffsets {
-    /// First offset that can be read.
-    pub log_start: Offset,
-    /// First offset that a read-committed reader may not see yet.
-    pub last_stable: Offset,
-    /// First offset that no reader may see yet.
-    pub high_watermark: Offset,
-    /// First offset that loss of power may take away.
-    pub frontier: Offset,
-    /// The offset of the next append.
-    pub end: Offset,
-}
-
-/// A record found by its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OffsetAtTime {
-    /// The record's offset.
-    pub offset: Offset,
-    /// The record's timestamp.
-    pub timestamp: Timestamp,
-    /// The leader epoch of its batch.
-    pub leader_epoch: LeaderEpoch,
 }
 
 impl Log {
