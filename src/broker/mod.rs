@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
 use crate::log::StateFile;
-use crate::storage::{Lock, MemoryStorage, boot_id};
+use crate::storage::{Lock, MemoryStorage};
 use crate::topic;
 use crate::topic::catalog::Catalog;
 use crate::topic::config::BrokerDefaults;
@@ -161,7 +161,7 @@ impl Broker {
         let checkpoints = directory::read_checkpoints(&*storage, root, found_clean)?;
         let inner = Arc::new(Inner {
             context: Arc::new(PartitionContext {
-                boot_id: boot_id(),
+                boot_id: storage.boot_id(),
                 clock: Arc::clone(&options.clock),
                 findings,
                 root: root.to_owned(),

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{LogContext, Outside};
 use crate::segment::BufferPool;
-use crate::storage::{Lock, OverlayStorage, Storage, boot_id, lock_directory, lock_directory_shared};
+use crate::storage::{Lock, OverlayStorage, Storage, lock_directory, lock_directory_shared};
 use crate::topic::catalog::{Catalog, CatalogOptions, Reading};
 use crate::topic::config::BrokerDefaults;
 use crate::topic::name::CLUSTER_METADATA;
@@ -84,7 +84,7 @@ fn open_catalog(
         partition: TopicPartition::new(CLUSTER_METADATA, 0),
         topic_id: None,
         slot: None,
-        boot_id: boot_id(),
+        boot_id: storage.boot_id(),
         log_start: Offset::ZERO,
         recovery_point: Offset::ZERO,
         outside: Outside::default(),

@@ -191,7 +191,7 @@ impl Log {
         let state = StateFile::open(&*storage, &dir.join("log.state"))?;
         let slot = state.slot(Uuid::ZERO, partition.partition());
         let context = LogContext {
-            boot_id: crate::storage::boot_id(),
+            boot_id: storage.boot_id(),
             storage,
             clock,
             findings: Arc::default(),

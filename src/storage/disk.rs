@@ -203,9 +203,8 @@ impl AsRef<[u8]> for DiskMap {
 
 impl Map for DiskMap {}
 
-/// An id that changes with every boot of the machine: what was not synced before may be lost after. Where the
-/// system has none, every call gives another one, which is the safe answer.
-pub(crate) fn boot_id() -> [u8; 16] {
+/// See [`Storage::boot_id`].
+pub(super) fn boot_id() -> [u8; 16] {
     let mut id = [0; 16];
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).filter_map(|d| u8::try_from(d).ok()).collect();

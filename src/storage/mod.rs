@@ -27,7 +27,6 @@ pub(crate) use atomic_file::{place_file, read_file, replace_file};
 #[cfg(any(test, feature = "testing"))]
 pub use conformance::storage_conformance;
 pub use disk::DiskStorage;
-pub(crate) use disk::boot_id;
 pub use memory::MemoryStorage;
 pub(crate) use overlay::OverlayStorage;
 pub(crate) use pool::PooledStorage;
@@ -127,6 +126,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// [`lock`](Self::lock) it, with the same error, but not others who look. `None` when there is no such file:
     /// then nobody who keeps to the rule is in there, and one who comes later is not kept out.
     fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
+
+    /// An id that stays the same for as long as no power cut can have taken what was not synced: that of the
+    /// machine's boot. Where the system has none, every call gives another one, which is the safe answer.
+    fn boot_id(&self) -> [u8; 16] {
+        disk::boot_id()
+    }
 }
 
 /// An open file with positioned I/O. Dropping it closes it; data that was not synced is then in the

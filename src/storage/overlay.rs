@@ -318,6 +318,10 @@ impl Storage for OverlayStorage {
             found => found?.lock_shared().map(Some),
         }
     }
+
+    fn boot_id(&self) -> [u8; 16] {
+        self.below.boot_id()
+    }
 }
 
 impl Names {

@@ -451,6 +451,10 @@ impl Storage for PooledStorage {
     fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
         self.pool.with_descriptors(path, || self.pool.inner.lock_shared(path))
     }
+
+    fn boot_id(&self) -> [u8; 16] {
+        self.pool.inner.boot_id()
+    }
 }
 
 /// A handle: the shared slot, and what this one may do with it.
