@@ -19,7 +19,8 @@ impl BufferPool {
     pub(crate) fn take(&self, len: usize) -> Buffer {
         let mut bytes = self.0.lock().pop().unwrap_or_default();
         if bytes.len() < len {
-            bytes.resize(len, 0);
+            // Anew rather than longer: zeros come from the system for nothing, and old content is not copied.
+            bytes = vec![0; len];
         }
         Buffer { bytes, pool: self.clone() }
     }
