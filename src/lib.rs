@@ -14,7 +14,6 @@ mod record;
 mod segment;
 mod storage;
 #[cfg(any(test, feature = "testing"))]
-#[doc(hidden)]
 pub mod testing;
 mod topic;
 mod types;
