@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::*;
 use crate::clock::ManualClock;
 use crate::record::{EndMarker, TimestampType, TxnOutcome};
-use crate::storage::{MemoryStorage, OpenMode, PowerCutStorage};
+use crate::storage::{MemoryStorage, OpenMode};
+use crate::testing::{Choice, SimStorage};
 use crate::types::ProducerId;
 
 const T: i64 = 1_700_000_000_000;
@@ -676,20 +677,25 @@ fn a_truncation_that_takes_a_marker_opens_its_transaction_again() {
 
 /// A log on a disk that loses power.
 struct Cuttable {
-    disk: PowerCutStorage,
-    boot: u8,
+    disk: SimStorage,
 }
 
 impl Cuttable {
     fn new() -> Self {
-        let disk = PowerCutStorage::default();
+        let disk = SimStorage::new();
         disk.create_dir(Path::new("data")).unwrap();
         disk.sync_dir(Path::new("")).unwrap();
-        Self { disk, boot: 1 }
+        Self { disk }
     }
 
+    /// Seed 0 loses all that a cut may take, seed 1 nothing.
     fn after_cut(&self, seed: u64) -> Self {
-        Self { disk: self.disk.after_cut(seed), boot: self.boot + 1 }
+        let choice = match seed {
+            0 => Choice::Nothing,
+            1 => Choice::All,
+            _ => Choice::Journaled(seed),
+        };
+        Self { disk: self.disk.crash(choice) }
     }
 
     fn open(&self, config: LogConfig) -> Log {
@@ -710,7 +716,7 @@ impl Cuttable {
             partition: TopicPartition::new("t", 0),
             topic_id: Some(Uuid::from_bytes([7; 16])),
             slot: Some(state.slot(Uuid::from_bytes([7; 16]), 0.into())),
-            boot_id: [self.boot; 16],
+            boot_id: self.disk.boot_id(),
             log_start,
             recovery_point: Offset::ZERO,
             outside: Outside::default(),

@@ -20,8 +20,6 @@ mod heap;
 mod memory;
 mod overlay;
 mod pool;
-#[cfg(test)]
-mod power_cut;
 
 pub(crate) use atomic_file::{place_file, read_file, replace_file};
 #[cfg(any(test, feature = "testing"))]
@@ -30,8 +28,6 @@ pub use disk::DiskStorage;
 pub use memory::MemoryStorage;
 pub(crate) use overlay::OverlayStorage;
 pub(crate) use pool::PooledStorage;
-#[cfg(test)]
-pub(crate) use power_cut::PowerCutStorage;
 
 /// Kafka's name for the file that is locked.
 const LOCK: &str = ".lock";
