@@ -14,6 +14,7 @@ mod answers;
 mod batches;
 mod born_at_kafka;
 mod client;
+#[allow(dead_code, reason = "`tests/kafka_directories` uses the rest")]
 #[path = "../kafka_directories/compare.rs"]
 mod compare;
 mod directory;
