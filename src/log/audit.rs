@@ -11,9 +11,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::error::{ErrorKind, Result};
-use crate::index::{AbortedTxn, TransactionIndex};
+use crate::index::{AbortedTxn, TransactionIndex, TxnEnd};
 use crate::record::{BatchHeader, RecordBatch};
-use crate::segment::Segment;
+use crate::segment::{AbortedCheck, Segment};
 use crate::types::Offset;
 
 use super::Inner;
@@ -126,8 +126,10 @@ impl Inner {
         let segments = self.segments.load_full();
         let (mut replay, mut told) = (TxnReplay::default(), Vec::new());
         if segments.iter().any(|segment| segment.is_doubted()) {
-            for segment in segments.iter().filter(|segment| segment.base() < self.doubts.end) {
-                told.push(self.hear(segment, &mut replay)?);
+            let opened = segments.partition_point(|segment| segment.base() < self.doubts.end);
+            for (at, segment) in segments[..opened].iter().enumerate() {
+                let end = segments[..opened].get(at + 1).map_or(self.doubts.end, |next| next.base());
+                told.push(hear(segment, end, at + 1 == opened, &mut replay)?);
             }
         }
         let appender = self.appender.lock();
@@ -149,31 +151,73 @@ impl Inner {
         }
         Ok(())
     }
+}
 
-    /// Walks one segment as it was at open: later batches are our own, and known.
-    fn hear(&self, segment: &Arc<Segment>, replay: &mut TxnReplay) -> Result<Told> {
-        let mut check = if segment.is_doubted() { Some(segment.open_aborted_check()?) } else { None };
-        let mut aborted = TransactionIndex::default();
-        segment.audit(|header, bytes| {
-            if !header.is_transactional() || header.base_offset() >= self.doubts.end {
-                return Ok(());
-            }
-            if !header.is_control() {
-                replay.on_data(header);
-                return Ok(());
-            }
-            let Some(marker) = RecordBatch::from_checked(Bytes::copy_from_slice(bytes))?.end_marker()? else {
-                return Ok(());
-            };
-            let end = replay.on_marker(header, marker.outcome);
-            if let Some(check) = &mut check {
-                check.on_end(&end)?;
-            }
-            end.aborted.map_or(Ok(()), |txn| aborted.push(txn))
-        })?;
-        let fault = check.and_then(|check| check.finish(self.doubts.end));
-        Ok(Told { segment: Arc::clone(segment), aborted, fault })
+/// Walks one segment below `end`, where the next one begins or, in the last, our own batches do: those are known.
+fn hear(segment: &Arc<Segment>, end: Offset, is_last: bool, replay: &mut TxnReplay) -> Result<Told> {
+    let mut check = if segment.is_doubted() { Some(segment.open_aborted_check()?) } else { None };
+    let mut ends = Vec::new();
+    let is_sound = segment.audit(|header, bytes| {
+        if header.base_offset() >= end {
+            return Ok(());
+        }
+        if let Some(check) = &mut check {
+            check.on_batch(header)?;
+        }
+        let marker = match header.is_control() {
+            true => RecordBatch::from_checked(Bytes::copy_from_slice(bytes))?.end_marker()?,
+            false => None,
+        };
+        if let Some(marker) = marker {
+            let ended = replay.on_marker(header, marker.outcome);
+            let filed = check.as_mut().map_or(Ok(None), |check| check.on_end(&ended))?;
+            ends.push((ended, filed));
+        } else if header.is_transactional() && !header.is_control() {
+            replay.on_data(header);
+        }
+        Ok(())
+    })?;
+    let fault = check.as_mut().map_or(Ok(None), |check| check.finish(end, is_last))?;
+    let damaged_below = if is_sound { replay.damaged_below } else { end };
+    replay.damaged_below = damaged_below;
+    let mut aborted: Vec<_> =
+        ends.iter().filter_map(|(ended, filed)| weigh(ended, *filed, damaged_below, &check)).collect();
+    if !is_sound {
+        aborted.extend(check.iter().flat_map(|check| check.lost(segment.base())));
+        aborted.sort_unstable_by_key(|txn| txn.last_offset);
     }
+    if damaged_below > segment.base() {
+        // Nothing is known for certain of transactions that were open beside these.
+        aborted.iter_mut().for_each(|txn| txn.last_stable_offset = Offset::ZERO);
+    }
+    let fault = fault.filter(|_| damaged_below <= segment.base());
+    Ok(Told { segment: Arc::clone(segment), aborted: index_of(aborted)?, fault })
+}
+
+/// What a marker and the file's entry for it make of a transaction. Where it may have begun before damage, markers
+/// may be missing that ended it earlier: then the file knows better, unless it is nonsense.
+fn weigh(
+    ended: &TxnEnd,
+    filed: Option<AbortedTxn>,
+    damaged_below: Offset,
+    check: &Option<AbortedCheck>,
+) -> Option<AbortedTxn> {
+    let first = ended.aborted.or(filed)?.first_offset;
+    match (ended.aborted, filed) {
+        (aborted, _) if first >= damaged_below => aborted,
+        (Some(txn), Some(filed)) if (txn.first_offset..=txn.last_offset).contains(&filed.first_offset) => {
+            Some(AbortedTxn { first_offset: filed.first_offset, ..txn })
+        }
+        (Some(_), None) if check.as_ref().is_some_and(|check| check.is_readable()) => None,
+        (None, filed) => filed,
+        (aborted, _) => aborted,
+    }
+}
+
+fn index_of(transactions: impl IntoIterator<Item = AbortedTxn>) -> Result<TransactionIndex> {
+    let mut index = TransactionIndex::default();
+    transactions.into_iter().try_for_each(|txn| index.push(txn))?;
+    Ok(index)
 }
 
 fn holds_transactional(batches: &Bytes) -> bool {

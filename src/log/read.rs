@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
 use crate::index::AbortedTxn;
-use crate::record::{BatchHeader, ControlType, RecordBatch};
+use crate::record::{BatchHeader, RecordBatch};
 use crate::segment::{FileKind, Segment, SegmentRead};
 use crate::types::{Durability, Isolation, Offset, Timestamp};
 
@@ -68,14 +68,7 @@ impl LogRead {
             Isolation::ReadCommitted => self.aborted.clone(),
             Isolation::ReadUncommitted => Vec::new(),
         });
-        self.batches().filter_map(move |batch| match batch {
-            Err(e) => Some(Err(e)),
-            Ok(batch) => match keep(&mut filter, &batch) {
-                Ok(true) => Some(Ok(batch)),
-                Ok(false) => None,
-                Err(e) => Some(Err(e)),
-            },
-        })
+        self.batches().filter(move |batch| batch.as_ref().map_or(true, |batch| keep(&mut filter, batch)))
     }
 
     /// The batches' bytes, as stored.
@@ -103,15 +96,14 @@ impl LogRead {
     }
 }
 
-fn keep(filter: &mut AbortedFilter, batch: &RecordBatch) -> Result<bool> {
+fn keep(filter: &mut AbortedFilter, batch: &RecordBatch) -> bool {
     let header = batch.header();
     let kind = match (header.is_control(), header.is_transactional()) {
-        (true, _) if batch.control_type()? == Some(ControlType::Abort) => BatchKind::AbortMarker,
         (true, _) => BatchKind::Control,
         (false, true) => BatchKind::Transactional,
         (false, false) => BatchKind::Plain,
     };
-    Ok(filter.keep(header.producer_id(), header.last_offset(), kind))
+    filter.keep(header.producer_id(), header.last_offset(), kind)
 }
 
 impl Inner {

@@ -29,8 +29,10 @@ use super::producers::ProducerStates;
 use super::state::{SlotState, TAIL_LEN};
 use super::{LogConfig, LogContext, Reserved};
 
-/// Longest checkpoint or snapshot file that is read.
+/// Longest producer snapshot that is read.
 const SMALL_FILE_BYTES_MAX: u64 = 256 << 20;
+/// Longest file of leader epochs: a line is about 20 bytes, and each restart of a broker adds one.
+const EPOCHS_BYTES_MAX: u64 = 16 << 20;
 
 /// A row of the table above that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -290,8 +292,10 @@ impl Recovery<'_> {
     /// `leader-epoch-checkpoint`; `None` when it is missing or not to be read.
     fn epochs(&self) -> Result<Option<EpochCache>> {
         let path = self.home.dir.join(checkpoint::LEADER_EPOCHS);
-        let bytes = read_file(&*self.context.storage, &path, SMALL_FILE_BYTES_MAX)?;
-        Ok(bytes.and_then(|bytes| EpochCache::decode(&bytes).ok()))
+        match read_file(&*self.context.storage, &path, EPOCHS_BYTES_MAX) {
+            Err(e) if e.kind() == ErrorKind::TooLarge => Ok(None),
+            bytes => Ok(bytes?.and_then(|bytes| EpochCache::decode(&bytes).ok())),
+        }
     }
 
     /// The same where the first batches of all segments bear it out; otherwise the batches tell the epochs.

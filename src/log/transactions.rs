@@ -63,6 +63,8 @@ impl OngoingTransactions {
 pub(super) struct TxnReplay {
     ongoing: OngoingTransactions,
     producers: HashMap<ProducerId, Seen>,
+    /// Batches below may be missing, and markers among them.
+    pub(super) damaged_below: Offset,
 }
 
 /// What was seen of a producer's transactions.
@@ -108,9 +110,7 @@ pub(crate) enum BatchKind {
     Plain,
     /// Data of a transaction.
     Transactional,
-    /// The marker that aborts a transaction.
-    AbortMarker,
-    /// Any other control batch.
+    /// A control batch.
     Control,
 }
 
@@ -119,8 +119,8 @@ pub(crate) enum BatchKind {
 pub(crate) struct AbortedFilter {
     /// Not reached yet, the nearest last.
     ahead: Vec<AbortedTxn>,
-    /// Producers inside an aborted transaction. Few at a time.
-    active: Vec<ProducerId>,
+    /// Aborted transactions that the walk is in. Few at a time.
+    active: Vec<AbortedTxn>,
 }
 
 impl AbortedFilter {
@@ -133,18 +133,14 @@ impl AbortedFilter {
     /// Whether an application may see the next batch; control batches never are for it.
     pub(crate) fn keep(&mut self, producer_id: ProducerId, last_offset: Offset, kind: BatchKind) -> bool {
         while let Some(txn) = self.ahead.pop_if(|txn| txn.first_offset <= last_offset) {
-            if !self.active.contains(&txn.producer_id) {
-                self.active.push(txn.producer_id);
-            }
+            self.active.push(txn);
         }
+        // Its marker may be damaged, and not among the batches.
+        self.active.retain(|txn| txn.last_offset >= last_offset);
         match kind {
             BatchKind::Plain => true,
-            BatchKind::Transactional => !self.active.contains(&producer_id),
+            BatchKind::Transactional => !self.active.iter().any(|txn| txn.producer_id == producer_id),
             BatchKind::Control => false,
-            BatchKind::AbortMarker => {
-                self.active.retain(|active| *active != producer_id);
-                false
-            }
         }
     }
 }
@@ -179,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_filter_drops_aborted_data_and_nothing_else() {
-        use BatchKind::{AbortMarker, Control, Plain, Transactional};
+        use BatchKind::{Control, Plain, Transactional};
         let aborted = |pid: i64, first: i64, last: i64| AbortedTxn {
             producer_id: pid.into(),
             first_offset: o(first),
@@ -191,14 +187,14 @@ mod tests {
         let walk = [
             (1, 10, Transactional, false),
             (3, 11, Transactional, true),
-            (1, 12, AbortMarker, false),
+            (1, 12, Control, false),
             (2, 13, Transactional, false),
-            (2, 14, AbortMarker, false),
+            (2, 14, Control, false),
             (1, 15, Transactional, true),
             (1, 16, Control, false),
             (1, 17, Transactional, false),
             (-1, 17, Plain, true),
-            (1, 18, AbortMarker, false),
+            (1, 18, Control, false),
             (1, 19, Transactional, true),
         ];
         for (pid, last, kind, kept) in walk {

@@ -22,6 +22,8 @@ pub(super) type Fault = &'static str;
 const MISSING: Fault = "it is missing";
 const CUT: Fault = "it ends inside an entry";
 const FALLS: Fault = "its entries do not rise";
+const NOT_VERSION_0: Fault = "an entry is not of version 0";
+const SURPLUS: Fault = "an entry names no aborted transaction";
 /// What a stock broker leaves of the segment that it was writing when it was killed.
 const PADDED: Fault = "it is padded with zeros";
 const NOT_LARGEST: Fault = "its last entry is not the largest timestamp";
@@ -33,6 +35,9 @@ pub(super) fn is_unfinished(fault: Fault) -> bool {
 
 /// An index without entries is no fault where no more are due: it costs readers little.
 const MISSED_MAX: usize = 4;
+
+/// Aborted transactions of one segment whose markers are lost and still believed.
+const LOST_MAX: usize = 1 << 16;
 
 /// Entries read at once.
 const ENTRIES_AT_ONCE: u64 = 512;
@@ -218,6 +223,8 @@ impl TimeCheck {
 pub(crate) struct AbortedCheck {
     entries: Entries<34>,
     next: Option<AbortedTxn>,
+    /// Entries whose marker would stand where no batch does.
+    lost: Vec<AbortedTxn>,
     fault: Option<Fault>,
 }
 
@@ -225,7 +232,8 @@ impl AbortedCheck {
     pub(super) fn open(storage: &dyn Storage, path: PathBuf) -> Result<Self> {
         let entries = Entries::open(storage, path)?;
         // Without aborted transactions there is no such file.
-        let mut check = Self { fault: entries.fault().filter(|&fault| fault != MISSING), entries, next: None };
+        let fault = entries.fault().filter(|&fault| fault != MISSING);
+        let mut check = Self { fault, entries, next: None, lost: Vec::new() };
         check.advance()?;
         Ok(check)
     }
@@ -238,40 +246,71 @@ impl AbortedCheck {
         let Some(entry) = self.entries.next()? else { return Ok(()) };
         self.next = AbortedTxn::decode(&entry);
         if self.next.is_none() {
-            self.fault = Some("an entry is not of version 0");
+            self.fault = Some(NOT_VERSION_0);
         }
         Ok(())
     }
 
-    /// A marker of this segment, in the order of offsets.
-    pub(crate) fn on_end(&mut self, end: &TxnEnd) -> Result<()> {
+    /// The next batch of this segment, before `on_end` where it is a marker.
+    pub(crate) fn on_batch(&mut self, header: &BatchHeader) -> Result<()> {
+        self.lose_below(header.base_offset())
+    }
+
+    fn lose_below(&mut self, end: Offset) -> Result<()> {
+        while let Some(entry) = self.next.filter(|entry| entry.last_offset < end) {
+            let rises = self.lost.last().is_none_or(|last| last.last_offset < entry.last_offset);
+            if !rises || entry.first_offset > entry.last_offset || self.lost.len() == LOST_MAX {
+                self.fault = Some(SURPLUS);
+                self.next = None;
+                return Ok(());
+            }
+            self.lost.push(entry);
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    /// A marker of this segment; answers the entry for it.
+    pub(crate) fn on_end(&mut self, end: &TxnEnd) -> Result<Option<AbortedTxn>> {
         let Some(entry) = self.next.filter(|entry| entry.last_offset <= end.marker) else {
             if end.aborted.is_some() {
                 self.fault.get_or_insert("an aborted transaction is missing");
             }
-            return Ok(());
+            return Ok(None);
         };
         // Records that retention or compaction took may have begun the transaction, but none of an earlier one.
         let (first, stable) = match end.aborted {
             Some(aborted) => (aborted.first_offset, aborted.last_stable_offset),
             None => (end.marker, end.last_stable_offset),
         };
-        let fits = entry.last_offset == end.marker
-            && end.is_abort
-            && entry.producer_id == end.producer_id
-            && (end.data_before..=first).contains(&entry.first_offset)
-            && entry.last_stable_offset <= stable;
-        if fits {
-            return self.advance();
+        let names_it = end.is_abort && entry.last_offset == end.marker && entry.producer_id == end.producer_id;
+        let fits = (end.data_before..=first).contains(&entry.first_offset) && entry.last_stable_offset <= stable;
+        if !names_it || !fits {
+            self.fault = Some(SURPLUS);
         }
-        self.fault = Some("an entry names no aborted transaction");
-        self.next = None;
-        Ok(())
+        if names_it {
+            let next = self.entries.next()?.and_then(|next| AbortedTxn::decode(&next));
+            self.next = next;
+        } else {
+            self.next = None;
+        }
+        Ok(names_it.then_some(entry))
     }
 
-    /// The verdict on entries below `end`.
-    pub(crate) fn finish(&self, end: Offset) -> Option<Fault> {
-        let surplus = self.next.filter(|entry| entry.last_offset < end);
-        self.fault.or(surplus.map(|_| "an entry names no aborted transaction"))
+    /// The verdict on a segment that ends at `end`. What its file holds beyond may be `ours`.
+    pub(crate) fn finish(&mut self, end: Offset, ours: bool) -> Result<Option<Fault>> {
+        self.lose_below(end)?;
+        let surplus = !self.lost.is_empty() || (self.next.is_some() && !ours);
+        Ok(self.fault.or(surplus.then_some(SURPLUS)))
+    }
+
+    /// Whether what it holds are entries.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.fault.is_none_or(|fault| fault != CUT && fault != NOT_VERSION_0)
+    }
+
+    /// The entries whose markers are not there, from `base` on: in a segment with damage their markers may have been.
+    pub(crate) fn lost(&self, base: Offset) -> impl Iterator<Item = AbortedTxn> + '_ {
+        self.lost.iter().copied().filter(move |entry| entry.last_offset >= base)
     }
 }

@@ -238,19 +238,20 @@ impl Segment {
         AbortedCheck::open(&*self.home.storage, self.path(FileKind::TxnIndex))
     }
 
-    /// Gives `each` the headers of all batches, of control batches all bytes. On the way, indexes that are doubted
-    /// are built and their files compared.
-    pub(crate) fn audit(&self, each: impl FnMut(&BatchHeader, &[u8]) -> Result<()>) -> Result<()> {
+    /// Gives `each` the headers of all batches, of control batches all bytes; answers whether every batch is sound, as
+    /// far as its header tells. On the way, indexes that are doubted are built and their files compared.
+    pub(crate) fn audit(&self, each: impl FnMut(&BatchHeader, &[u8]) -> Result<()>) -> Result<bool> {
         let mut guard = self.indexes.write();
         if self.is_doubted() && guard.is_none() {
-            *guard = Some(self.build_doubted(each)?);
-            return Ok(());
+            let (indexes, is_sound) = self.build_doubted(each)?;
+            *guard = Some(indexes);
+            return Ok(is_sound);
         }
         drop(guard);
-        self.headers(|_, _| Ok(()), each).map(|_| ())
+        self.headers(|_, _| Ok(()), each)
     }
 
-    /// As `audit`; answers whether every batch is sound, as far as its header tells.
+    /// As `audit`, with the positions for `index`.
     fn headers(
         &self,
         mut index: impl FnMut(u64, &BatchHeader) -> Result<()>,
@@ -277,7 +278,7 @@ impl Segment {
         failed.map_or(Ok(is_sound), Err)
     }
 
-    fn build_doubted(&self, mut each: impl FnMut(&BatchHeader, &[u8]) -> Result<()>) -> Result<Indexes> {
+    fn build_doubted(&self, mut each: impl FnMut(&BatchHeader, &[u8]) -> Result<()>) -> Result<(Indexes, bool)> {
         let mut indexes = Indexes::empty(self.base, self.sizes);
         indexes.check = Some(self.open_check()?);
         let (mut end, mut transactional) = (self.base, false);
@@ -292,7 +293,7 @@ impl Segment {
         indexes.density.finish(&mut indexes.time)?;
         let faults = indexes.faults(end);
         if !whole {
-            return Ok(indexes);
+            return Ok((indexes, false));
         }
         for (kind, fault) in faults {
             if let Some(fault) = fault {
@@ -301,11 +302,11 @@ impl Segment {
         }
         if !transactional {
             self.adopt_aborted(TransactionIndex::default(), end);
-            if let Some(fault) = self.open_aborted_check()?.finish(Offset::new(i64::MAX)) {
+            if let Some(fault) = self.open_aborted_check()?.finish(end, false)? {
                 self.replace(FileKind::TxnIndex, &[], fault);
             }
         }
-        Ok(indexes)
+        Ok((indexes, true))
     }
 
     /// Takes over what the batches below `end` say of aborted transactions; answers what was wrong with what was
@@ -360,7 +361,7 @@ impl Segment {
 
     fn load_indexes(&self) -> Result<Indexes> {
         if self.is_doubted() {
-            return self.build_doubted(|_, _| Ok(()));
+            return Ok(self.build_doubted(|_, _| Ok(()))?.0);
         }
         let (kind, fault) = match self.indexes_from_files()? {
             Ok(indexes) => return Ok(indexes),

@@ -28,6 +28,7 @@ use crate::storage::{File, OpenMode, Storage};
 use crate::types::{Offset, TopicPartition};
 
 pub(crate) use buffer::BufferPool;
+pub(crate) use check::AbortedCheck;
 pub(crate) use flaws::{Flaw, FlawKind, Survey};
 pub(crate) use indexes::IndexSizes;
 use indexes::Indexes;
