@@ -15,6 +15,7 @@ mod batches;
 mod born_at_kafka;
 mod client;
 #[path = "../kafka_directories/compare.rs"]
+#[allow(dead_code, reason = "the tests on damaged directories use more of it")]
 mod compare;
 mod directory;
 mod dump;

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use thalweg::{
-    Broker, Codec, CommittedOffset, ConfigEntry, ConfigSource, ConsumerRecord, Isolation, OwnedRecord, ReadFrom,
-    Record, RecordMetadata, Result, Start, Ticket, Topic, TopicPartition,
+    Broker, Codec, CommittedOffset, ConfigEntry, ConfigSource, ConsumerRecord, Isolation, OwnedRecord, Record,
+    RecordMetadata, Result, Start, Ticket, Topic, TopicPartition,
 };
 
 use crate::batches::{CODECS, written};

@@ -197,11 +197,14 @@ impl Patient<'_> {
     }
 }
 
+/// Puts something else in place of a file, given what it held and what another partition's file holds.
+type Wrong = fn(&Path, &[u8], &[u8]);
+
 /// Every derived file in every partition: missing, cut, padded, nonsense, another partition's. All answers stay Kafka's.
 #[test]
 fn derived_files_are_not_believed() {
     const KINDS: [&str; 5] = ["index", "timeindex", "txnindex", "snapshot", "leader-epoch-checkpoint"];
-    const WRONGS: [fn(&Path, &[u8], &[u8]); 6] = [
+    const WRONGS: [Wrong; 6] = [
         |path, _, _| fs::remove_file(path).expect("a file can go"),
         |path, own, _| write(path, &own[..own.len() / 2]),
         |path, own, _| write(path, &[own, &[0; 4096]].concat()),
