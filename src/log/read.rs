@@ -169,8 +169,12 @@ impl Inner {
             None => segment.survey()?,
         };
         let begins = self.epochs.load().begins_at(following.base());
-        let is_new = following.written() == 0 && self.report.rows.contains(&RecoveryRow::Reserved);
-        if is_new || !is_hole(&before, following, Some(begins))? {
+        // Begun above offsets that were left out, by this open or by the one that closed the log in order; no epoch
+        // begins there before an append.
+        let rows = &self.report.rows;
+        let is_empty = following.written() == 0;
+        let is_ours = is_empty && (rows.contains(&RecoveryRow::Reserved) || rows.contains(&RecoveryRow::Clean));
+        if is_ours || !is_hole(&before, following, Some(begins))? {
             return Ok(());
         }
         let (from, to) = (before.end, following.base());
@@ -190,7 +194,7 @@ impl Inner {
         let mut at = 0;
         while let Some(Ok(header)) = bytes.get(at..).filter(|rest| !rest.is_empty()).map(BatchHeader::parse) {
             let noted = epochs.in_force_at(header.base_offset()).map_or(header.leader_epoch(), |(epoch, _)| epoch);
-            if header.leader_epoch() != noted && header.leader_epoch().get() >= 0 {
+            if header.leader_epoch() != noted && header.leader_epoch().get() != -1 {
                 wrong.push((at, noted));
                 let words = format!("leader epoch {} contradicts what is around it", header.leader_epoch());
                 let finding = Finding::new(FindingKind::Corrected, words).partition(self.context.partition.clone());

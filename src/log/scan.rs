@@ -392,7 +392,8 @@ impl EpochScan {
         let (epoch, base) = (header.leader_epoch(), header.base_offset());
         let current = epochs.latest().unwrap_or(LeaderEpoch::new(-1));
         if epoch.get() < 0 {
-            return None;
+            // -1 is none; no writer makes the others.
+            return (epoch.get() < -1).then(|| (epoch, base..header.next_offset()));
         }
         let pending = self.pending.take();
         let contradicted = pending.filter(|(risen, _)| *risen > epoch).map(|(risen, at)| (risen, at..base));

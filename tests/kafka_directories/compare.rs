@@ -1,16 +1,28 @@
 //! Our broker against the answers of Kafka: all of them, through the public interface.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
 use std::time::Duration;
 
-use thalweg::{Broker, Isolation, OwnedRecord, Partition, Start, TopicPartition};
+use thalweg::{Broker, FindingKind, Isolation, OwnedRecord, Partition, Start, TopicPartition};
 
 use crate::answers::{Answers, CommitAnswer, PartitionAnswer, RecordAnswer, TopicAnswer};
 
 /// Panics with every answer of ours that is not Kafka's.
 pub(crate) fn check(broker: &Broker, expected: &Answers) {
-    let mut differences = Differences::default();
+    check_with(broker, expected, Differences::default());
+}
+
+/// The same, but that the end may be above offsets that a finding calls skipped, now or when `ends` was learnt: a
+/// derived file that has them may be the only trace of records.
+pub(crate) fn check_but_for_skipped(broker: &Broker, expected: &Answers, ends: &mut Ends) {
+    check_with(broker, expected, Differences { skips: Some((broker, ends)), ..Differences::default() });
+}
+
+/// Where partitions end whose offsets were skipped.
+pub(crate) type Ends = BTreeMap<TopicPartition, i64>;
+
+fn check_with(broker: &Broker, expected: &Answers, mut differences: Differences<'_>) {
     match broker.topics() {
         Err(error) => differences.add("topics", error),
         Ok(topics) => {
@@ -35,11 +47,15 @@ pub(crate) fn check_partition(partition: &Partition, expected: &PartitionAnswer)
 
 /// What is not as Kafka said.
 #[derive(Default)]
-struct Differences(Vec<String>);
+struct Differences<'a> {
+    all: Vec<String>,
+    /// The broker whose findings excuse offsets that were left out.
+    skips: Option<(&'a Broker, &'a mut Ends)>,
+}
 
-impl Differences {
+impl Differences<'_> {
     fn add(&mut self, what: &str, difference: impl Display) {
-        self.0.push(format!("{what}: {difference}"));
+        self.all.push(format!("{what}: {difference}"));
     }
 
     fn unless_same<A: PartialEq<B> + Debug, B: Debug>(&mut self, what: &str, ours: A, kafka: B) {
@@ -49,11 +65,24 @@ impl Differences {
     }
 
     fn report(&self) {
-        assert!(self.0.is_empty(), "{} differences:\n{}", self.0.len(), self.0.join("\n"));
+        assert!(self.all.is_empty(), "{} differences:\n{}", self.all.len(), self.all.join("\n"));
+    }
+
+    /// Where the partition ends if offsets from `end` on were left out.
+    fn end_of(&mut self, at: &TopicPartition, end: i64) -> i64 {
+        let Some((broker, ends)) = &mut self.skips else { return end };
+        for finding in broker.findings() {
+            if let (FindingKind::Skipped, Some(partition), Some(offsets)) =
+                (finding.kind, finding.partition, finding.offsets)
+            {
+                ends.insert(partition, offsets.end.get());
+            }
+        }
+        ends.get(at).copied().unwrap_or(end)
     }
 }
 
-fn compare_topic(broker: &Broker, name: &str, expected: &TopicAnswer, differences: &mut Differences) {
+fn compare_topic(broker: &Broker, name: &str, expected: &TopicAnswer, differences: &mut Differences<'_>) {
     let topic = match broker.topic(name).open() {
         Ok(topic) => topic,
         Err(error) => return differences.add(name, error),
@@ -73,13 +102,15 @@ fn compare_topic(broker: &Broker, name: &str, expected: &TopicAnswer, difference
     }
 }
 
-fn compare_partition(partition: &Partition, expected: &PartitionAnswer, differences: &mut Differences) {
+fn compare_partition(partition: &Partition, expected: &PartitionAnswer, differences: &mut Differences<'_>) {
     let at = partition.topic_partition().to_string();
     match partition.offsets() {
         Err(error) => return differences.add(&at, error),
         Ok(o) => {
             let ours = (o.log_start.get(), o.last_stable.get(), o.high_watermark.get(), o.end.get());
-            let kafka = (expected.earliest, expected.last_stable, expected.latest, expected.latest);
+            let end = differences.end_of(partition.topic_partition(), expected.latest);
+            let stable = if expected.last_stable == expected.latest { end } else { expected.last_stable };
+            let kafka = (expected.earliest, stable, end, end);
             differences.unless_same(&format!("{at}: start, last stable, high watermark, end"), ours, kafka);
         }
     }
@@ -90,7 +121,7 @@ fn compare_partition(partition: &Partition, expected: &PartitionAnswer, differen
             match (record, wanted.next()) {
                 (Err(error), _) => differences.add(&what, error),
                 (Ok(record), None) => differences.add(&what, format!("Kafka has no {record:?}")),
-                (Ok(record), Some(wanted)) => differences.0.extend(difference(&record, wanted)),
+                (Ok(record), Some(wanted)) => differences.all.extend(difference(&record, wanted)),
             }
         }
         let missing: Vec<_> = wanted.map(|record| record.offset).collect();
@@ -126,7 +157,12 @@ pub(crate) fn difference(served: &OwnedRecord, wanted: &RecordAnswer) -> Option<
 }
 
 /// The other way to read: what a consumer is handed, which also knows the kind of timestamp.
-fn compare_consumer(broker: &Broker, at: &TopicPartition, expected: &PartitionAnswer, differences: &mut Differences) {
+fn compare_consumer(
+    broker: &Broker,
+    at: &TopicPartition,
+    expected: &PartitionAnswer,
+    differences: &mut Differences<'_>,
+) {
     let wanted = expected.records.iter().filter(|record| record.committed);
     let wanted: Vec<_> = wanted.map(|r| (r.offset, r.timestamp, r.timestamp_type.clone())).collect();
     if wanted.is_empty() {
@@ -151,7 +187,7 @@ fn compare_consumer(broker: &Broker, at: &TopicPartition, expected: &PartitionAn
     }
 }
 
-fn compare_groups(broker: &Broker, expected: &Answers, differences: &mut Differences) {
+fn compare_groups(broker: &Broker, expected: &Answers, differences: &mut Differences<'_>) {
     match broker.groups() {
         Err(error) => return differences.add("groups", error),
         Ok(groups) => {

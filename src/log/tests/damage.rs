@@ -195,9 +195,20 @@ fn fields_outside_the_checksum_are_served_corrected() {
     let sample = Sample::new(true);
     let whole = outcome(&sample.bed(&[]).open(small()));
     // Base offset, length, leader epoch, magic.
-    for (field, mask) in
-        [(0, 0x80), (6, 1), (7, 2), (7, 0xff), (10, 1), (11, 4), (12, 0x40), (15, 1), (15, 2), (16, 2), (16, 3)]
-    {
+    for (field, mask) in [
+        (0, 0x80),
+        (6, 1),
+        (7, 2),
+        (7, 0xff),
+        (10, 1),
+        (11, 4),
+        (12, 0x40),
+        (12, 0x80),
+        (15, 1),
+        (15, 2),
+        (16, 2),
+        (16, 3),
+    ] {
         for without in [&[][..], &[STATE, "index"][..]] {
             for (name, positions, offsets) in &sample.batches {
                 let bed = sample.bed(without);
@@ -313,7 +324,7 @@ fn a_foreign_torn_tail_is_cut_or_kept_by_what_is_known_of_the_log() {
     };
     let nothing = Outside::default();
     // Beyond all evidence: cut. Its header can be read, and its offsets are not used again.
-    let (log, _) = open(5, nothing, 0);
+    let (log, bed) = open(5, nothing, 0);
     assert_eq!(log.recovery().rows, [RecoveryRow::TornTail, RecoveryRow::Reserved]);
     assert_eq!(
         (log.offsets().end.get(), findings(&log, FindingKind::Skipped)),
@@ -321,6 +332,10 @@ fn a_foreign_torn_tail_is_cut_or_kept_by_what_is_known_of_the_log() {
     );
     assert!(log.needs_new_epoch());
     assert_eq!(outcome(&log).damaged, []);
+    // Also when nothing was appended before the next open.
+    log.close().unwrap();
+    let log = open_foreign(&bed, nothing, 0, small());
+    assert_eq!((log.offsets().end.get(), outcome(&log).damaged), (offsets.end, vec![]));
     // Known to have been there: kept, and reads of it say so.
     for (outside, point) in [
         (nothing, offsets.end),
