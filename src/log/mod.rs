@@ -147,6 +147,7 @@ struct Inner {
     failed: AtomicBool,
     /// The appender's epochs, for readers.
     epochs: ArcSwap<EpochCache>,
+    epochs_proven: bool,
     report: LogRecovery,
     /// No leader appends below: 0, or above all epochs before where recovery left offsets out.
     lowest_epoch: LeaderEpoch,
@@ -275,6 +276,7 @@ impl Log {
             failed: AtomicBool::new(false),
             lowest_epoch,
             epochs,
+            epochs_proven: found.epochs_proven,
             report: found.report,
         };
         inner.appender.lock().jitter = inner.jitter();

@@ -190,24 +190,38 @@ impl Inner {
     /// that is served.
     fn with_right_epochs(&self, bytes: Bytes) -> Bytes {
         let epochs = self.epochs.load();
-        let mut wrong = Vec::new();
-        let mut at = 0;
+        let (mut batches, mut at) = (Vec::new(), 0);
         while let Some(Ok(header)) = bytes.get(at..).filter(|rest| !rest.is_empty()).map(BatchHeader::parse) {
             let noted = epochs.in_force_at(header.base_offset()).map_or(header.leader_epoch(), |(epoch, _)| epoch);
-            if header.leader_epoch() != noted && header.leader_epoch().get() != -1 {
-                wrong.push((at, noted));
-                let words = format!("leader epoch {} contradicts what is around it", header.leader_epoch());
-                let finding = Finding::new(FindingKind::Corrected, words).partition(self.context.partition.clone());
-                let offsets = header.base_offset()..header.next_offset();
-                self.context.findings.add(finding.offsets(offsets).path(&self.home.dir));
-            }
+            batches.push((at, noted, header));
             at += header.size_bytes();
         }
+        let agrees = |at: usize| {
+            batches
+                .get(at)
+                .map(|(_, noted, header)| header.leader_epoch() == *noted || header.leader_epoch().get() == -1)
+        };
+        // A list that another program left may be what is wrong: then both neighbours have to agree with it.
+        let is_alone = |at: usize| {
+            let beside = [at.checked_sub(1).and_then(agrees), agrees(at + 1)];
+            beside.iter().flatten().count() > 0 && beside.iter().flatten().all(|agrees| *agrees)
+        };
+        let is_wrong = |at: usize| {
+            let impossible = batches[at].2.leader_epoch().get() < -1;
+            agrees(at) == Some(false) && (self.epochs_proven || impossible || is_alone(at))
+        };
+        let wrong: Vec<_> = (0..batches.len()).filter(|&at| is_wrong(at)).map(|at| batches[at]).collect();
         if wrong.is_empty() {
             return bytes;
         }
+        for (_, _, header) in &wrong {
+            let words = format!("leader epoch {} contradicts what is around it", header.leader_epoch());
+            let finding = Finding::new(FindingKind::Corrected, words).partition(self.context.partition.clone());
+            let offsets = header.base_offset()..header.next_offset();
+            self.context.findings.add(finding.offsets(offsets).path(&self.home.dir));
+        }
         let mut right = bytes.to_vec();
-        for (at, epoch) in wrong {
+        for (at, epoch, _) in wrong {
             let field = at + BatchHeader::PREFIX_LEN..at + BatchHeader::MAGIC_AT;
             right[field].copy_from_slice(&epoch.get().to_be_bytes());
         }

@@ -75,6 +75,8 @@ pub(super) struct Recovered {
     pub(super) log_start: Offset,
     pub(super) end: Offset,
     pub(super) epochs: EpochCache,
+    /// They are our own, or all batches bore them out.
+    pub(super) epochs_proven: bool,
     pub(super) producers: ProducerStates,
     /// There are or were batches of producers.
     pub(super) transactional: bool,
@@ -170,6 +172,7 @@ impl Recovery<'_> {
             log_start,
             end: log_start,
             epochs: EpochCache::default(),
+            epochs_proven: true,
             producers: ProducerStates::default(),
             transactional: false,
             recovery_point: Offset::ZERO,
@@ -308,7 +311,7 @@ impl Recovery<'_> {
         let agrees = |epochs: &EpochCache, segment: &Arc<Segment>| {
             let first = segment.first_header();
             let second = first.and_then(|first| segment.header_at(first.size_bytes() as u64).ok().flatten());
-            allows(epochs, first) || (segments.len() > 1 || second.is_some()) && allows(epochs, second)
+            allows(epochs, first) || (second.is_some() && allows(epochs, second))
         };
         let fault = match &epochs {
             None => "it is missing or nonsense",

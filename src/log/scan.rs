@@ -60,6 +60,8 @@ impl<'a> Scan<'a> {
         };
         let Latest { at: replay_from, producers, unreadable } = recovery.latest_snapshot(&found.segments, from)?;
         found.producers = producers;
+        let first = found.segments.first().map_or(Offset::ZERO, |first| first.base());
+        found.epochs_proven = recovery.slot.is_some() || replay_from <= first;
         // Epochs of what is not scanned come from the checkpoint, the rest from the batches.
         found.epochs = noted.clone().unwrap_or_default();
         found.epochs.truncate_from_end(replay_from);
@@ -101,7 +103,7 @@ impl<'a> Scan<'a> {
         if passes && self.recovery.context.recovery_point >= next {
             self.recovery.tell_epochs("an epoch begins beyond the log");
         }
-        let evidence = self.evidence_of(next);
+        let (recovery, noted) = (self.recovery, self.evidence);
         let found = self.found;
         found.scanned = found.segments[first..last].to_vec();
         let active = found.segments.len() - 1;
@@ -110,7 +112,13 @@ impl<'a> Scan<'a> {
         if found.report.rows.is_empty() {
             found.report.rows.push(RecoveryRow::Scanned);
         }
-        found.known_outside = found.known_outside.max(evidence);
+        if noted > found.end {
+            found.report.rows.push(RecoveryRow::DamagedTail);
+            found.report.damaged.push(found.end..noted);
+            recovery.tell_offsets(FindingKind::Lost, "records that a stock broker noted are missing", found.end..noted);
+            recovery.go_on_at(found, noted);
+            found.end = noted;
+        }
         // Only now may anything be built on what was read (TigerBeetle's rule). The directory itself may be new.
         let dir = &*self.recovery.home.dir;
         for dir in [Some(dir), dir.parent()].into_iter().flatten() {
@@ -171,9 +179,10 @@ impl<'a> Scan<'a> {
         let is_end = flaw.positions.end == segment.written();
         let Recovery { context, config, slot, .. } = self.recovery;
         let Some(slot) = slot else {
-            // Nothing follows an unfinished write. Zeros are no batch, whoever put them there.
-            let noted = context.slot.is_some() && (context.outside.clean || flaw.from < self.evidence_of(flaw.from));
-            return Ok(is_last && is_end && (!noted || is_zero(segment, flaw)?));
+            // Nothing follows an unfinished write. Zeros behind all that is known are no batch, whoever put them there.
+            let is_kept = flaw.from < self.evidence_at(flaw.from)
+                || (context.outside.clean && context.slot.is_some() && !is_zero(segment, flaw)?);
+            return Ok(is_last && is_end && !is_kept);
         };
         let same_boot = slot.boot_id == context.boot_id;
         let is_torn = match is_last {
@@ -223,7 +232,7 @@ impl<'a> Scan<'a> {
             if last.to.is_none() {
                 end = end.max(beyond(segment, last));
             }
-            end = end.max(noted).max(self.evidence_of(last.from));
+            end = end.max(noted).max(self.evidence_at(last.from));
             self.recovery.go_on_at(self.found, end);
         }
         let report = &mut self.found.report;
@@ -269,10 +278,10 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// Offsets below what this answers were given out before, in a log whose sound batches end at `end`.
-    fn evidence_of(&self, end: Offset) -> Offset {
-        // An index may be ahead of batches that were not flushed; of none else.
-        match end > self.recovery.context.recovery_point {
+    /// Offsets below what this answers were given out before, where the end of the log is no batch from `from` on.
+    fn evidence_at(&self, from: Offset) -> Offset {
+        // An index may be ahead of batches that were not flushed; of none else, and it is easily another's.
+        match from > self.recovery.context.recovery_point {
             true => self.evidence.max(self.indexed),
             false => self.evidence,
         }

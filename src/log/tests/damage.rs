@@ -211,6 +211,10 @@ fn fields_outside_the_checksum_are_served_corrected() {
     ] {
         for without in [&[][..], &[STATE, "index"][..]] {
             for (name, positions, offsets) in &sample.batches {
+                // Without a slot nobody bears witness to the epoch of a batch that is alone in its segment.
+                if (12..16).contains(&field) && !without.is_empty() && offsets.end == sample.end {
+                    continue;
+                }
                 let bed = sample.bed(without);
                 let at = positions.start + field;
                 let bytes = &sample.files.iter().find(|(file, _)| file == name).unwrap().1;
@@ -381,16 +385,19 @@ fn offsets_that_a_stock_broker_noted_are_not_used_again() {
     ] {
         let bed = sample.bed(without);
         let log = open_foreign(&bed, outside, point, small());
-        assert_eq!((log.offsets().end.get(), log.needs_new_epoch()), (100, true));
-        assert_eq!(findings(&log, FindingKind::Skipped), [(sample.end, 100)]);
-        assert_eq!(outcome(&log).damaged, [], "a gap that is told at opening stops no reader");
+        assert_eq!(log.offsets().end.get(), 100);
+        assert_eq!(findings(&log, FindingKind::Lost), [(sample.end, 100)]);
+        assert_eq!(outcome(&log).damaged, [(sample.end, 100)]);
+        log.close().unwrap();
+        let log = open_foreign(&bed, outside, point, small());
+        assert_eq!(outcome(&log).damaged, [(sample.end, 100)], "told again");
     }
 }
 
 #[test]
 fn an_index_ahead_of_the_log_keeps_its_offsets_from_being_used_again() {
     // Kafka's index files reach the disk by themselves: after a power cut one may know of batches that are gone.
-    for (recovery_point, end) in [(0, 9), (6, 6)] {
+    for (recovery_point, end) in [(0, 9), (6, 7)] {
         let bed = Bed::new();
         let config = || LogConfig::default().index_interval_bytes(0);
         let log = bed.open(config());
@@ -399,7 +406,7 @@ fn an_index_ahead_of_the_log_keeps_its_offsets_from_being_used_again() {
         log.close().unwrap();
         bed.storage.remove_file(&bed.dir.join("00000000000000000009.snapshot")).unwrap();
         let path = bed.dir.join("00000000000000000000.log");
-        bed.storage.open(&path, OpenMode::Write).unwrap().set_len(6 * batch).unwrap();
+        bed.storage.open(&path, OpenMode::Write).unwrap().set_len(6 * batch + 20).unwrap();
         let log = open_foreign(&bed, Outside::default(), recovery_point, config());
         assert_eq!(log.offsets().end, end, "{:?}", log.recovery());
         assert_eq!(outcome(&log).records.len(), 6);
