@@ -65,7 +65,7 @@ impl<'a> Scan<'a> {
         // Epochs of what is not scanned come from the checkpoint, the rest from the batches.
         found.epochs = noted.clone().unwrap_or_default();
         found.epochs.truncate_from_end(replay_from);
-        let epochs = EpochScan { noted, pending: None };
+        let epochs = EpochScan { noted, pending: None, last: Offset::ZERO };
         let mut scan =
             Self { recovery, found, replay_from, unreadable, evidence: Offset::ZERO, indexed: Offset::ZERO, epochs };
         scan.weigh(newest_snapshot)?;
@@ -393,6 +393,8 @@ struct EpochScan {
     noted: Option<EpochCache>,
     /// A rise that nothing has confirmed.
     pending: Option<(LeaderEpoch, Offset)>,
+    /// The last batch of the newest epoch.
+    last: Offset,
 }
 
 impl EpochScan {
@@ -411,10 +413,15 @@ impl EpochScan {
             return Some((epoch, base..header.next_offset()));
         }
         if epoch == current {
+            self.last = base;
             return contradicted;
         }
         match (noted, pending) {
-            (Some((_, start)), _) => drop(epochs.assign(epoch, start)),
+            // It may have begun where batches are missing, or where one is wrong, but not before several.
+            (Some((_, start)), _) => {
+                epochs.assign(epoch, if start >= self.last { start } else { base });
+                self.last = base;
+            }
             (None, Some((risen, at))) if risen <= epoch => {
                 epochs.assign(risen, at);
                 self.pending = (risen < epoch).then_some((epoch, base));
