@@ -189,7 +189,13 @@ impl Log {
         }
         let lock = crate::storage::lock_directory(&*storage, dir)?;
         let partition = partition_of(dir);
-        let state = StateFile::open(&*storage, &dir.join("log.state"))?;
+        let state = dir.join("log.state");
+        if storage.metadata(&state).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            // What the state promises must not go with the directory's own name.
+            let parent = dir.parent().unwrap_or(Path::new(""));
+            storage.sync_dir(parent).map_err(|e| Error::io("cannot sync the parent directory", parent, e))?;
+        }
+        let state = StateFile::open(&*storage, &state)?;
         let slot = state.slot(Uuid::ZERO, partition.partition());
         let context = LogContext {
             boot_id: storage.boot_id(),
@@ -235,6 +241,8 @@ impl Log {
             false => newest_epoch.max(LeaderEpoch::new(0)),
         };
         let epochs = ArcSwap::from_pointee(found.epochs.clone());
+        let mut sealed = found.scanned;
+        sealed.retain(|segment| segment.base() != active.base());
         let appender = Appender {
             end: found.end,
             size: active.written(),
@@ -248,8 +256,10 @@ impl Log {
         };
         let writer = Writer {
             has_dir: found.has_dir && has_metadata,
+            // Whoever made a directory without a segment may have gone before its name was durable.
+            new_dir: found.report.rows.contains(&RecoveryRow::Fresh),
             changed: !found.clean,
-            sealed: found.scanned,
+            sealed,
             ..Writer::default()
         };
         let stable = appender.producers.transactions().last_stable_offset(found.end).max(found.log_start);

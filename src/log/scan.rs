@@ -105,7 +105,8 @@ impl<'a> Scan<'a> {
         }
         let (recovery, noted) = (self.recovery, self.evidence);
         let found = self.found;
-        found.scanned = found.segments[first..last].to_vec();
+        // The last one too: another may be made the active one yet.
+        found.scanned = found.segments[first..=last].to_vec();
         let active = found.segments.len() - 1;
         found.end = if active > last { found.segments[active].base() } else { next }.max(found.log_start);
         found.recovery_point = self.recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point).min(found.end);
