@@ -185,6 +185,7 @@ impl Inner {
                 Err(_) => self.place(error).remedy("close and open again: recovery cuts the unfinished write"),
             });
         }
+        segment.set_end(end);
         segment.set_written(position + len);
         if !writer.unsynced.last().is_some_and(|last| Arc::ptr_eq(last, &segment)) {
             writer.unsynced.push(segment);

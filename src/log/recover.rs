@@ -194,6 +194,8 @@ impl Recovery<'_> {
             // A checkpoint that lies beyond the end is of another log, and deletes nothing.
             found.log_start = self.context.log_start;
             self.drop_below(&mut found.segments, found.log_start)?;
+            let first = found.segments.first().map_or(found.log_start, |s| s.base());
+            found.scanned.retain(|s| s.base() >= first);
         }
         found.epochs.truncate_from_end(found.end);
         found.epochs.truncate_from_start(found.log_start);

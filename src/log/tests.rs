@@ -1,4 +1,5 @@
 mod damage;
+mod gaps;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

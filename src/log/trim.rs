@@ -181,7 +181,9 @@ impl Inner {
             Found::Flaw(flaw) if flaw.kind.is_unreadable() => {
                 let end = flaw.to.unwrap_or(offsets.end);
                 damaged = Some(flaw.from..end).filter(|range| range.contains(&to));
-                damaged.is_none()
+                // What is damaged below stays, and is told to readers.
+                position = if flaw.from < to { flaw.positions.end } else { position };
+                damaged.is_none() && flaw.from < to
             }
             Found::Flaw(_) => true,
         })?;

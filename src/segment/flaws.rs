@@ -142,6 +142,8 @@ pub(super) fn judge(base: i64, count: i64, expected: i64, successor: Successor, 
         Successor::At(next) if next == fits_at => Verdict::AtExpected,
         Successor::At(next) if base >= expected && claims_to <= next => Verdict::AsIs,
         Successor::End(Some(end)) if end == fits_at => Verdict::AtExpected,
+        // A leader left offsets out, and the log is known to go on above them.
+        Successor::End(Some(end)) if base >= expected && claims_to <= end => Verdict::AsIs,
         Successor::Unknown | Successor::End(_) if base >= expected && gap_is_legal => Verdict::AsIs,
         // Below could be a copy of an earlier batch.
         Successor::End(_) if base > expected || base < 0 => Verdict::AtExpected,
@@ -170,6 +172,8 @@ mod tests {
             (110, End(Some(105)), true, AtExpected),
             (90, End(Some(105)), true, AtExpected),
             (90, End(Some(106)), false, Wrong),
+            (110, End(Some(115)), false, AsIs),
+            (110, End(Some(114)), false, AtExpected),
             (90, End(None), false, Wrong),
             (-90, End(None), false, AtExpected),
             (110, Unknown, false, Wrong),

@@ -10,7 +10,7 @@ use std::io;
 
 use crate::record::{BatchHeader, validate_crc};
 use crate::storage::File;
-use crate::types::Offset;
+use crate::types::{LeaderEpoch, Offset};
 
 use super::buffer::{Buffer, BufferPool};
 use super::flaws::{Flaw, FlawKind, Prefix, Successor, Verdict, judge};
@@ -77,6 +77,7 @@ pub(crate) fn walk(
         at: 0,
         position,
         expected: expected.get(),
+        epoch: None,
         after_flaw: false,
         recent: VecDeque::new(),
         looks: 0,
@@ -137,6 +138,8 @@ struct Walk<'a> {
     at: usize,
     position: u64,
     expected: i64,
+    /// Leader epoch of the last batch.
+    epoch: Option<LeaderEpoch>,
     /// Offsets are missing before the next batch.
     after_flaw: bool,
     /// Base offset and checksum of the last batches.
@@ -167,6 +170,7 @@ impl Walk<'_> {
         }
         self.recent.push_back((header.base_offset().get(), header.crc()));
         self.expected = header.next_offset().get();
+        self.epoch = Some(header.leader_epoch());
         self.after_flaw = false;
         self.skip_to(self.position + header.size_bytes() as u64);
     }
@@ -239,7 +243,9 @@ impl Walk<'_> {
         let count = i64::from(header.last_offset_delta()) + 1;
         let cleaned = self.frame.compacted || i64::from(header.record_count()) != count;
         let successor = self.successor(self.position + header.size_bytes() as u64)?;
-        let verdict = judge(base, count, self.expected, successor, self.after_flaw || cleaned);
+        // Above what may be known outside a leader goes on in a higher epoch.
+        let rises = self.epoch.is_some_and(|epoch| header.leader_epoch() > epoch);
+        let verdict = judge(base, count, self.expected, successor, self.after_flaw || cleaned || rises);
         if verdict == Verdict::AtExpected && self.is_copy(base, header)? {
             return Ok(Verdict::Wrong);
         }
@@ -555,7 +561,7 @@ mod tests {
     use super::*;
     use crate::record::{Record, RecordBatch};
     use crate::storage::Map;
-    use crate::types::{LeaderEpoch, Timestamp};
+    use crate::types::Timestamp;
 
     /// Counts the bytes that are read.
     #[derive(Debug)]

@@ -12,13 +12,13 @@ const STATE: &str = "log.state";
 
 /// What reading everything brings: records, and the offsets that are errors.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Outcome {
-    records: BTreeMap<i64, String>,
-    damaged: Vec<(i64, i64)>,
+pub(super) struct Outcome {
+    pub(super) records: BTreeMap<i64, String>,
+    pub(super) damaged: Vec<(i64, i64)>,
     epochs: Vec<i32>,
 }
 
-fn outcome(log: &Log) -> Outcome {
+pub(super) fn outcome(log: &Log) -> Outcome {
     let mut outcome = Outcome::default();
     let mut at = log.offsets().log_start;
     loop {
@@ -109,7 +109,7 @@ impl Sample {
     }
 }
 
-fn context(bed: &Bed, outside: Outside, recovery_point: i64) -> LogContext {
+pub(super) fn context(bed: &Bed, outside: Outside, recovery_point: i64) -> LogContext {
     let state = StateFile::open(&*bed.storage, &bed.dir.join("../state")).unwrap();
     LogContext {
         storage: Arc::clone(&bed.storage),

@@ -1,0 +1,121 @@
+//! Offsets that are missing for a good reason, and what goes on behind damage: neither hides nor moves a record.
+
+use super::damage::{Outcome, outcome};
+use super::*;
+
+const LOG: &str = "00000000000000000000.log";
+
+fn replica(log: &Log, base: i64, epoch: i32) {
+    let mut batch = BatchBuilder::new().base_offset(Offset::new(base)).leader_epoch(LeaderEpoch::new(epoch));
+    batch.push(Timestamp::new(T), &Record::new(format!("value {base}"))).unwrap();
+    let appended = log.append_replica(&batch.finish().unwrap()).unwrap();
+    log.wait(appended.position, Durability::PowerLoss).unwrap();
+}
+
+fn records(offsets: impl IntoIterator<Item = i64>) -> Vec<(i64, String)> {
+    offsets.into_iter().map(|n| (n, format!("value {n}"))).collect()
+}
+
+fn told(log: &Log) -> Vec<String> {
+    log.inner.context.findings.all().iter().map(ToString::to_string).collect()
+}
+
+fn sound(seen: Outcome) -> Vec<(i64, String)> {
+    assert_eq!(seen.damaged, []);
+    seen.records.into_iter().collect()
+}
+
+#[test]
+fn a_gap_that_a_leader_left_is_kept() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    for (base, epoch) in [(0, 0), (1, 0), (100, 1)] {
+        replica(&log, base, epoch);
+    }
+    assert_eq!(sound(outcome(&log)), records([0, 1, 100]));
+    assert_eq!(told(&log), [""; 0]);
+    log.close().unwrap();
+    let log = bed.open(LogConfig::default());
+    assert_eq!(sound(outcome(&log)), records([0, 1, 100]));
+    bed.kill(log);
+    let log = bed.open(LogConfig::default());
+    assert_eq!(sound(outcome(&log)), records([0, 1, 100]));
+    assert_eq!(told(&log), [""; 0]);
+}
+
+#[test]
+fn a_log_that_was_cut_behind_damage_goes_on_there() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..6);
+    let batch = log.size_bytes() / 6;
+    bed.overwrite(LOG, 2 * batch + 70, &[0xff]);
+    log.truncate(3).unwrap();
+    assert_eq!(put(&log, &["value 3"]).base_offset, 3);
+    for _ in 0..2 {
+        let seen = outcome(&log);
+        assert_eq!(seen.damaged, [(2, 3)]);
+        assert_eq!(seen.records.into_iter().collect::<Vec<_>>(), records([0, 1, 3]));
+    }
+}
+
+#[test]
+fn a_smaller_index_size_is_no_fault_of_the_files() {
+    let bed = Bed::new();
+    let config = || LogConfig::default().index_interval_bytes(0);
+    let log = bed.open(config());
+    fill(&log, 0..50);
+    log.close().unwrap();
+    let log = bed.open(config().segment_index_bytes(100));
+    assert_eq!(sound(outcome(&log)), records(0..50));
+    assert!(log.offset_at(T, Isolation::ReadUncommitted).unwrap().is_some());
+    fill(&log, 50..60);
+    assert_eq!(told(&log), [""; 0]);
+}
+
+#[test]
+fn no_files_of_deleted_segments_come_back() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..20);
+    log.close().unwrap();
+    bed.storage.remove_file(&bed.dir.join("log.state")).unwrap();
+    let context = LogContext { log_start: Offset::new(15), ..super::damage::context(&bed, Outside::default(), 0) };
+    let log = Log::open_in(context, &bed.dir, small()).unwrap();
+    assert_eq!(log.offsets().log_start, 15);
+    fill(&log, 20..22);
+    log.close().unwrap();
+    let names = bed.names();
+    let stems =
+        |end: &str| -> Vec<String> { names.iter().filter_map(|n| n.strip_suffix(end)).map(str::to_owned).collect() };
+    assert_eq!(stems(".log"), stems(".index"), "{names:?}");
+}
+
+#[test]
+fn our_own_closed_logs_are_never_found_fault_with() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    fill(&log, 0..20);
+    log.advance_log_start(7).unwrap();
+    log.truncate(15).unwrap();
+    log.append_records([Record::new("no time").timestamp(Timestamp::NONE)]).unwrap();
+    log.roll().unwrap();
+    let mut batch = BatchBuilder::new().producer(ProducerId::new(7), 0, 0).transactional();
+    batch.push(Timestamp::new(T), &Record::new("aborted")).unwrap();
+    log.append(&batch.finish().unwrap(), LeaderEpoch::new(3)).unwrap();
+    let end = EndMarker { outcome: TxnOutcome::Abort, coordinator_epoch: 0 };
+    log.append(&BatchBuilder::end_marker(end, ProducerId::new(7), 0, Timestamp::new(T)).unwrap(), LeaderEpoch::new(3))
+        .unwrap();
+    fill(&log, 18..25);
+    log.roll().unwrap();
+    log.close().unwrap();
+    for _ in 0..3 {
+        let log = bed.open(small());
+        assert_eq!(outcome(&log).damaged, []);
+        log.offset_at(T, Isolation::ReadCommitted).unwrap();
+        log.apply_retention(Some(Duration::from_secs(3600)), None).unwrap();
+        assert_eq!(told(&log), [""; 0]);
+        put(&log, &["more"]);
+        log.close().unwrap();
+    }
+}
