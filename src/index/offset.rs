@@ -87,6 +87,12 @@ impl OffsetIndex {
         self.entry(self.entries.len().checked_sub(1))
     }
 
+    /// Entries of batches that begin at `position` or behind.
+    pub(crate) fn behind(&self, position: u64) -> impl Iterator<Item = (Offset, u32)> + '_ {
+        let first = self.entries.partition_point(|entry| u64::from(entry.1) < position);
+        (first..self.entries.len()).map(|at| self.entry(Some(at)))
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

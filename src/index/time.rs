@@ -80,6 +80,12 @@ impl TimeIndex {
         self.entry(self.entries.len())
     }
 
+    /// Entries that name `offset` or one behind.
+    pub(crate) fn behind(&self, offset: Offset) -> impl Iterator<Item = (Timestamp, Offset)> + '_ {
+        let first = self.entries.partition_point(|entry| self.base + i64::from(entry.1) < offset);
+        (first..self.entries.len()).map(|at| self.entry(at + 1))
+    }
+
     /// Whether only the forced last entry has room.
     pub(crate) fn is_full(&self) -> bool {
         self.entries.len().saturating_add(1) >= self.max_entries

@@ -51,6 +51,13 @@ impl IndexWriter {
         time_index.maybe_push(self.largest.0, self.largest.1, true)
     }
 
+    /// Takes note of the largest timestamp of batches that passed through another writer.
+    pub(crate) fn raise_largest(&mut self, largest: (Timestamp, Offset)) {
+        if largest.0 > self.largest.0 {
+            self.largest = largest;
+        }
+    }
+
     /// The largest timestamp so far (-1 when there is none) and the last offset of its batch.
     pub(crate) fn largest(&self) -> (Timestamp, Offset) {
         self.largest

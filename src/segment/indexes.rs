@@ -67,6 +67,23 @@ impl Indexes {
         self.density.on_batch(&mut self.offset, &mut self.time, &batch)
     }
 
+    /// Takes over what `held` knows of batches at `position` or behind, the first of which begins at `end` or behind:
+    /// they were appended meanwhile.
+    pub(super) fn go_on_with(&mut self, held: &Self, position: u64, end: Offset) -> Result<()> {
+        for (last_offset, position) in held.offset.behind(position) {
+            if !self.offset.is_full() {
+                self.offset.push(last_offset, position)?;
+            }
+        }
+        for (timestamp, offset) in held.time.behind(end) {
+            self.time.maybe_push(timestamp, offset, false)?;
+        }
+        if held.density.largest().1 >= end {
+            self.density.raise_largest(held.density.largest());
+        }
+        Ok(())
+    }
+
     /// What was wrong with the files of a segment that ends before `end`.
     fn faults(&mut self, end: Offset) -> [(FileKind, Option<Fault>); 2] {
         let due = self.offset.len();

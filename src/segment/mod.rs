@@ -267,12 +267,15 @@ impl Segment {
         if let Some(error) = failed {
             return Err(error);
         }
-        let mut indexes = self.indexes.write();
-        // Those made from batches know of staged ones, too.
-        if !indexes.as_ref().is_some_and(|indexes| indexes.from_batches) {
-            *indexes = rebuilt.indexes.into_inner();
+        let mut held = self.indexes.write();
+        if !held.as_ref().is_some_and(|held| held.from_batches) {
+            let mut indexes = rebuilt.indexes.into_inner();
+            if let (Some(indexes), Some(held)) = (&mut indexes, held.as_ref()) {
+                indexes.go_on_with(held, survey.len, survey.end)?;
+            }
+            *held = indexes;
         }
-        drop(indexes);
+        drop(held);
         Ok(self.learn(survey))
     }
 
