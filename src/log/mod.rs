@@ -763,6 +763,8 @@ impl Inner {
                 segment_base: active.base(),
                 segment_size: active.written(),
                 tail_crc: recover::tail_crc(&active)?,
+                // Offsets were left out, and no batch of a higher epoch says so yet.
+                reserved: if active.written() == 0 && reserved.end == end { end } else { Offset::ZERO },
                 ..self.slot_state(true, *reserved)
             })?;
         }

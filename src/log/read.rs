@@ -169,11 +169,8 @@ impl Inner {
             None => segment.survey()?,
         };
         let begins = self.epochs.load().begins_at(following.base());
-        // Begun above offsets that were left out, by this open or by the one that closed the log in order; no epoch
-        // begins there before an append.
-        let rows = &self.report.rows;
-        let is_empty = following.written() == 0;
-        let is_ours = is_empty && (rows.contains(&RecoveryRow::Reserved) || rows.contains(&RecoveryRow::Clean));
+        // Begun above offsets that were left out; no epoch begins there before an append.
+        let is_ours = following.written() == 0 && self.report.rows.contains(&RecoveryRow::Reserved);
         if is_ours || !is_hole(&before, following, Some(begins))? {
             return Ok(());
         }

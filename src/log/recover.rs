@@ -85,6 +85,8 @@ pub(super) struct Recovered {
     /// Sealed segments whose indexes were written anew and are not synced.
     pub(super) scanned: Vec<Arc<Segment>>,
     pub(super) reserved: Reserved,
+    /// Where the log goes on, in a new segment, because the last one is damaged.
+    pub(super) above_damage: Option<Offset>,
     /// Offsets below may be known outside, by what a stock broker left.
     pub(super) known_outside: Offset,
     pub(super) report: LogRecovery,
@@ -179,6 +181,7 @@ impl Recovery<'_> {
             clean: false,
             scanned: Vec::new(),
             reserved: Reserved::default(),
+            above_damage: None,
             known_outside: Offset::ZERO,
             report: LogRecovery::default(),
         };
@@ -237,6 +240,10 @@ impl Recovery<'_> {
         (found.end, found.recovery_point) = (slot.log_end, slot.log_end);
         found.clean = true;
         found.report.rows.push(RecoveryRow::Clean);
+        if slot.reserved > Offset::ZERO && slot.reserved == slot.log_end {
+            found.reserved = Reserved { end: slot.reserved, volatile: slot.weak_acks };
+            found.report.rows.push(RecoveryRow::Reserved);
+        }
         Ok(true)
     }
 
@@ -268,13 +275,13 @@ impl Recovery<'_> {
             found.clean = false;
         }
         let goes_on = |s: &Arc<Segment>| found.end == if s.written() > 0 { held } else { s.base() };
-        if !found.segments.last().is_some_and(goes_on) {
+        if found.above_damage.is_some() || !found.segments.last().is_some_and(goes_on) {
             self.go_on_at(found, found.end);
         }
     }
 
     /// Makes a new segment at `base` the active one.
-    pub(super) fn go_on_at(&self, found: &mut Recovered, base: Offset) {
+    fn go_on_at(&self, found: &mut Recovered, base: Offset) {
         if let Some(last) = found.segments.last() {
             last.set_until(Some(base));
         }

@@ -107,8 +107,7 @@ impl<'a> Scan<'a> {
         let found = self.found;
         // The last one too: another may be made the active one yet.
         found.scanned = found.segments[first..=last].to_vec();
-        let active = found.segments.len() - 1;
-        found.end = if active > last { found.segments[active].base() } else { next }.max(found.log_start);
+        found.end = found.above_damage.unwrap_or(next).max(found.log_start);
         found.recovery_point = self.recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point).min(found.end);
         if found.report.rows.is_empty() {
             found.report.rows.push(RecoveryRow::Scanned);
@@ -117,8 +116,7 @@ impl<'a> Scan<'a> {
             found.report.rows.push(RecoveryRow::DamagedTail);
             found.report.damaged.push(found.end..noted);
             recovery.tell_offsets(FindingKind::Lost, "records that a stock broker noted are missing", found.end..noted);
-            recovery.go_on_at(found, noted);
-            found.end = noted;
+            (found.end, found.above_damage) = (noted, Some(noted));
         }
         // Only now may anything be built on what was read (TigerBeetle's rule). The directory itself may be new.
         let dir = &*self.recovery.home.dir;
@@ -229,12 +227,14 @@ impl<'a> Scan<'a> {
         let mut end = scanned.next;
         let is_rot = flaws().any(|flaw| matches!(flaw.kind, FlawKind::Damaged(_)));
         if is_last && is_rot {
-            let noted = self.recovery.slot.map_or(Offset::ZERO, |s| s.log_end.max(s.reserved).max(s.frontier));
+            let evidence = self.evidence_at(last.from);
             if last.to.is_none() {
-                end = end.max(beyond(segment, last));
+                // Nothing behind it tells how many offsets were there.
+                let noted = self.recovery.slot.map_or(Offset::ZERO, |s| s.log_end.max(s.frontier));
+                end = end.max(beyond(segment, last)).max(noted).max(evidence);
             }
-            end = end.max(noted).max(self.evidence_at(last.from));
-            self.recovery.go_on_at(self.found, end);
+            self.found.known_outside = self.found.known_outside.max(evidence);
+            self.found.above_damage = Some(end);
         }
         let report = &mut self.found.report;
         report.rows.push(if is_last { RecoveryRow::DamagedTail } else { RecoveryRow::DamagedSegment });

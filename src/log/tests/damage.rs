@@ -131,7 +131,7 @@ fn open_foreign(bed: &Bed, outside: Outside, recovery_point: i64, config: LogCon
     Log::open_in(context(bed, outside, recovery_point), &bed.dir, config).unwrap()
 }
 
-fn findings(log: &Log, kind: FindingKind) -> Vec<(i64, i64)> {
+pub(super) fn findings(log: &Log, kind: FindingKind) -> Vec<(i64, i64)> {
     let of_kind = log.inner.context.findings.all().into_iter().filter(|f| f.kind == kind);
     of_kind.map(|f| f.offsets.map_or((0, 0), |o| (o.start.get(), o.end.get()))).collect()
 }

@@ -1,7 +1,8 @@
 //! Offsets that are missing for a good reason, and what goes on behind damage: neither hides nor moves a record.
 
-use super::damage::{Outcome, outcome};
+use super::damage::{Outcome, findings, outcome};
 use super::*;
+use crate::finding::FindingKind;
 
 const LOG: &str = "00000000000000000000.log";
 
@@ -57,6 +58,59 @@ fn a_log_that_was_cut_behind_damage_goes_on_there() {
         assert_eq!(seen.damaged, [(2, 3)]);
         assert_eq!(seen.records.into_iter().collect::<Vec<_>>(), records([0, 1, 3]));
     }
+}
+
+#[test]
+fn rot_in_a_killed_log_costs_what_is_rotten_alone() {
+    for (durability, level) in [
+        (Durability::PowerLoss, Durability::PowerLoss),
+        (Durability::PowerLoss, Durability::ProcessCrash),
+        (Durability::PowerLoss, Durability::None),
+        (Durability::ProcessCrash, Durability::ProcessCrash),
+    ] {
+        let config = || LogConfig::default().durability(durability);
+        let bed = Bed::new();
+        let log = bed.open(config());
+        for n in 0..9 {
+            let appended = log.append_records([format!("value {n}")]).unwrap();
+            log.wait(appended.position, level).unwrap();
+        }
+        log.sync().unwrap();
+        let batch = log.size_bytes() / 9;
+        bed.kill(log);
+        bed.overwrite(LOG, 4 * batch + 70, &[0xff]);
+        for _ in 0..2 {
+            let log = bed.open(config());
+            let seen = outcome(&log);
+            assert_eq!(seen.damaged, [(4, 5)], "{durability:?} {level:?} {:?}", told(&log));
+            assert_eq!(findings(&log, FindingKind::Lost), []);
+            log.append_records(["after"]).unwrap();
+            log.sync().unwrap();
+            assert_eq!(outcome(&log).damaged, [(4, 5)], "{durability:?} {level:?} {:?}", told(&log));
+            log.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_staged_while_a_segment_is_surveyed_stays_indexed() {
+    let bed = Bed::new();
+    let config = || LogConfig::default().index_interval_bytes(0);
+    let log = bed.open(config());
+    // More than the proof of a clean close covers.
+    fill(&log, 0..100);
+    let batch = log.size_bytes() / 100;
+    log.close().unwrap();
+    bed.overwrite(LOG, batch + 70, &[0xff]);
+    let log = bed.open(config());
+    assert_eq!(log.recovery().rows, [RecoveryRow::Clean]);
+    for n in 100..103 {
+        log.append_records([Record::new(format!("value {n}")).timestamp(T + n)]).unwrap();
+    }
+    assert_eq!(outcome(&log).damaged, [(1, 2)]);
+    log.sync().unwrap();
+    let at = |time| log.offset_at(time, Isolation::ReadUncommitted).unwrap().map(|found| found.offset.get());
+    assert_eq!((at(T + 100), at(T + 102)), (Some(100), Some(102)));
 }
 
 #[test]
@@ -118,4 +172,28 @@ fn our_own_closed_logs_are_never_found_fault_with() {
         put(&log, &["more"]);
         log.close().unwrap();
     }
+}
+
+#[test]
+fn offsets_left_out_stay_so_when_nothing_is_appended_before_the_next_close() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..3);
+    let weak = log.append_records(["weak"]).unwrap();
+    log.wait(weak.position, Durability::None).unwrap();
+    bed.kill(log);
+    for closes in 0..3 {
+        let log = bed.open(LogConfig::default());
+        assert_eq!(sound(outcome(&log)), records(0..3), "closed {closes} times");
+        assert!(log.needs_new_epoch());
+        log.close().unwrap();
+    }
+    let log = bed.open(LogConfig::default());
+    let base = put(&log, &["value 3"]).base_offset;
+    assert!(base > 3);
+    assert_eq!(outcome(&log).damaged, []);
+    log.close().unwrap();
+    let log = bed.open(LogConfig::default());
+    assert_eq!(outcome(&log).damaged, []);
+    assert_eq!(log.recovery().rows, [RecoveryRow::Clean]);
 }
