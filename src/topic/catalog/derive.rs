@@ -19,7 +19,7 @@ const EPOCHS_BYTES_MAX: u64 = 64 << 20;
 pub(super) const LOST: Uuid = Uuid::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
 
 /// No broker that counts from 0 has come this far: the logs may hold ids of producers that still live.
-const NEXT_PRODUCER_ID: i64 = 1 << 40;
+pub(super) const NEXT_PRODUCER_ID: i64 = 1 << 40;
 
 /// What a broker keeps at the top of every log.dir.
 const CHECKPOINTS: [&str; 2] = ["recovery-point-offset-checkpoint", "replication-offset-checkpoint"];
