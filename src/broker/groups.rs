@@ -105,10 +105,7 @@ impl Inner {
                     state.load(number, &self.context.findings)?;
                 }
             }
-            if let Err(error) = self.check_places(state) {
-                let finding = Finding::new(FindingKind::NoCatalog, error.to_string());
-                self.context.findings.add(finding.path(&self.context.root));
-            }
+            self.tell_misplaced(state);
             call(state)
         })
     }
@@ -159,6 +156,28 @@ impl Inner {
         Err(Error::new(ErrorKind::Absent, message)
             .path(&self.context.root)
             .remedy("use groups in the log.dir that holds __cluster_metadata-0"))
+    }
+
+    /// All groups of the partitions that can be read; `unread` is told of the others.
+    pub(super) fn readable_groups(&self, unread: impl Fn(Error)) -> Result<Vec<GroupListing>> {
+        self.with_state(|state| {
+            for number in state.unread.clone() {
+                match state.load(number, &self.context.findings) {
+                    // Told of at open.
+                    Err(error) if error.kind() == ErrorKind::Absent => {}
+                    loaded => loaded.unwrap_or_else(&unread),
+                }
+            }
+            self.tell_misplaced(state);
+            Ok(state.coordinator.list())
+        })
+    }
+
+    fn tell_misplaced(&self, state: &State) {
+        if let Err(error) = self.check_places(state) {
+            let finding = Finding::new(FindingKind::NoCatalog, error.to_string());
+            self.context.findings.add(finding.path(&self.context.root));
+        }
     }
 
     fn with_state<T>(&self, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
@@ -514,6 +533,25 @@ mod tests {
         assert_eq!(elsewhere.describe().map(drop).map_err(kind), Err(ErrorKind::Absent));
         assert_eq!(broker.groups().unwrap().len(), 1);
         drop(here.consumer(["t"]).join().unwrap());
+    }
+
+    #[test]
+    fn an_inspection_tells_the_groups_of_the_partitions_that_can_be_read() {
+        let storage = MemoryStorage::new();
+        let builder = || Broker::builder("/d").storage(storage.clone()).config("offsets.topic.num.partitions", "2");
+        let broker = builder().open().unwrap();
+        broker.topic("t").create().unwrap();
+        let in_partition = |number: i32| (0..9).map(|n| format!("g{n}")).find(|g| partition_for_group(g, 2) == number);
+        let [sound, lost] = [0, 1].map(|number| in_partition(number).unwrap());
+        [&sound, &lost].iter().for_each(|group| broker.commit_offsets(group, "", -1, &commit(0)).unwrap());
+        broker.close().unwrap();
+        let metadata = Path::new("/d/__consumer_offsets-1/partition.metadata");
+        replace_file(&storage, metadata, b"version: 0\ntopic_id: 5L6g3nShT-eMCtK--X86sw\n").unwrap();
+
+        let found = builder().inspect().unwrap();
+        assert_eq!(found.groups.iter().map(|group| &group.id).collect::<Vec<_>>(), [&sound]);
+        assert_eq!(found.groups[0].offsets.len(), 1);
+        assert!(found.findings.iter().any(|f| f.message.starts_with("groups cannot be read")), "{found}");
     }
 
     /// As the second log.dir of a broker looks: no metadata log, and not the last partitions of the topic.
