@@ -2,9 +2,11 @@
 //! may find something; the broker gathers it. A finding is never the only trace of a failed call: that
 //! is an error.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -49,7 +51,7 @@ pub enum FindingKind {
 /// assert_eq!(broker.findings(), []);
 /// # Ok::<(), thalweg::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Finding {
     /// What it is about.
@@ -103,17 +105,24 @@ impl fmt::Display for Finding {
 
 /// Where findings are gathered. The same one twice counts once.
 #[derive(Debug, Default)]
-pub(crate) struct Findings(Mutex<Vec<Finding>>);
+pub(crate) struct Findings(Mutex<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    in_order: Vec<Arc<Finding>>,
+    /// A directory may have a hundred thousand partitions to tell of.
+    known: HashSet<Arc<Finding>>,
+}
 
 impl Findings {
     pub(crate) fn add(&self, finding: Finding) {
-        let mut all = self.0.lock();
-        if !all.contains(&finding) {
-            all.push(finding);
+        let (mut all, finding) = (self.0.lock(), Arc::new(finding));
+        if all.known.insert(Arc::clone(&finding)) {
+            all.in_order.push(finding);
         }
     }
 
     pub(crate) fn all(&self) -> Vec<Finding> {
-        self.0.lock().clone()
+        self.0.lock().in_order.iter().map(|finding| Finding::clone(finding)).collect()
     }
 }

@@ -1,4 +1,7 @@
 #![doc = include_str!("../README.md")]
+//!
+//! The pages that the table names are here as well: [`docs`], and first of all [`docs::graduate`]. To see what is in a
+//! directory: [`Broker::inspect`].
 
 mod broker;
 mod clock;

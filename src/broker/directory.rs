@@ -142,20 +142,15 @@ pub(super) fn write_checkpoint(
 
 /// Drops our own notes when another program had the directory since: it may have cut, cleaned or appended
 /// to any log, and what we noted would then be taken for evidence against sound files. Answers whether one had.
+/// It stays so until [`note_visit`].
 pub(super) fn drop_stale_state(
     storage: &dyn Storage,
     root: &Path,
     catalog: &Catalog,
     findings: &Findings,
 ) -> Result<bool> {
-    let note = root.join(LAST_EPOCH);
-    let now = format!("{}\n", catalog.stamp());
-    let last = read_file(storage, &note, 64)?.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-    if last == now {
-        return Ok(false);
-    }
-    if catalog.goes_on_from(last.trim_end()) {
-        replace_file(storage, &note, now.as_bytes())?;
+    let last = read_file(storage, &root.join(LAST_EPOCH), 64)?.and_then(|bytes| String::from_utf8(bytes).ok());
+    if catalog.goes_on_from(last.unwrap_or_default().trim_end()) {
         return Ok(false);
     }
     let state = root.join(STATE_FILE);
@@ -168,8 +163,17 @@ pub(super) fn drop_stale_state(
             findings.add(Finding::new(FindingKind::ForeignWriter, message).path(&state));
         }
     }
-    replace_file(storage, &note, now.as_bytes())?;
     Ok(true)
+}
+
+/// Notes that the directory is ours as the catalog is now: after all that is done once because another program
+/// had it, so that the next open does what a crash kept this one from.
+pub(super) fn note_visit(storage: &dyn Storage, root: &Path, catalog: &Catalog) -> Result<()> {
+    let (note, now) = (root.join(LAST_EPOCH), format!("{}\n", catalog.stamp()));
+    match read_file(storage, &note, 64)?.is_some_and(|last| last == now.as_bytes()) {
+        true => Ok(()),
+        false => replace_file(storage, &note, now.as_bytes()),
+    }
 }
 
 /// `<topic>-<partition>.<32 hex digits>-delete`.

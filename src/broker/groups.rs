@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 
 use super::replay::Replay;
 use super::{Broker, Inner, Signal, TopicEntry};
-use crate::error::{ErrorKind, Result};
-use crate::finding::Findings;
+use crate::error::{Error, ErrorKind, Result};
+use crate::finding::{Finding, FindingKind, Findings};
 use crate::group::{
     CommittedOffset, Context, Effects, Generation, GroupCoordinator, GroupDescription, GroupListing, JoinRequest,
-    LogAppend, Membership, OffsetCommit, partition_for_group,
+    LogAppend, Membership, Misplaced, OffsetCommit, partition_for_group,
 };
 use crate::log::LogPosition;
 use crate::record::BatchBuilder;
@@ -105,6 +105,7 @@ impl Inner {
                     state.load(number, &self.context.findings)?;
                 }
             }
+            self.tell_misplaced(state);
             call(state)
         })
     }
@@ -112,14 +113,71 @@ impl Inner {
     /// The same for one group, which needs only its own partition.
     fn with_group<T>(&self, group: &str, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         self.with_state(|state| {
+            if self.catalog.is_derived() {
+                // Any of them may prove that this group belongs elsewhere.
+                for number in state.unread.clone() {
+                    let _ = state.load(number, &self.context.findings);
+                }
+            }
             if let Some(log) = &state.log {
                 let number = partition_for_group(group, partition_count(log));
                 // Where it is not here, that is the answer: nobody knows what the group has committed.
                 log.partition(number)?;
                 state.load(number, &self.context.findings)?;
             }
+            if !state.coordinator.knows(group) {
+                self.check_places(state)?;
+            }
             call(state)
         })
+    }
+
+    /// The same to change what is written of a group.
+    fn change_group<T>(&self, group: &str, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.check_writable()?;
+        self.with_group(group, |state| {
+            self.check_places(state)?;
+            call(state)
+        })
+    }
+
+    /// Fails where the records of groups prove that `__consumer_offsets` has more partitions than are known here:
+    /// a stock broker would look for a group elsewhere than we do.
+    fn check_places(&self, state: &State) -> Result<()> {
+        let Some(Misplaced { group, found_in, belongs_in }) = state.coordinator.misplaced() else { return Ok(()) };
+        if !self.catalog.is_derived() {
+            return Ok(());
+        }
+        let count = state.log.as_deref().map_or(0, partition_count);
+        let message = format!(
+            "{CONSUMER_OFFSETS} has more partitions than the {count} that are known here, so nobody knows where a group \
+             belongs: {group:?} is in partition {found_in}, and of {count} it would be in {belongs_in}"
+        );
+        Err(Error::new(ErrorKind::Absent, message)
+            .path(&self.context.root)
+            .remedy("use groups in the log.dir that holds __cluster_metadata-0"))
+    }
+
+    /// All groups of the partitions that can be read; `unread` is told of the others.
+    pub(super) fn readable_groups(&self, unread: impl Fn(Error)) -> Result<Vec<GroupListing>> {
+        self.with_state(|state| {
+            for number in state.unread.clone() {
+                match state.load(number, &self.context.findings) {
+                    // Told of at open.
+                    Err(error) if error.kind() == ErrorKind::Absent => {}
+                    loaded => loaded.unwrap_or_else(&unread),
+                }
+            }
+            self.tell_misplaced(state);
+            Ok(state.coordinator.list())
+        })
+    }
+
+    fn tell_misplaced(&self, state: &State) {
+        if let Err(error) = self.check_places(state) {
+            let finding = Finding::new(FindingKind::NoCatalog, error.to_string());
+            self.context.findings.add(finding.path(&self.context.root));
+        }
     }
 
     fn with_state<T>(&self, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
@@ -233,8 +291,7 @@ impl Broker {
     /// JoinGroup: a new member, or a known one that has given up its partitions or wants other topics.
     pub(crate) fn join_group(&self, group: &str, request: JoinRequest) -> Result<()> {
         let inner = &*self.inner;
-        inner.check_writable()?;
-        inner.with_group(group, |state| {
+        inner.change_group(group, |state| {
             let effects = inner.in_context(|context| state.coordinator.join(group, request, context))?;
             inner.carry_out(state, effects)
         })
@@ -273,8 +330,7 @@ impl Broker {
         commits: &[OffsetCommit],
     ) -> Result<()> {
         let inner = &*self.inner;
-        inner.check_writable()?;
-        let written = inner.with_group(group, |state| {
+        let written = inner.change_group(group, |state| {
             // Under the lock: a topic that goes takes what was committed in it along.
             let known = |commit: &OffsetCommit| {
                 let topic = self.topic_entry(commit.partition.topic(), commit.topic_id)?;
@@ -308,8 +364,7 @@ impl Broker {
     /// OffsetDelete: forgets what a group committed in partitions that no member reads.
     pub(crate) fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()> {
         let inner = &*self.inner;
-        inner.check_writable()?;
-        let written = inner.with_group(group, |state| {
+        let written = inner.change_group(group, |state| {
             let append = state.coordinator.delete_offsets(group, partitions)?;
             inner.write(state, append)
         })?;
@@ -336,8 +391,7 @@ impl Broker {
     /// DeleteGroups: forgets a group without members, offsets and all.
     pub(crate) fn delete_group(&self, group: &str) -> Result<()> {
         let inner = &*self.inner;
-        inner.check_writable()?;
-        let written = inner.with_group(group, |state| {
+        let written = inner.change_group(group, |state| {
             let append = state.coordinator.delete_group(group)?;
             inner.write(state, append)
         })?;
@@ -355,8 +409,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::error::Error;
-    use crate::finding::FindingKind;
     use crate::storage::{MemoryStorage, Storage, read_file, replace_file};
     use crate::types::Start;
 
@@ -481,6 +533,65 @@ mod tests {
         assert_eq!(elsewhere.describe().map(drop).map_err(kind), Err(ErrorKind::Absent));
         assert_eq!(broker.groups().unwrap().len(), 1);
         drop(here.consumer(["t"]).join().unwrap());
+    }
+
+    #[test]
+    fn an_inspection_tells_the_groups_of_the_partitions_that_can_be_read() {
+        let storage = MemoryStorage::new();
+        let builder = || Broker::builder("/d").storage(storage.clone()).config("offsets.topic.num.partitions", "2");
+        let broker = builder().open().unwrap();
+        broker.topic("t").create().unwrap();
+        let in_partition = |number: i32| (0..9).map(|n| format!("g{n}")).find(|g| partition_for_group(g, 2) == number);
+        let [sound, lost] = [0, 1].map(|number| in_partition(number).unwrap());
+        [&sound, &lost].iter().for_each(|group| broker.commit_offsets(group, "", -1, &commit(0)).unwrap());
+        broker.close().unwrap();
+        let metadata = Path::new("/d/__consumer_offsets-1/partition.metadata");
+        replace_file(&storage, metadata, b"version: 0\ntopic_id: 5L6g3nShT-eMCtK--X86sw\n").unwrap();
+
+        let found = builder().inspect().unwrap();
+        assert_eq!(found.groups.iter().map(|group| &group.id).collect::<Vec<_>>(), [&sound]);
+        assert_eq!(found.groups[0].offsets.len(), 1);
+        assert!(found.findings.iter().any(|f| f.message.starts_with("groups cannot be read")), "{found}");
+    }
+
+    /// As the second log.dir of a broker looks: no metadata log, and not the last partitions of the topic.
+    #[test]
+    fn a_group_in_a_partition_that_is_not_its_own_proves_that_the_count_is_wrong() {
+        let storage = MemoryStorage::new();
+        let broker = Broker::builder("/d").storage(storage.clone()).config("offsets.topic.num.partitions", "3");
+        let broker = broker.open().unwrap();
+        broker.topic("t").create().unwrap().send("x").unwrap();
+        let place = |group: &str| [3, 2].map(|count| partition_for_group(group, count).get());
+        let find = |at: [i32; 2]| (0..99).map(|n| format!("g{n}")).find(|group| place(group) == at).unwrap();
+        let (sound, misplaced, unknown) = (find([0, 0]), find([1, 0]), find([2, 1]));
+        for group in [&sound, &misplaced, &unknown] {
+            broker.commit_offsets(group, "", -1, &commit(1)).unwrap();
+        }
+        broker.close().unwrap();
+        for gone in ["__cluster_metadata-0", "__consumer_offsets-2"] {
+            storage.remove_dir_all(&Path::new("/d").join(gone)).unwrap();
+        }
+
+        for visit in 0..2 {
+            let broker = open(&storage);
+            let at = TopicPartition::new("t", 0);
+            let committed = |group: &str| broker.consumer_group(group).committed(&at).map(|found| found.is_some());
+            assert!(committed(&sound).unwrap());
+            for group in [&sound, &misplaced, &unknown] {
+                let error = broker.commit_offsets(group, "", -1, &commit(1)).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Absent);
+                assert!(error.to_string().contains(&format!("{misplaced:?} is in partition 1")), "{error}");
+                assert_eq!(read_values(&broker, group).unwrap_err().kind(), ErrorKind::Absent);
+            }
+            // Not as if they had never committed.
+            assert_eq!(committed(&misplaced).unwrap_err().kind(), ErrorKind::Absent);
+            assert_eq!(committed(&unknown).unwrap_err().kind(), ErrorKind::Absent);
+            assert_eq!(broker.groups().unwrap().len(), 1, "visit {visit}");
+            assert!(broker.findings().iter().any(|found| found.message.contains("more partitions than the 2")));
+            // What was derived is written down, and no surer for that.
+            broker.topic(format!("new-{visit}")).create().unwrap();
+            broker.close().unwrap();
+        }
     }
 
     #[test]

@@ -206,12 +206,15 @@ impl Inner {
                 offsets: offsets.collect(),
             })
         };
-        let groups = broker.groups().and_then(|groups| groups.iter().map(inspect).collect());
-        groups.unwrap_or_else(|error: Error| {
-            let finding = Finding::new(FindingKind::Damaged, format!("the groups cannot be read: {error}"));
+        let unread = |error: Error| {
+            let finding = Finding::new(FindingKind::Damaged, format!("groups cannot be read: {error}"));
             self.context.findings.add(finding.path(&self.context.root));
+        };
+        let groups = self.readable_groups(unread).unwrap_or_else(|error| {
+            unread(error);
             Vec::new()
-        })
+        });
+        groups.iter().filter_map(|group| inspect(group).map_err(unread).ok()).collect()
     }
 
     fn inspect_topic(&self, image: &Image, topic: &TopicEntry) -> TopicInspection {

@@ -188,6 +188,7 @@ impl Broker {
         let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
         inner.context.host.get_or_init(|| host);
         inner.load_topics(&checkpoints, is_foreign)?;
+        directory::note_visit(&*inner.context.storage, &inner.context.root, &inner.catalog)?;
         inner.recover_dirty(found_clean)?;
         let workers = match options.threads {
             Threads::Own if inner.context.read_only.is_none() => background::start(&inner)?,

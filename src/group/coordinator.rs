@@ -108,6 +108,15 @@ pub(crate) struct GroupCoordinator {
     staged: HashMap<PartitionId, VecDeque<Staged>>,
     /// What open transactions hold back, by the partition of `__consumer_offsets` and the producer.
     open_transactions: HashMap<(PartitionId, ProducerId), BTreeMap<String, BTreeSet<TopicPartition>>>,
+    misplaced: Option<Misplaced>,
+}
+
+/// A group with a record in a partition of `__consumer_offsets` that is not the group's, as many as there are now.
+#[derive(Clone, Debug)]
+pub(crate) struct Misplaced {
+    pub(crate) group: String,
+    pub(crate) found_in: PartitionId,
+    pub(crate) belongs_in: PartitionId,
 }
 
 /// Membership.
@@ -318,7 +327,14 @@ impl GroupCoordinator {
         value: Option<&[u8]>,
     ) -> Option<Unread> {
         let (decoded, error) = Change::decode(key, value);
-        let decoded = decoded.filter(|(group, _)| partition_for_group(group, partitions) == partition);
+        let decoded = decoded.filter(|(group, _)| {
+            let belongs_in = partition_for_group(group, partitions);
+            if belongs_in != partition {
+                let misplaced = || Misplaced { group: group.clone(), found_in: partition, belongs_in };
+                self.misplaced.get_or_insert_with(misplaced);
+            }
+            belongs_in == partition
+        });
         let group = decoded.as_ref().map(|(group, _)| group.clone());
         match (decoded, in_transaction) {
             (Some((group, Change::Offset { partition: of, committed: Latest::Is(committed) })), Some(producer)) => {
@@ -346,6 +362,17 @@ impl GroupCoordinator {
     pub(crate) fn absorb(&mut self, other: Self) {
         self.groups.extend(other.groups);
         self.open_transactions.extend(other.open_transactions);
+        self.misplaced = self.misplaced.take().or(other.misplaced);
+    }
+
+    /// A group that was replayed from where it does not belong, if there was one.
+    pub(crate) fn misplaced(&self) -> Option<&Misplaced> {
+        self.misplaced.as_ref()
+    }
+
+    /// Whether there is such a group.
+    pub(crate) fn knows(&self, group: &str) -> bool {
+        self.groups.get(group).is_some_and(Entry::exists)
     }
 
     fn entry_or_new(&mut self, group: &str) -> &mut Entry {

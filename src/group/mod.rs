@@ -18,5 +18,7 @@ pub use key::GroupType;
 pub use offsets::CommittedOffset;
 pub use state::GroupState;
 
-pub(crate) use coordinator::{Effects, GroupCoordinator, LogAppend, OffsetCommit, Unread, partition_for_group};
+pub(crate) use coordinator::{
+    Effects, GroupCoordinator, LogAppend, Misplaced, OffsetCommit, Unread, partition_for_group,
+};
 pub(crate) use state::{Context, Generation, JoinRequest, Membership};

@@ -289,3 +289,17 @@ fn listing(dir: &Dir) -> Vec<(String, u64)> {
     all.sort();
     all
 }
+
+/// What is done once, because another program had the directory, is done by the next open where this one died.
+#[test]
+fn an_open_that_fails_half_way_is_made_up_for() {
+    let dir = Dir::with_topic(1);
+    dir.0.remove_file(&Dir::root().join("t-0/partition.metadata")).unwrap();
+    dir.0.remove_file(&Dir::root().join("thalweg.epoch")).unwrap();
+    dir.make("t-0/partition.metadata.tmp");
+    dir.builder().open().unwrap_err();
+    dir.remove("t-0/partition.metadata.tmp");
+    let broker = dir.open();
+    assert_eq!(kinds(&broker), [FindingKind::Rebuilt]);
+    assert!(dir.has("t-0/partition.metadata"));
+}

@@ -19,7 +19,16 @@ const EPOCHS_BYTES_MAX: u64 = 64 << 20;
 pub(super) const LOST: Uuid = Uuid::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
 
 /// No broker that counts from 0 has come this far: the logs may hold ids of producers that still live.
-const NEXT_PRODUCER_ID: i64 = 1 << 40;
+pub(super) const NEXT_PRODUCER_ID: i64 = 1 << 40;
+
+/// What a broker keeps at the top of every log.dir.
+const CHECKPOINTS: [&str; 2] = ["recovery-point-offset-checkpoint", "replication-offset-checkpoint"];
+
+/// Whether a broker has used `log_dir` and kept its metadata log, of which `dir` is the place here, in another one.
+pub(super) fn is_beside_another(storage: &dyn Storage, log_dir: &Path, dir: &Path) -> bool {
+    let has = |path: &Path| storage.metadata(path).is_ok();
+    !has(dir) && CHECKPOINTS.iter().any(|name| has(&log_dir.join(name)))
+}
 
 #[derive(Default)]
 struct Topic {

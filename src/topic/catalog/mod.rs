@@ -180,6 +180,13 @@ impl Catalog {
         last == now || (last.starts_with("directories ") && now == open::FIRST_EPOCH.to_string())
     }
 
+    /// Whether topics came from their directories here, now or before that was written down, and no stock broker
+    /// has taken that for true since: one may have more partitions than anybody here knows.
+    pub(crate) fn is_derived(&self) -> bool {
+        let image = self.image();
+        image.next_producer_id() >= derive::NEXT_PRODUCER_ID && image.epoch <= open::FIRST_EPOCH
+    }
+
     /// Why the catalog takes no changes, where it does not.
     pub(crate) fn read_only(&self) -> Option<Error> {
         self.writer.lock().read_only.clone()

@@ -135,19 +135,21 @@ impl Reading {
         }
         let (node, own) = (self.identity.node_id, self.directory_id());
         let dirs = derive::records(storage, &self.log_dir, node, own)?;
+        // Also without any topic: a metadata log that is not needed would keep Kafka from starting on both.
+        let is_new = dirs.is_empty() && !derive::is_beside_another(storage, &self.log_dir, &self.dir);
         self.origin = match snapshot::bootstrap(storage, &self.log_dir, &self.dir) {
-            Ok(Some(found)) if dirs.is_empty() || found.image.topics().next().is_some() => {
+            Ok(Some(found)) if is_new || found.image.topics().next().is_some() => {
                 if let Some(why) = found.image.other_node(node) {
                     let remedy = "a directory of a cluster is changed by its controllers alone";
                     self.read_only = Some(self.refusal(why, remedy));
                 }
                 Origin::Formatted(found)
             }
-            Err(e) if dirs.is_empty() => {
+            Err(e) if is_new => {
                 self.read_only = Some(self.refusal(e, "start Kafka on it once"));
                 Origin::Log
             }
-            _ if dirs.is_empty() => Origin::New,
+            _ if is_new => Origin::New,
             _ => Origin::Directories(dirs),
         };
         Ok(())

@@ -359,6 +359,28 @@ fn without_a_metadata_log_the_directories_tell_and_nothing_is_written() {
     assert_eq!((image.quorum().1.len(), image.feature("metadata.version")), (1, Some(21)));
 }
 
+/// A metadata log in a second log.dir keeps Kafka from starting, and an open is no reason to write one.
+#[test]
+fn an_empty_second_directory_of_a_broker_gets_no_metadata_log() {
+    for formatted in [false, true] {
+        let dir = Dir::new();
+        dir.write("meta.properties", META.as_bytes());
+        dir.write("replication-offset-checkpoint", b"0\n0\n");
+        if formatted {
+            dir.write("bootstrap.checkpoint", &checkpoint(&[level(30)], 0, 0));
+        }
+        let before = bytes_of(&dir);
+        let (catalog, findings) = open_with_findings(&dir);
+        assert_eq!(findings.iter().map(|f| f.kind).collect::<Vec<_>>(), [FindingKind::NoCatalog]);
+        catalog.close().unwrap();
+        assert_eq!(bytes_of(&dir), before);
+        let catalog = dir.open();
+        catalog.create_topic("t", id(1), 1, &TopicConfig::new()).unwrap();
+        drop(catalog);
+        assert_eq!(names(&dir.open()), ["t"]);
+    }
+}
+
 fn register(epoch: i64, fenced: u8) -> MetadataRecord {
     let text = format!("01 00 01 00000001 {:032x} {epoch:016x} 01 01 00 {fenced:02x} 00 00", 7);
     MetadataRecord::decode(&hex(&text)).unwrap()
