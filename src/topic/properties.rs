@@ -3,7 +3,7 @@
 //! broker starts on it. Reading and writing the files is left to the caller.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::Uuid;
@@ -214,7 +214,7 @@ impl ServerProperties<'_> {
             ("controller.listener.names", "CONTROLLER".to_owned()),
             ("inter.broker.listener.name", "PLAINTEXT".to_owned()),
             ("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned()),
-            ("log.dirs", self.dir.display().to_string()),
+            ("log.dirs", absolute(self.dir).display().to_string()),
             ("auto.create.topics.enable", "false".to_owned()),
             ("default.replication.factor", "1".to_owned()),
             ("offsets.topic.replication.factor", "1".to_owned()),
@@ -243,6 +243,12 @@ impl ServerProperties<'_> {
         }
         text
     }
+}
+
+/// The broker is started in another working directory than ours.
+fn absolute(dir: &Path) -> PathBuf {
+    let named = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    std::path::absolute(named).unwrap_or_else(|_| named.to_owned())
 }
 
 #[cfg(test)]
@@ -283,11 +289,10 @@ mod tests {
         assert_eq!(kind("version=1\ncluster.id=\\u12\nnode.id=1\n"), ErrorKind::Corrupt);
     }
 
-    #[test]
-    fn server_properties_name_the_directory_and_its_counts() {
+    fn properties_of(dir: &str) -> Vec<(String, String)> {
         let defaults = [("log.retention.ms".to_owned(), "1000".to_owned())];
         let text = ServerProperties {
-            dir: Path::new("/data/log"),
+            dir: Path::new(dir),
             node_id: 1,
             listener: ("localhost", 9092),
             controller: ("localhost", 9093),
@@ -297,12 +302,27 @@ mod tests {
             defaults: &defaults,
         }
         .to_text();
-        let pairs = parse_properties(&text).unwrap();
+        parse_properties(&text).unwrap()
+    }
+
+    #[test]
+    fn server_properties_name_the_directory_and_its_counts() {
+        let pairs = properties_of("/data/log");
         let get = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        assert_eq!(get("log.dirs"), Some("/data/log"));
+        assert_eq!(get("log.dirs").map(Path::new), Some(&*std::path::absolute("/data/log").unwrap()));
         assert_eq!(get("controller.quorum.voters"), Some("1@localhost:9093"));
         assert_eq!(get("listeners"), Some("PLAINTEXT://localhost:9092,CONTROLLER://localhost:9093"));
         assert_eq!(get("transaction.state.log.num.partitions"), Some("3"));
         assert_eq!(get("log.retention.ms"), Some("1000"));
+    }
+
+    /// `Broker::open("data")` is what the README says, and Kafka has a working directory of its own.
+    #[test]
+    fn server_properties_name_a_relative_directory_from_the_root() {
+        for (dir, end) in [("data", "data"), ("", "")] {
+            let pairs = properties_of(dir);
+            let named = pairs.iter().find(|(key, _)| key == "log.dirs").map(|(_, value)| Path::new(value)).unwrap();
+            assert_eq!(named, std::env::current_dir().unwrap().join(end));
+        }
     }
 }
