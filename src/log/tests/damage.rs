@@ -388,6 +388,7 @@ fn offsets_that_a_stock_broker_noted_are_not_used_again() {
         assert_eq!(log.offsets().end.get(), 100);
         assert_eq!(findings(&log, FindingKind::Lost), [(sample.end, 100)]);
         assert_eq!(outcome(&log).damaged, [(sample.end, 100)]);
+        assert_eq!(put(&log, &["new"]).base_offset, 100);
         log.close().unwrap();
         let log = open_foreign(&bed, outside, point, small());
         assert_eq!(outcome(&log).damaged, [(sample.end, 100)], "told again");
