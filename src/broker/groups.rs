@@ -258,6 +258,18 @@ impl Inner {
         self.carry_out(state, effects)
     }
 
+    /// Fails for a topic of which nothing is here but what groups committed in it, where that means that it is in
+    /// another directory and not that it is gone.
+    pub(super) fn check_not_elsewhere(&self, state: &State, topic: &str) -> Result<()> {
+        if !self.catalog.is_derived() || state.coordinator.topic_deleted(topic)?.is_empty() {
+            return Ok(());
+        }
+        let message = format!("groups have committed in topic {topic:?}, whose partitions are in another directory");
+        Err(Error::new(ErrorKind::Absent, message)
+            .path(&self.context.root)
+            .remedy("use the log.dir that holds __cluster_metadata-0, or delete what the groups have committed in it"))
+    }
+
     /// What all groups committed in a topic of that name means nothing any more. Waited for under the lock: no
     /// topic of that name may come, and nobody commit in it, in between.
     pub(super) fn forget_offsets_of(&self, state: &mut State, topic: &str) -> Result<()> {
@@ -533,6 +545,23 @@ mod tests {
         assert_eq!(elsewhere.describe().map(drop).map_err(kind), Err(ErrorKind::Absent));
         assert_eq!(broker.groups().unwrap().len(), 1);
         drop(here.consumer(["t"]).join().unwrap());
+    }
+
+    #[test]
+    fn a_topic_of_another_directory_is_not_made_anew_over_what_groups_committed_in_it() {
+        let storage = MemoryStorage::new();
+        let broker = open(&storage);
+        broker.topic("t").create().unwrap();
+        broker.commit_offsets("g", "", -1, &commit(0)).unwrap();
+        broker.close().unwrap();
+        storage.remove_dir_all(Path::new("/d/__cluster_metadata-0")).unwrap();
+
+        let broker = open(&storage);
+        let error = broker.topic("t").open_or_create().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Absent, "{error}");
+        assert_eq!(broker.consumer_group("g").all_committed().unwrap().len(), 1);
+        assert!(storage.metadata(Path::new("/d/__cluster_metadata-0")).is_err());
+        broker.topic("new").create().unwrap();
     }
 
     #[test]

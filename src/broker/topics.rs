@@ -226,6 +226,7 @@ impl Broker {
         inner.check_writable()?;
         inner.with_groups(|state| {
             inner.check_absent(topic)?;
+            inner.check_not_elsewhere(state, topic)?;
             // A deletion that was interrupted left offsets that mean nothing in this one.
             inner.forget_offsets_of(state, topic)?;
             let entry = inner.create(topic, partitions, &config)?;
