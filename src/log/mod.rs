@@ -292,6 +292,11 @@ impl Log {
         inner.appender.lock().jitter = inner.jitter();
         if !found.clean {
             inner.note()?;
+            let leaves_out = inner.report.rows.contains(&RecoveryRow::Reserved);
+            if let Some(slot) = inner.context.slot.as_ref().filter(|_| leaves_out) {
+                // What spoke of the offsets left out may have been cut off: from here on only the note does.
+                slot.sync()?;
+            }
         }
         Ok(Log { inner: Arc::new(inner), lock: Mutex::new(None) })
     }
