@@ -71,6 +71,7 @@ impl Inner {
             return Ok(());
         }
         let found = self.topic_id_in(&path);
+        let is_its = known.is_some_and(|topic| matches!(&found, Ok(id) if id.is_none_or(|id| id == topic.id)));
         match (known, found) {
             (_, Ok(Some(id))) if image.was_removed(id) => {
                 survey.cleared.insert(name.to_string());
@@ -90,6 +91,10 @@ impl Inner {
             }
             (None, _) => self.leftover(&path, "belongs to no topic of the catalog: Kafka would rename it to -stray"),
         }
+        // Kafka makes a directory and its first segment together: without one the log is as gone as without both.
+        if is_its && !self.holds_log(&path)? {
+            return Ok(());
+        }
         survey.present.insert(name.to_string());
         Ok(())
     }
@@ -101,16 +106,20 @@ impl Inner {
 
     /// Gives a directory that has lost its topic's id the one of its name: without it Kafka would set the log aside.
     fn adopt(&self, name: &TopicPartition, id: Uuid, dir: &Path) -> Result<()> {
-        let storage = &*self.context.storage;
-        let files = storage.list(dir).map_err(|e| Error::io("cannot list a partition's directory", dir, e))?;
-        if !files.iter().any(|file| file.name.ends_with(".log")) {
+        if !self.holds_log(dir)? {
             return Ok(());
         }
         let path = dir.join(PARTITION_METADATA);
-        replace_file(storage, &path, encode_partition_metadata(id).as_bytes())?;
+        replace_file(&*self.context.storage, &path, encode_partition_metadata(id).as_bytes())?;
         let message = "the file that says whose log it is is missing: it is made anew from the catalog";
         self.context.findings.add(Finding::new(FindingKind::Rebuilt, message).partition(name.clone()).path(path));
         Ok(())
+    }
+
+    fn holds_log(&self, dir: &Path) -> Result<bool> {
+        let listed = self.context.storage.list(dir);
+        let files = listed.map_err(|e| Error::io("cannot list a partition's directory", dir, e))?;
+        Ok(files.iter().any(|file| file.name.ends_with(".log")))
     }
 
     fn leftover(&self, path: &Path, what: &str) {

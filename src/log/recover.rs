@@ -159,7 +159,7 @@ impl Recovery<'_> {
         let first = segments.first().map_or(Offset::ZERO, |s| s.base());
         let known = match (self.slot, &self.context.slot) {
             (Some(slot), _) => slot.log_start,
-            (None, Some(_)) if has_dir => Offset::ZERO,
+            (None, Some(_)) if !segments.is_empty() => Offset::ZERO,
             // Nothing is left of the log, or nothing but the checkpoint is known of it.
             (None, _) => self.context.log_start,
         };

@@ -36,6 +36,10 @@ impl MetaProperties {
             (take("version"), take("cluster.id"), take("node.id"), take("directory.id"));
         match version.as_deref().map(str::trim) {
             Some("1") => {}
+            // Half a copy of the file has no version either.
+            None if !pairs.iter().any(|(key, _)| key == "broker.id") => {
+                return Err(corrupt("meta.properties has no version"));
+            }
             Some("0") | None => {
                 return Err(Error::new(ErrorKind::Unsupported, "the directory belongs to a ZooKeeper-based Kafka")
                     .remedy("migrate it to KRaft with Kafka 3.9 first"));
@@ -282,6 +286,9 @@ mod tests {
     fn refuses_what_it_cannot_own() {
         let kind = |text| MetaProperties::parse(text).unwrap_err().kind();
         assert_eq!(kind("version=0\nbroker.id=1\ncluster.id=x\n"), ErrorKind::Unsupported);
+        assert_eq!(kind("broker.id=1\ncluster.id=x\n"), ErrorKind::Unsupported);
+        assert_eq!(kind(""), ErrorKind::Corrupt);
+        assert_eq!(kind("#\n#Mon Jan 01 00:00:00 UTC 2024\nnode.id=1\n"), ErrorKind::Corrupt);
         assert_eq!(kind("version=2\nnode.id=1\ncluster.id=x\n"), ErrorKind::Unsupported);
         assert_eq!(kind("version=1\nnode.id=1\n"), ErrorKind::Corrupt);
         assert_eq!(kind("version=1\ncluster.id=x\n"), ErrorKind::Corrupt);

@@ -130,22 +130,33 @@ fn a_partition_in_another_directory_is_absent_and_the_rest_is_served() {
 
 #[test]
 fn a_log_that_is_gone_goes_on_above_the_offsets_that_were_given_out() {
-    let dir = Dir::with_topic(1);
-    dir.remove("t-0");
-    for round in 0..2 {
+    let halves: [fn(&Dir); 3] = [
+        |dir| dir.remove("t-0"),
+        |dir| {
+            dir.remove("t-0");
+            dir.make("t-0");
+        },
+        |dir| dir.0.remove_file(&Dir::root().join("t-0/00000000000000000000.log")).unwrap(),
+    ];
+    for lose in halves {
+        let dir = Dir::with_topic(1);
+        lose(&dir);
+        for round in 0..2 {
+            let broker = dir.open_foreign();
+            assert_eq!(kinds(&broker), [FindingKind::Lost], "round {round}");
+            assert!(message(&broker, FindingKind::Lost).contains("offsets 0 to before 1"));
+            let offsets = broker.topic("t").open().unwrap().partition(0).unwrap().offsets().unwrap();
+            assert_eq!((offsets.log_start.get(), offsets.end.get()), (1, 1));
+            broker.close().unwrap();
+        }
         let broker = dir.open_foreign();
-        assert_eq!(kinds(&broker), [FindingKind::Lost], "round {round}");
-        assert!(message(&broker, FindingKind::Lost).contains("offsets 0 to before 1"));
-        let offsets = broker.topic("t").open().unwrap().partition(0).unwrap().offsets().unwrap();
-        assert_eq!((offsets.log_start.get(), offsets.end.get()), (1, 1));
-        broker.close().unwrap();
+        assert_eq!(broker.topic("t").open().unwrap().send("new").unwrap().offset, 1);
+        drop(broker);
+        assert!(dir.has("t-0/partition.metadata"));
+        let broker = dir.open();
+        assert_eq!(kinds(&broker), []);
+        assert_eq!(broker.topic("t").open().unwrap().send("newer").unwrap().offset, 2);
     }
-    let broker = dir.open_foreign();
-    assert_eq!(broker.topic("t").open().unwrap().send("new").unwrap().offset, 1);
-    drop(broker);
-    let broker = dir.open();
-    assert_eq!(kinds(&broker), []);
-    assert_eq!(broker.topic("t").open().unwrap().send("newer").unwrap().offset, 2);
 }
 
 #[test]
