@@ -187,12 +187,14 @@ impl Inner {
     /// that is served.
     fn with_right_epochs(&self, bytes: Bytes) -> Bytes {
         let epochs = self.epochs.load();
-        let (mut batches, mut at) = (Vec::new(), 0);
-        while let Some(Ok(header)) = bytes.get(at..).filter(|rest| !rest.is_empty()).map(BatchHeader::parse) {
-            let noted = epochs.in_force_at(header.base_offset()).map_or(header.leader_epoch(), |(epoch, _)| epoch);
-            batches.push((at, noted, header));
-            at += header.size_bytes();
+        let noted = |header: &BatchHeader| {
+            epochs.in_force_at(header.base_offset()).map_or(header.leader_epoch(), |(epoch, _)| epoch)
+        };
+        // Nearly every read ends here.
+        if headers(&bytes).all(|(_, header)| header.leader_epoch() == noted(&header)) {
+            return bytes;
         }
+        let batches: Vec<_> = headers(&bytes).map(|(at, header)| (at, noted(&header), header)).collect();
         let agrees = |at: usize| {
             batches
                 .get(at)
@@ -302,6 +304,17 @@ impl Inner {
         }
         Ok(None)
     }
+}
+
+/// The headers of whole batches, and where each begins.
+fn headers(bytes: &Bytes) -> impl Iterator<Item = (usize, BatchHeader)> + '_ {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let at = next;
+        let header = bytes.get(at..).filter(|rest| !rest.is_empty()).and_then(|rest| BatchHeader::parse(rest).ok())?;
+        next += header.size_bytes();
+        Some((at, header))
+    })
 }
 
 pub(super) fn visible(offsets: LogOffsets, isolation: Isolation) -> Offset {

@@ -68,6 +68,8 @@ pub(crate) struct Segment {
     end: AtomicI64,
     /// Made when something was found wrong, or by recovery.
     survey: RwLock<Option<Arc<Survey>>>,
+    /// Counts truncations: a walk from before one knows nothing of the bytes behind it.
+    cuts: AtomicU64,
     indexes: RwLock<Option<Indexes>>,
     aborted: RwLock<Option<TransactionIndex>>,
     /// The index files are another program's, and were not compared with the batches yet.
@@ -87,6 +89,7 @@ impl Segment {
             until: AtomicI64::new(-1),
             end: AtomicI64::new(-1),
             survey: RwLock::new(None),
+            cuts: AtomicU64::new(0),
             indexes: RwLock::new(Some(indexes)),
             aborted: RwLock::new(Some(TransactionIndex::default())),
             doubted: AtomicBool::new(false),
@@ -104,6 +107,7 @@ impl Segment {
             until: AtomicI64::new(-1),
             end: AtomicI64::new(-1),
             survey: RwLock::new(None),
+            cuts: AtomicU64::new(0),
             indexes: RwLock::new(None),
             aborted: RwLock::new(None),
             doubted: AtomicBool::new(false),
@@ -252,6 +256,7 @@ impl Segment {
     /// Walks the whole segment because something in it contradicts something else: notes and tells what is wrong,
     /// and replaces indexes that came from files by those that the batches give.
     pub(crate) fn survey(&self) -> Result<Arc<Survey>> {
+        let cuts = self.cuts.load(Ordering::Acquire);
         let rebuilt = Self::existing(self.home.clone(), self.base, self.sizes, self.written());
         rebuilt.surround_like(self);
         rebuilt.reset_indexes()?;
@@ -276,11 +281,15 @@ impl Segment {
             *held = indexes;
         }
         drop(held);
-        Ok(self.learn(survey))
+        Ok(self.learn_unless_cut(survey, cuts))
     }
 
     /// Takes in what a walk over the whole segment found out, and tells of the flaws.
     pub(crate) fn learn(&self, survey: Survey) -> Arc<Survey> {
+        self.learn_unless_cut(survey, self.cuts.load(Ordering::Acquire))
+    }
+
+    fn learn_unless_cut(&self, survey: Survey, cuts: u64) -> Arc<Survey> {
         let tell = |flaw: &Flaw, words: String| {
             let kind = match flaw.kind {
                 FlawKind::Corrected(_) => FindingKind::Corrected,
@@ -298,7 +307,11 @@ impl Segment {
             tell(&all, "more flaws than are told one by one".to_owned());
         }
         let survey = Arc::new(survey);
-        *self.survey.write() = Some(Arc::clone(&survey));
+        let mut known = self.survey.write();
+        if self.cuts.load(Ordering::Acquire) == cuts {
+            *known = Some(Arc::clone(&survey));
+        }
+        drop(known);
         survey
     }
 
@@ -310,7 +323,10 @@ impl Segment {
         self.set_written(position);
         self.set_until(None);
         self.end.store(-1, Ordering::Release);
-        *self.survey.write() = None;
+        let mut known = self.survey.write();
+        self.cuts.fetch_add(1, Ordering::AcqRel);
+        *known = None;
+        drop(known);
         *self.indexes.write() = Some(self.rebuild_indexes()?);
         if let Some(aborted) = self.aborted.write().as_mut() {
             aborted.truncate(end);
