@@ -425,6 +425,31 @@ fn an_inspection_tells_what_is_there() {
 }
 
 #[test]
+fn a_catalog_that_was_not_copied_whole_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path()).close().unwrap();
+    let log = dir.path().join("__cluster_metadata-0/00000000000000000000.log");
+    let file = DiskStorage.open(&log, OpenMode::Write).unwrap();
+    file.set_len(file.len().unwrap() - 10).unwrap();
+    let all_but_the_lock = || {
+        let mut tree = tree(dir.path());
+        tree.remove(&dir.path().join(".lock"));
+        tree
+    };
+    let before = all_but_the_lock();
+    let error = Broker::open(dir.path()).unwrap_err();
+    assert!(all_but_the_lock() == before);
+    assert_eq!((error.kind(), error.at_path()), (ErrorKind::Corrupt, Some(dir.path())), "{error}");
+    assert!(error.to_string().contains("half a copy"), "{error}");
+
+    let found = unchanged(dir.path(), || Broker::inspect(dir.path())).unwrap();
+    assert!(found.read_only.is_some_and(|why| why.to_string().contains("ends inside a batch")));
+    // Without the marker it is what a crash leaves.
+    DiskStorage.remove_file(&dir.path().join(".kafka_cleanshutdown")).unwrap();
+    Broker::open(dir.path()).unwrap().close().unwrap();
+}
+
+#[test]
 fn an_inspection_of_disorder_finds_all_that_is_sound() {
     for foreign in [false, true] {
         let dir = tempfile::tempdir().unwrap();

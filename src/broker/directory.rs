@@ -12,14 +12,13 @@ use crate::storage::{EntryKind, Storage, read_file, replace_file};
 use crate::topic::Checkpoints;
 use crate::topic::catalog::Catalog;
 use crate::topic::name::{self, CLUSTER_METADATA};
-use crate::topic::properties::META_PROPERTIES;
+use crate::topic::properties::{CLEAN_SHUTDOWN, META_PROPERTIES};
 use crate::types::{Offset, TopicPartition, Uuid};
 
 /// Our own state of all partitions; a name that Kafka ignores.
 pub(super) const STATE_FILE: &str = "thalweg.state";
 /// What the catalog looked like when we last had the directory; every start of a stock broker changes that.
 const LAST_EPOCH: &str = "thalweg.epoch";
-const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 const LOCK: &str = ".lock";
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";

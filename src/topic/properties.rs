@@ -10,6 +10,8 @@ use crate::types::Uuid;
 
 /// Where in a log.dir the first of the two stands.
 pub(crate) const META_PROPERTIES: &str = "meta.properties";
+/// What a stop in good order leaves: all files are whole.
+pub(crate) const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 
 /// `meta.properties` version 1: the identity of one directory of one KRaft node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -31,6 +31,8 @@ pub(super) struct LogEnd {
     pub(super) end: Offset,
     /// Unsound bytes, or a gap, in front of more that is sound.
     pub(super) damage: Option<Error>,
+    /// An unfinished write behind all that is sound, and where.
+    pub(super) torn: Option<Error>,
 }
 
 /// Shows every batch to `visit`, in order, until it breaks off. Offsets below `covered` stand in a snapshot.
@@ -116,7 +118,11 @@ impl SegmentFile {
                     }
                     position = next;
                 }
-                None => break,
+                None => {
+                    let torn = Error::new(ErrorKind::Corrupt, "the metadata log ends inside a batch");
+                    found.torn = Some(torn.offset(found.end).path(&self.path));
+                    break;
+                }
             }
         }
         Ok(ControlFlow::Continue(()))

@@ -25,7 +25,7 @@ use crate::record::RecordBatch;
 use crate::storage::{Storage, read_file};
 use crate::topic::config::TopicConfig;
 use crate::topic::name::CLUSTER_METADATA;
-use crate::topic::properties::MetaProperties;
+use crate::topic::properties::{CLEAN_SHUTDOWN, MetaProperties};
 use crate::types::{LeaderEpoch, Offset, TopicPartition, Uuid};
 
 /// The level of a new directory: 3.9-IV0, the newest that 3.9 and 4.x both read.
@@ -98,6 +98,7 @@ impl Reading {
             reading.find_origin(storage)?;
         }
         reading.check_level()?;
+        reading.check_whole(storage)?;
         Ok(reading)
     }
 
@@ -179,6 +180,22 @@ impl Reading {
     /// Why the catalog takes no changes, where it does not.
     pub(crate) fn read_only(&self) -> Option<&Error> {
         self.read_only.as_ref()
+    }
+
+    /// After a stop in good order nothing is unfinished: such a log was not copied whole. Going on without its last
+    /// topics would have their logs set aside.
+    fn check_whole(&mut self, storage: &dyn Storage) -> Result<()> {
+        let Some(torn) = self.replay.torn.take() else { return Ok(()) };
+        if storage.metadata(&self.log_dir.join(CLEAN_SHUTDOWN)).is_err() {
+            return Ok(());
+        }
+        let remedy = "copy the directory again, whole; or remove .kafka_cleanshutdown to go on without what is missing";
+        if self.options.read_only {
+            self.read_only.get_or_insert(self.refusal(torn, remedy));
+            return Ok(());
+        }
+        let torn = Error::new(ErrorKind::Corrupt, format!("half a copy: {torn}, though Kafka stopped in good order"));
+        Err(torn.path(&self.log_dir).remedy(remedy))
     }
 
     fn directory_id(&self) -> Uuid {
@@ -355,6 +372,8 @@ struct Replay {
     log_bytes: u64,
     /// Where the log itself ends.
     log_end: Offset,
+    /// What is unfinished behind it.
+    torn: Option<Error>,
     /// A record of a later release, or damage: nothing behind it was read.
     stopped: Option<Error>,
 }
@@ -401,6 +420,7 @@ impl Replay {
         }
         self.stopped = self.stopped.take().or(found.damage);
         self.log_end = found.end;
+        self.torn = found.torn;
         if self.stopped.is_none() {
             self.image.end = self.image.end.max(found.end);
         }
