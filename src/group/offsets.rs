@@ -332,10 +332,12 @@ mod tests {
         let committed = |epoch: Option<i32>| {
             CommittedOffset::new(Offset::new(42), epoch.map(LeaderEpoch::new), "m".into(), Timestamp::new(T))
         };
+        let v0 = "0000000000000000002a00016d0000018bcfe56800";
         let v1 = "0001000000000000002a00016d0000018bcfe568000000018bcfee8fc0";
         let v2 = "0002000000000000002a00016d0000018bcfe56800";
         let v3 = "0003000000000000002a0000000500016d0000018bcfe56800";
         let v4 = "0004000000000000002a00000005026d0000018bcfe5680000";
+        assert_eq!(CommittedOffset::decode(&bytes(v0)).unwrap(), committed(None));
         assert_eq!(CommittedOffset::decode(&bytes(v1)).unwrap(), committed(None));
         assert_eq!(CommittedOffset::decode(&bytes(v2)).unwrap(), committed(None));
         assert_eq!(CommittedOffset::decode(&bytes(v3)).unwrap(), committed(Some(5)));

@@ -248,6 +248,14 @@ fn without_a_catalog_nothing_is_deleted_until_a_policy_is_set() {
     let configs = topic.describe_configs().unwrap();
     assert!(configs.iter().any(|entry| entry.name() == "retention.bytes" && entry.value() == "7"));
     assert_eq!(topic.send(Record::from("z").partition(1)).unwrap().offset, 2);
+
+    topic.alter_configs(&[("segment.bytes", Some("1048576"))]).unwrap();
+    for _ in 0..4 {
+        topic.send(Record::from(vec![b'z'; 600_000]).partition(1)).unwrap();
+    }
+    broker.run_maintenance().unwrap();
+    let kept: Vec<_> = topic.scan(Start::Earliest).map(|record| record.unwrap().offset().get()).collect();
+    assert_eq!(kept, [6], "the policy that was set is in force");
 }
 
 #[test]
