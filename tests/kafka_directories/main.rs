@@ -204,4 +204,6 @@ fn fixtures_are_what_they_claim() {
             .filter(|path| path.extension().is_some_and(|extension| extension == "checkpoint"));
         assert!(snapshots.count() > 0 || !name.contains("tv0"), "{name} has a metadata snapshot");
     }
+    let wide = Fixture::load("kafka-4.3.0-stopped");
+    assert!(wide.visible_topics().any(|(_, topic)| topic.partitions.len() == 200), "a topic of 200 partitions");
 }
