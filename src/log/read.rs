@@ -168,10 +168,11 @@ impl Inner {
             Some(known) => known,
             None => segment.survey()?,
         };
-        let begins = self.epochs.load().begins_at(following.base());
         // Begun above offsets that were left out; no epoch begins there before an append.
-        let is_ours = following.written() == 0 && self.report.rows.contains(&RecoveryRow::Reserved);
-        if is_ours || !is_hole(&before, following, Some(begins))? {
+        let rows = &self.report.rows;
+        let is_ours = following.written() == 0
+            && (rows.contains(&RecoveryRow::Reserved) || !rows.contains(&RecoveryRow::DamagedTail));
+        if is_ours || !is_hole(&before, following, Some(&self.epochs.load()))? {
             return Ok(());
         }
         let (from, to) = (before.end, following.base());

@@ -193,6 +193,10 @@ impl Recovery<'_> {
             super::scan::Scan::new(self, &mut found, listed.newest_snapshot)?.run()?;
         }
         self.go_above_reserved(&mut found);
+        let is_told = |row| matches!(row, &RecoveryRow::Reserved | &RecoveryRow::DamagedTail);
+        if !found.clean && !found.report.rows.iter().any(is_told) && self.goes_on_above_gap(&found)? {
+            found.report.rows.push(RecoveryRow::Reserved);
+        }
         if (found.log_start..=found.end).contains(&self.context.log_start) {
             // A checkpoint that lies beyond the end is of another log, and deletes nothing.
             found.log_start = self.context.log_start;
@@ -278,6 +282,21 @@ impl Recovery<'_> {
         if found.above_damage.is_some() || !found.segments.last().is_some_and(goes_on) {
             self.go_on_at(found, found.end);
         }
+    }
+
+    /// Whether an opening that crashed had left offsets out, and nothing was appended above them since: the next
+    /// append still needs a higher leader epoch.
+    fn goes_on_above_gap(&self, found: &Recovered) -> Result<bool> {
+        let [.., before, active] = &found.segments[..] else { return Ok(false) };
+        if active.written() > 0 || before.written() == 0 || self.config.compacted {
+            return Ok(false);
+        }
+        let (mut end, mut position) = (before.base(), u64::from(before.indexes()?.offset.last().1));
+        while let Some(header) = before.header_at(position)? {
+            end = header.next_offset();
+            position += header.size_bytes() as u64;
+        }
+        Ok(end < active.base())
     }
 
     /// Makes a new segment at `base` the active one.

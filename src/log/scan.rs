@@ -97,7 +97,8 @@ impl<'a> Scan<'a> {
             self.settle(&segment)?;
             before = Some(scanned.survey);
         }
-        self.epochs.finish(&mut self.found.epochs);
+        let durable = self.recovery.slot.map_or(Offset::new(i64::MAX), |slot| slot.frontier);
+        self.epochs.finish(&mut self.found.epochs, durable);
         // After a stop in good order there is no epoch of batches that got lost.
         let passes = self.epochs.noted.as_ref().is_some_and(|noted| noted.passes(next.max(self.found.log_start)));
         if passes && self.recovery.context.recovery_point >= next {
@@ -246,9 +247,8 @@ impl<'a> Scan<'a> {
     /// A segment that does not begin where the one before it ended: something between them is missing, unless
     /// offsets were left out there on purpose.
     fn check_border(&mut self, before: &Survey, segment: &Segment) -> Result<()> {
-        let noted = self.epochs.noted.as_ref();
-        let begins = noted.map(|epochs| epochs.begins_at(segment.base()));
-        if is_hole(before, segment, begins)? {
+        // Where nothing was appended yet, offsets were left out by an earlier opening.
+        if segment.written() > 0 && is_hole(before, segment, self.epochs.noted.as_ref())? {
             let hole = before.end..segment.base();
             self.recovery.tell_offsets(FindingKind::Lost, "a segment is missing or short", hole.clone());
             self.found.report.rows.push(RecoveryRow::DamagedSegment);
@@ -313,18 +313,18 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Whether offsets are missing between a segment that was walked and the next one although nobody left them out.
-/// `begins`: whether a leader epoch is known to begin at the next one's base; `None` where nothing is known of
-/// epochs.
-pub(super) fn is_hole(before: &Survey, next: &Segment, begins: Option<bool>) -> Result<bool> {
+/// Whether offsets are missing between a segment that was walked and the next one although nobody left them out, by
+/// what is `noted` of leader epochs.
+pub(super) fn is_hole(before: &Survey, next: &Segment, noted: Option<&EpochCache>) -> Result<bool> {
     let covered = before.flaws().last().is_some_and(|flaw| flaw.kind.is_unreadable() && flaw.from >= before.end);
     if before.cleaned || covered || before.end >= next.base() || next.is_compacted() {
         return Ok(false);
     }
-    let first = next.header_at(0)?;
-    // Where a log goes on above what may be known outside it does so in a higher epoch.
-    let rises = first.is_none_or(|first| first.leader_epoch() > before.epoch);
-    Ok(!(rises && begins.unwrap_or(true)))
+    let Some(first) = next.header_at(0)? else { return Ok(true) };
+    // Where a log goes on above what may be known outside it does so in a higher epoch. A crash can take the note.
+    let epoch = first.leader_epoch();
+    let begins = noted.is_none_or(|noted| noted.begins_at(next.base()) || noted.latest() < Some(epoch));
+    Ok(!(epoch > before.epoch && begins))
 }
 
 /// An offset above all that the batch may have held that a flaw was. One above even a sound batch of which only the
@@ -432,10 +432,11 @@ impl EpochScan {
         contradicted
     }
 
-    /// The last batches rose, with none behind to confirm it: right unless the checkpoint knows better.
-    fn finish(&mut self, epochs: &mut EpochCache) {
+    /// The last batches rose, with none behind to confirm it: right unless the checkpoint knows better. It does of
+    /// what is below `durable`: there it was written before the batches.
+    fn finish(&mut self, epochs: &mut EpochCache, durable: Offset) {
         if let Some((epoch, base)) = self.pending.take()
-            && self.noted.as_ref().and_then(|noted| noted.in_force_at(base)).is_none()
+            && (base >= durable || self.noted.as_ref().and_then(|noted| noted.in_force_at(base)).is_none())
         {
             epochs.assign(epoch, base);
         }
