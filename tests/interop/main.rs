@@ -16,7 +16,6 @@ mod born_at_kafka;
 mod client;
 #[allow(dead_code, reason = "`tests/kafka_directories` uses the rest")]
 #[path = "../kafka_directories/compare.rs"]
-#[allow(dead_code, reason = "the tests on damaged directories use more of it")]
 mod compare;
 mod directory;
 mod dump;
