@@ -18,8 +18,6 @@ const FIRST: u64 = 2;
 
 /// What a log is known to do wrong, each until it is mended.
 const KNOWN: &[&str] = &[
-    // A crash between leaving offsets out and the first append behind them forgets to raise the leader epoch.
-    "in the same epoch",
     // A truncation over several segments that power cuts short.
     "a crash was taken for rot",
     // And, not to be told by words: a sync that failed and lost pages which the cache still shows. The poison ends

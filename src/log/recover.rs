@@ -288,10 +288,13 @@ impl Recovery<'_> {
     /// append still needs a higher leader epoch.
     fn goes_on_above_gap(&self, found: &Recovered) -> Result<bool> {
         let [.., before, active] = &found.segments[..] else { return Ok(false) };
-        if active.written() > 0 || before.written() == 0 || self.config.compacted {
+        if active.written() > 0 || self.config.compacted {
             return Ok(false);
         }
-        let (mut end, mut position) = (before.base(), u64::from(before.indexes()?.offset.last().1));
+        let (mut end, mut position) = (before.base(), 0);
+        if before.written() > 0 {
+            position = u64::from(before.indexes()?.offset.last().1);
+        }
         while let Some(header) = before.header_at(position)? {
             end = header.next_offset();
             position += header.size_bytes() as u64;
