@@ -103,6 +103,9 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Findings that are kept: files that were made to cost memory make no more.
+const KEPT_MAX: usize = 1 << 17;
+
 /// Where findings are gathered. The same one twice counts once.
 #[derive(Debug, Default)]
 pub(crate) struct Findings(Mutex<All>);
@@ -112,17 +115,42 @@ struct All {
     in_order: Vec<Arc<Finding>>,
     /// A directory may have a hundred thousand partitions to tell of.
     known: HashSet<Arc<Finding>>,
+    /// Those that were too many.
+    left_out: u64,
 }
 
 impl Findings {
     pub(crate) fn add(&self, finding: Finding) {
         let (mut all, finding) = (self.0.lock(), Arc::new(finding));
-        if all.known.insert(Arc::clone(&finding)) {
+        if all.in_order.len() == KEPT_MAX {
+            all.left_out += 1;
+        } else if all.known.insert(Arc::clone(&finding)) {
             all.in_order.push(finding);
         }
     }
 
     pub(crate) fn all(&self) -> Vec<Finding> {
-        self.0.lock().in_order.iter().map(|finding| Finding::clone(finding)).collect()
+        let all = self.0.lock();
+        let mut found: Vec<_> = all.in_order.iter().map(|finding| Finding::clone(finding)).collect();
+        if let (Some(last), true) = (found.last_mut(), all.left_out > 0) {
+            last.message = format!("{}; after this, {} more were not kept", last.message, all.left_out);
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_findings_are_counted_and_not_kept() {
+        let findings = Findings::default();
+        for n in 0..KEPT_MAX + 3 {
+            findings.add(Finding::new(FindingKind::Absent, n.to_string()));
+        }
+        let all = findings.all();
+        assert_eq!((all.len(), all[1].message.as_str()), (KEPT_MAX, "1"));
+        assert!(all[KEPT_MAX - 1].message.ends_with("after this, 3 more were not kept"));
     }
 }
