@@ -165,6 +165,11 @@ pub(super) fn drop_stale_state(
     Ok(true)
 }
 
+/// Whether we were here before.
+pub(super) fn was_visited(storage: &dyn Storage, root: &Path) -> bool {
+    storage.metadata(&root.join(LAST_EPOCH)).is_ok()
+}
+
 /// Notes that the directory is ours as the catalog is now: after all that is done once because another program
 /// had it, so that the next open does what a crash kept this one from.
 pub(super) fn note_visit(storage: &dyn Storage, root: &Path, catalog: &Catalog) -> Result<()> {

@@ -49,11 +49,20 @@ pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults) -> Result<
     }
     if is_empty {
         directory::create(&*storage, root)?;
+    } else if !directory::was_visited(&*storage, root) {
+        // What is to be refused is left as it was, without so much as a lock file.
+        let _looking = lock_directory_shared(&*storage, root)?;
+        read(options, defaults.clone(), &*storage, false)?;
     }
     let lock = lock_directory(&*storage, root)?;
     // Who held the lock may have written meanwhile: look again.
     directory::inspect(&*storage, root)?;
     open_catalog(options, defaults, storage, Some(lock), None)
+}
+
+fn read(options: &BrokerBuilder, defaults: BrokerDefaults, storage: &dyn Storage, read_only: bool) -> Result<Reading> {
+    let catalog = CatalogOptions { node_id: options.node, defaults, read_only, ..CatalogOptions::default() };
+    Reading::new(storage, &options.root, catalog)
 }
 
 fn open_catalog(
@@ -64,9 +73,7 @@ fn open_catalog(
     wish: Option<Error>,
 ) -> Result<Opened> {
     let root = options.root.as_path();
-    let read_only = wish.is_some();
-    let catalog = CatalogOptions { node_id: options.node, defaults, read_only, ..CatalogOptions::default() };
-    let reading = Reading::new(&*storage, root, catalog)?;
+    let reading = read(options, defaults, &*storage, wish.is_some())?;
     // Nothing was written so far.
     let read_only = wish.or_else(|| reading.read_only().cloned());
     let storage: Arc<dyn Storage> = match read_only {
