@@ -410,6 +410,25 @@ fn nothing_is_lost_or_repeated_while_members_come_and_go() {
 }
 
 #[test]
+fn a_commit_after_a_poll_that_ran_out_in_a_rebalance_may_come_too_late() {
+    let broker = broker();
+    topic(&broker, "t", 3);
+    let join = || broker.consumer_group("g").consumer(["t"]).join().unwrap();
+    let (mut first, mut second) = (join(), join());
+    // Both take their part at the start of an empty partition; nothing is committed there.
+    for _ in 0..2 {
+        first.poll(Duration::ZERO).unwrap();
+        second.poll(Duration::ZERO).unwrap();
+    }
+    let _third = join();
+    assert!(first.poll(Duration::ZERO).unwrap().is_empty(), "it waits for the second");
+    second.poll(Duration::ZERO).unwrap();
+    assert_eq!(first.commit().unwrap_err().kind(), ErrorKind::IllegalGeneration);
+    first.poll(Duration::ZERO).unwrap();
+    first.commit().unwrap();
+}
+
+#[test]
 fn small_polls_serve_every_partition() {
     let broker = broker();
     let topic = topic(&broker, "t", 2);
