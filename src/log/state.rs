@@ -19,14 +19,15 @@ use bytes::{Buf, BufMut};
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{File, OpenMode, Storage, replace_file};
+use crate::storage::{File, OpenMode, Storage, read_file, replace_file};
 use crate::types::{LeaderEpoch, Offset, PartitionId, Uuid};
 
 /// How much of the active segment's end [`SlotState::tail_crc`] covers at most, in bytes.
 pub(crate) const TAIL_LEN: u64 = 4096;
 
 const MAGIC: &[u8; 14] = b"thalweg state\0";
-const VERSION: u32 = 1;
+/// Version 1 had no poison, `noted` or `unsynced_max`; it is read as if they were zero.
+const VERSION: u32 = 2;
 const HEADER_LEN: u64 = 512;
 const HEADER_CRC_AT: usize = MAGIC.len() + 4 + 4;
 const COPY_LEN: usize = 256;
@@ -37,6 +38,7 @@ const CHECKED_AT: usize = 4;
 const USED: u32 = 1;
 const CLEAN: u32 = 1 << 1;
 const WEAK_ACKS: u32 = 1 << 2;
+const POISONED: u32 = 1 << 3;
 
 /// What a slot holds of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +68,13 @@ pub(crate) struct SlotState {
     /// Segments with a base offset below have index files that another program wrote and nobody compared with
     /// the log yet. 0 in slots of releases that did not know.
     pub(crate) doubted_below: Offset,
+    /// A write or sync failed: in this boot, what is cached above `frontier` may not be what the disk holds.
+    pub(crate) poisoned: bool,
+    /// In this boot, index files and producer snapshot are good up to here, synced or not.
+    pub(crate) noted: Offset,
+    /// On a log that survives loss of power, no more than so many bytes were ever written and not synced; 0 where
+    /// nobody kept to a limit.
+    pub(crate) unsynced_max: u32,
 }
 
 type Key = (Uuid, PartitionId);
@@ -126,12 +135,18 @@ impl StateFile {
         let failed = |e| Error::io("cannot open the state file", path, e);
         let file = match storage.open(path, OpenMode::Write) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                replace_file(storage, path, &encode_header())?;
+                replace_file(storage, path, &encode_header(VERSION))?;
                 storage.open(path, OpenMode::Write).map_err(failed)?
             }
             opened => opened.map_err(failed)?,
         };
-        check_header(&*file).map_err(|e| e.path(path))?;
+        let file = match check_header(&*file).map_err(|e| e.path(path))? {
+            VERSION => file,
+            _ => {
+                raise_version(storage, path)?;
+                storage.open(path, OpenMode::Write).map_err(failed)?
+            }
+        };
         let shared = Arc::new(Shared {
             file,
             path: path.to_owned(),
@@ -266,19 +281,19 @@ impl Shared {
     }
 }
 
-fn encode_header() -> Vec<u8> {
+fn encode_header(version: u32) -> Vec<u8> {
     let mut header = Vec::with_capacity(HEADER_LEN as usize);
     header.put_slice(MAGIC);
-    header.put_u32(VERSION);
+    header.put_u32(version);
     header.put_u32(SLOT_LEN as u32);
     header.put_u32(crate::wire::crc32c(&header));
     header.resize(HEADER_LEN as usize, 0);
     header
 }
 
-fn check_header(file: &dyn File) -> Result<()> {
-    let expected = encode_header();
-    let mut header = vec![0; expected.len()];
+/// The version of the file.
+fn check_header(file: &dyn File) -> Result<u32> {
+    let mut header = [0; HEADER_LEN as usize];
     let corrupt = || {
         Error::new(ErrorKind::Corrupt, "the header of the state file is damaged")
             .remedy("remove the file: every partition is then recovered from its segments alone")
@@ -290,10 +305,20 @@ fn check_header(file: &dyn File) -> Result<()> {
         let why = format!("the state file has version {version}, this release reads up to {VERSION}");
         return Err(Error::new(ErrorKind::Unsupported, why).remedy("open it with the release that wrote it"));
     }
-    if header[..HEADER_CRC_AT + 4] != expected[..HEADER_CRC_AT + 4] {
+    if version == 0 || header[..HEADER_CRC_AT + 4] != encode_header(version)[..HEADER_CRC_AT + 4] {
         return Err(corrupt());
     }
-    Ok(())
+    Ok(version)
+}
+
+/// Puts the header of this release before the slots of an older one: that one would not heed all that is stored
+/// from here on.
+fn raise_version(storage: &dyn Storage, path: &Path) -> Result<()> {
+    const BYTES_MAX: u64 = 1 << 30;
+    let mut bytes = read_file(storage, path, BYTES_MAX)?.unwrap_or_default();
+    let header = encode_header(VERSION);
+    bytes[..header.len()].copy_from_slice(&header);
+    replace_file(storage, path, &bytes)
 }
 
 /// Reads all slots. One of which no copy is valid is free again: its partition is recovered as if it had none.
@@ -350,7 +375,9 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
     let mut copy = [0; COPY_LEN];
     let mut out = &mut copy[CHECKED_AT..];
     let flag = |set, flag| if set { flag } else { 0 };
-    out.put_u32(state.map_or(0, |s| USED | flag(s.clean, CLEAN) | flag(s.weak_acks, WEAK_ACKS)));
+    out.put_u32(
+        state.map_or(0, |s| USED | flag(s.clean, CLEAN) | flag(s.weak_acks, WEAK_ACKS) | flag(s.poisoned, POISONED)),
+    );
     out.put_u64(sequence);
     if let Some(state) = state {
         out.put_slice(key.0.as_bytes());
@@ -368,6 +395,8 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
         out.put_u64(state.segment_size);
         out.put_u32(state.tail_crc);
         out.put_i64(state.doubted_below.get());
+        out.put_i64(state.noted.get());
+        out.put_u32(state.unsynced_max);
     }
     let crc = crate::wire::crc32c(&copy[CHECKED_AT..]);
     copy[..CHECKED_AT].copy_from_slice(&crc.to_be_bytes());
@@ -403,6 +432,9 @@ fn decode_copy(copy: &[u8]) -> Option<DecodedCopy> {
         segment_size: body.get_u64(),
         tail_crc: body.get_u32(),
         doubted_below: body.get_i64().into(),
+        poisoned: flags & POISONED != 0,
+        noted: body.get_i64().into(),
+        unsynced_max: body.get_u32(),
     };
     (sequence > 0).then_some(DecodedCopy { sequence, content: (flags & USED != 0).then_some((key, state)) })
 }
@@ -443,6 +475,30 @@ mod tests {
             segment_size: u64::MAX,
             tail_crc: u32::MAX,
             doubted_below: Offset::new(8),
+            poisoned: log_end % 9 == 0,
+            noted: Offset::new(9),
+            unsynced_max: 10,
+        }
+    }
+
+    /// What each version of this file looked like, for ever readable.
+    #[test]
+    fn golden_files_of_all_versions_are_read() {
+        let versions: [(&[u8], _); 2] = [
+            (include_bytes!("../../tests/data/private/state-v1.bin"), (false, Offset::ZERO, 0)),
+            (include_bytes!("../../tests/data/private/state-v2.bin"), (true, Offset::new(9), 10)),
+        ];
+        for (golden, (poisoned, noted, unsynced_max)) in versions {
+            let storage = MemoryStorage::default();
+            let file = storage.open(Path::new(PATH), OpenMode::CreateNew).unwrap();
+            file.write_all_at(golden, 0).unwrap();
+            let found = open(&storage);
+            let of =
+                |log_end| SlotState { poisoned: poisoned && log_end % 9 == 0, noted, unsynced_max, ..state(log_end) };
+            assert_eq!(found.slot(topic(1), 0.into()).load(), Some(of(99)));
+            assert_eq!(found.slot(topic(2), 3.into()).load(), Some(of(96)));
+            found.slot(topic(1), 0.into()).store(&state(100)).unwrap();
+            assert_eq!(open(&storage).slot(topic(1), 0.into()).load(), Some(state(100)));
         }
     }
 
@@ -552,13 +608,13 @@ mod tests {
         let refuse = |position, bytes: &[u8]| {
             raw(&storage).write_all_at(bytes, position).unwrap();
             let error = StateFile::open(&storage, Path::new(PATH)).unwrap_err();
-            raw(&storage).write_all_at(&encode_header(), 0).unwrap();
+            raw(&storage).write_all_at(&encode_header(VERSION), 0).unwrap();
             assert_eq!(error.at_path(), Some(Path::new(PATH)));
             error
         };
-        let newer = refuse(14, &[0, 0, 0, 2]);
+        let newer = refuse(14, &[0, 0, 0, 3]);
         assert_eq!(newer.kind(), ErrorKind::Unsupported);
-        assert!(newer.to_string().contains("version 2"), "{newer}");
+        assert!(newer.to_string().contains("version 3"), "{newer}");
         assert_eq!(refuse(0, b"T").kind(), ErrorKind::Corrupt);
         assert_eq!(refuse(18, &[1]).kind(), ErrorKind::Corrupt);
         raw(&storage).set_len(100).unwrap();
