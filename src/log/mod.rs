@@ -8,16 +8,19 @@ mod append;
 mod audit;
 mod checkpoint;
 mod commit;
+mod committed;
 mod config;
 #[cfg(test)]
 mod derived_tests;
 mod epochs;
 mod marks;
 mod offsets;
+mod poison;
 mod producers;
 mod read;
 mod recover;
 mod scan;
+mod settle;
 mod signal;
 mod state;
 mod swaps;
@@ -27,12 +30,9 @@ mod transactions;
 mod trim;
 
 use std::fmt;
-use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -42,8 +42,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::record::{BatchBuilder, Record, RecordBatch};
-use crate::segment::{BufferPool, FileKind, IndexSizes, Segment, SegmentHome};
-use crate::storage::{DiskStorage, Lock, Storage, place_file};
+use crate::segment::{BufferPool, IndexSizes, Segment, SegmentHome};
+use crate::storage::{DiskStorage, Lock, Storage};
 use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ProducerId, Timestamp, TopicPartition, Uuid};
 
 use append::{Appender, Staged};
@@ -51,12 +51,12 @@ use audit::Doubts;
 use commit::Writer;
 use epochs::EpochCache;
 use marks::Marks;
-use state::SlotState;
 
 pub(crate) use checkpoint::{
     LEADER_EPOCHS, PARTITION_METADATA, decode_epochs, decode_offsets, decode_partition_metadata, encode_offsets,
     encode_partition_metadata,
 };
+pub use committed::Committed;
 pub use config::LogConfig;
 pub use offsets::{Appended, LogOffsets, LogPosition, OffsetAtTime};
 pub use read::LogRead;
@@ -558,38 +558,6 @@ impl fmt::Debug for Log {
     }
 }
 
-/// Resolves when an append has reached its level; see [`Log::committed`].
-#[must_use = "a future does nothing unless it is polled"]
-pub struct Committed {
-    inner: Arc<Inner>,
-    position: LogPosition,
-    level: Durability,
-}
-
-impl Future for Committed {
-    type Output = Result<()>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        loop {
-            let seen = self.inner.signal.count();
-            match self.inner.has_reached(self.position, self.level) {
-                Ok(false) => {}
-                Ok(true) => return Poll::Ready(Ok(())),
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            if !self.inner.signal.poll_past(seen, cx.waker()) {
-                return Poll::Pending;
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Committed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Committed").field("position", &self.position).field("level", &self.level).finish()
-    }
-}
-
 impl Inner {
     fn error(&self, kind: ErrorKind, message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
         Error::new(kind, message).partition(self.context.partition.clone())
@@ -602,43 +570,6 @@ impl Inner {
 
     fn era(&self) -> u64 {
         self.era.load(Ordering::Acquire)
-    }
-
-    fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(self.error(ErrorKind::Closed, "the log is closed"));
-        }
-        Ok(())
-    }
-
-    /// For those who wait: the failure itself.
-    fn check_waitable(&self) -> Result<()> {
-        self.check_open()?;
-        match self.failed.load(Ordering::Acquire) {
-            true => Err(self.failure.lock().clone().unwrap_or_else(|| self.error(ErrorKind::Poisoned, "poisoned"))),
-            false => Ok(()),
-        }
-    }
-
-    /// For those who come later: that there was one.
-    fn check_usable(&self) -> Result<()> {
-        if self.closing.load(Ordering::Acquire) {
-            return Err(self.error(ErrorKind::Closed, "the log is closed"));
-        }
-        self.check_waitable().map_err(|failure| match failure.kind() {
-            ErrorKind::Closed => failure,
-            _ => self
-                .error(ErrorKind::Poisoned, "an earlier write or sync failed, so this log takes no more appends")
-                .source(failure)
-                .remedy("mend the disk or free space, then close and open again"),
-        })
-    }
-
-    fn poison(&self, error: &Error) {
-        if error.kind() != ErrorKind::Closed {
-            self.failure.lock().get_or_insert_with(|| error.clone());
-            self.failed.store(true, Ordering::Release);
-        }
     }
 
     fn notify(&self) {
@@ -671,110 +602,6 @@ impl Inner {
             Ok(()) => limit.mul_f64(f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX)),
             Err(_) => Duration::ZERO,
         }
-    }
-
-    /// What the state slot should say now.
-    fn slot_state(&self, clean: bool, reserved: Reserved) -> SlotState {
-        let offsets = self.marks.load();
-        SlotState {
-            clean,
-            weak_acks: reserved.volatile && !clean,
-            boot_id: self.context.boot_id,
-            log_start: offsets.log_start,
-            log_end: offsets.end,
-            high_watermark: offsets.high_watermark,
-            last_stable: offsets.last_stable,
-            frontier: offsets.frontier,
-            recovery_point: self.marks.recovery_point(),
-            reserved: if clean { Offset::ZERO } else { reserved.end },
-            doubted_below: self.doubted_below(),
-            ..SlotState::default()
-        }
-    }
-
-    /// Syncs the indexes of sealed segments, then says that nothing below the active segment needs a scan.
-    fn raise_recovery_point(&self) -> Result<()> {
-        let (era, sealed, floor) = {
-            let writer = self.writer();
-            self.check_waitable()?;
-            if writer.sealed.is_empty() || self.marks.frontier() < self.marks.written() {
-                return Ok(());
-            }
-            // The newest segment that was written: an active one that is only staged has no file yet.
-            let segments = self.segments.load();
-            let floor = segments.iter().rev().find(|s| s.written() > 0).map_or(Offset::ZERO, |s| s.base());
-            (self.era(), writer.sealed.clone(), floor)
-        };
-        // Appends go on meanwhile.
-        for segment in &sealed {
-            segment.sync_indexes()?;
-        }
-        let mut writer = self.writer();
-        if era != self.era() {
-            return Ok(());
-        }
-        writer.sealed.retain(|s| !sealed.iter().any(|synced| Arc::ptr_eq(s, synced)));
-        self.marks.set_recovery_point(floor.max(self.marks.recovery_point()));
-        writer.changed = true;
-        self.note()
-    }
-
-    fn close(&self) -> Result<()> {
-        let mut writer = self.writer();
-        if self.closed.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        {
-            // An append that came later would be in the end and the snapshot noted, but in no file.
-            let _appender = self.appender.lock();
-            self.closing.store(true, Ordering::Release);
-        }
-        let done = self.settle(&mut writer);
-        {
-            let _notes = self.reserved.lock();
-            self.closed.store(true, Ordering::Release);
-        }
-        drop(writer);
-        self.notify();
-        done
-    }
-
-    /// Leaves the files as after a clean stop of a stock broker, and says so in the state slot, last.
-    fn settle(&self, writer: &mut Writer) -> Result<()> {
-        self.write_and_sync(writer, true)?;
-        self.bury()?;
-        if !(writer.changed || self.doubts.were_settled()) || !writer.has_dir {
-            return Ok(());
-        }
-        let storage = &*self.context.storage;
-        let appender = self.appender.lock();
-        let active = Arc::clone(&appender.active);
-        let (end, snapshot) = (appender.end, appender.producers.encode()?);
-        drop(appender);
-        active.create_files()?;
-        for segment in writer.sealed.drain(..).chain([Arc::clone(&active)]) {
-            segment.write_indexes()?;
-            segment.sync_indexes()?;
-        }
-        // The leader epochs went out with the last sync.
-        place_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;
-        self.remove_old_snapshots(end)?;
-        let dir = &*self.home.dir;
-        storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
-        self.marks.set_recovery_point(end);
-        if let Some(slot) = &self.context.slot {
-            let reserved = self.reserved.lock();
-            slot.store(&SlotState {
-                segment_base: active.base(),
-                segment_size: active.written(),
-                tail_crc: recover::tail_crc(&active)?,
-                // Offsets were left out, and no batch of a higher epoch says so yet.
-                reserved: if active.written() == 0 && reserved.end == end { end } else { Offset::ZERO },
-                ..self.slot_state(true, *reserved)
-            })?;
-        }
-        writer.changed = false;
-        Ok(())
     }
 }
 

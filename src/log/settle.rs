@@ -1,0 +1,119 @@
+//! What a log leaves for its next opening: the state slot, the recovery point, and all files at a close.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::{Error, Result};
+use crate::segment::FileKind;
+use crate::storage::place_file;
+use crate::types::Offset;
+
+use super::commit::Writer;
+use super::state::SlotState;
+use super::{Inner, Reserved, recover};
+
+impl Inner {
+    /// What the state slot should say now.
+    pub(super) fn slot_state(&self, clean: bool, reserved: Reserved) -> SlotState {
+        let offsets = self.marks.load();
+        SlotState {
+            clean,
+            weak_acks: reserved.volatile && !clean,
+            boot_id: self.context.boot_id,
+            log_start: offsets.log_start,
+            log_end: offsets.end,
+            high_watermark: offsets.high_watermark,
+            last_stable: offsets.last_stable,
+            frontier: offsets.frontier,
+            recovery_point: self.marks.recovery_point(),
+            reserved: if clean { Offset::ZERO } else { reserved.end },
+            doubted_below: self.doubted_below(),
+            ..SlotState::default()
+        }
+    }
+
+    /// Syncs the indexes of sealed segments, then says that nothing below the active segment needs a scan.
+    pub(super) fn raise_recovery_point(&self) -> Result<()> {
+        let (era, sealed, floor) = {
+            let writer = self.writer();
+            self.check_waitable()?;
+            if writer.sealed.is_empty() || self.marks.frontier() < self.marks.written() {
+                return Ok(());
+            }
+            // The newest segment that was written: an active one that is only staged has no file yet.
+            let segments = self.segments.load();
+            let floor = segments.iter().rev().find(|s| s.written() > 0).map_or(Offset::ZERO, |s| s.base());
+            (self.era(), writer.sealed.clone(), floor)
+        };
+        // Appends go on meanwhile.
+        for segment in &sealed {
+            segment.sync_indexes()?;
+        }
+        let mut writer = self.writer();
+        if era != self.era() {
+            return Ok(());
+        }
+        writer.sealed.retain(|s| !sealed.iter().any(|synced| Arc::ptr_eq(s, synced)));
+        self.marks.set_recovery_point(floor.max(self.marks.recovery_point()));
+        writer.changed = true;
+        self.note()
+    }
+
+    pub(super) fn close(&self) -> Result<()> {
+        let mut writer = self.writer();
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        {
+            // An append that came later would be in the end and the snapshot noted, but in no file.
+            let _appender = self.appender.lock();
+            self.closing.store(true, Ordering::Release);
+        }
+        let done = self.settle(&mut writer);
+        {
+            let _notes = self.reserved.lock();
+            self.closed.store(true, Ordering::Release);
+        }
+        drop(writer);
+        self.notify();
+        done
+    }
+
+    /// Leaves the files as after a clean stop of a stock broker, and says so in the state slot, last.
+    pub(super) fn settle(&self, writer: &mut Writer) -> Result<()> {
+        self.write_and_sync(writer, true)?;
+        self.bury()?;
+        if !(writer.changed || self.doubts.were_settled()) || !writer.has_dir {
+            return Ok(());
+        }
+        let storage = &*self.context.storage;
+        let appender = self.appender.lock();
+        let active = Arc::clone(&appender.active);
+        let (end, snapshot) = (appender.end, appender.producers.encode()?);
+        drop(appender);
+        active.create_files()?;
+        for segment in writer.sealed.drain(..).chain([Arc::clone(&active)]) {
+            segment.write_indexes()?;
+            segment.sync_indexes()?;
+        }
+        // The leader epochs went out with the last sync.
+        place_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;
+        self.remove_old_snapshots(end)?;
+        let dir = &*self.home.dir;
+        storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
+        self.marks.set_recovery_point(end);
+        if let Some(slot) = &self.context.slot {
+            let reserved = self.reserved.lock();
+            slot.store(&SlotState {
+                segment_base: active.base(),
+                segment_size: active.written(),
+                tail_crc: recover::tail_crc(&active)?,
+                // Offsets were left out, and no batch of a higher epoch says so yet.
+                reserved: if active.written() == 0 && reserved.end == end { end } else { Offset::ZERO },
+                ..self.slot_state(true, *reserved)
+            })?;
+        }
+        writer.changed = false;
+        Ok(())
+    }
+}
