@@ -17,6 +17,7 @@ mod client;
 #[allow(dead_code, reason = "`tests/kafka_directories` uses the rest")]
 #[path = "../kafka_directories/compare.rs"]
 mod compare;
+mod crash_images;
 mod directory;
 mod dump;
 mod graduate;
