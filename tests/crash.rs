@@ -25,7 +25,7 @@ const KNOWN: &[&str] = &[
 ];
 
 fn config(level: Durability) -> LogConfig {
-    LogConfig::default().segment_bytes(700).index_interval_bytes(100).durability(level)
+    LogConfig::default().segment_bytes(700).index_interval_bytes(100).recovery_note_bytes(150).durability(level)
 }
 
 /// Numbers that are the same for the same seed.

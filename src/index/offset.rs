@@ -3,6 +3,8 @@
 //! Entry, 8 bytes: relative offset u32 (a batch's last offset - segment base), position u32 (where
 //! that batch begins). Both strictly increase. The first batch never has an entry.
 
+use std::ops::Range;
+
 use bytes::{Buf, BufMut};
 
 use super::{corrupt, length_error, relative};
@@ -26,35 +28,53 @@ impl OffsetIndex {
 
     /// Reads an index back. `log_size` is the length of the segment's log in bytes; the zeros with which
     /// a stock broker pads the index of an active segment are refused like any other nonsense.
-    pub(crate) fn decode(base: Offset, max_bytes: u32, mut bytes: &[u8], log_size: u64) -> Result<Self> {
-        if !bytes.len().is_multiple_of(ENTRY_LEN) {
-            return Err(length_error("offset", bytes.len(), ENTRY_LEN));
-        }
+    pub(crate) fn decode(base: Offset, max_bytes: u32, bytes: &[u8], log_size: u64) -> Result<Self> {
+        let (index, fault) = Self::decode_front(base, max_bytes, bytes, log_size);
+        fault.map_or(Ok(index), Err)
+    }
+
+    /// As much of an index as can be read, and what ends it where it is not its end.
+    pub(crate) fn decode_front(base: Offset, max_bytes: u32, mut bytes: &[u8], log_size: u64) -> (Self, Option<Error>) {
         let mut index = Self::new(base, max_bytes);
-        index.entries.reserve_exact(bytes.len() / ENTRY_LEN);
+        let len = bytes.len();
+        index.entries.reserve_exact(len / ENTRY_LEN);
         let (mut last, mut last_position) = (None, 0);
-        while bytes.has_remaining() {
+        while bytes.remaining() >= ENTRY_LEN {
             let entry = (bytes.get_u32(), bytes.get_u32());
             let number = index.entries.len();
             if i32::try_from(entry.0).is_err() || last.is_some_and(|last| entry.0 <= last) {
-                return Err(corrupt("offset", number, "offset does not rise"));
+                return (index, Some(corrupt("offset", number, "offset does not rise")));
             }
             if entry.1 <= last_position || u64::from(entry.1) >= log_size {
-                return Err(corrupt("offset", number, "position does not rise or lies beyond the log"));
+                let why = "position does not rise or lies beyond the log";
+                return (index, Some(corrupt("offset", number, why)));
             }
             (last, last_position) = (Some(entry.0), entry.1);
             index.entries.push(entry);
         }
-        Ok(index)
+        (index, bytes.has_remaining().then(|| length_error("offset", len, ENTRY_LEN)))
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.entries.len() * ENTRY_LEN);
-        for &(offset, position) in &self.entries {
+    /// The bytes of the entries with these numbers, as far as there are such.
+    pub(crate) fn encode(&self, numbers: Range<usize>) -> Vec<u8> {
+        let end = numbers.end.min(self.entries.len());
+        let entries = self.entries.get(numbers.start..end).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(entries.len() * ENTRY_LEN);
+        for &(offset, position) in entries {
             bytes.put_u32(offset);
             bytes.put_u32(position);
         }
         bytes
+    }
+
+    /// How many entries are of batches that end below `end`.
+    pub(crate) fn count_below(&self, end: Offset) -> usize {
+        self.entries.partition_point(|entry| self.base + i64::from(entry.0) < end)
+    }
+
+    /// Forgets the entries of batches that end at `end` or behind.
+    pub(crate) fn truncate(&mut self, end: Offset) {
+        self.entries.truncate(self.count_below(end));
     }
 
     /// Adds the batch that ends with `last_offset` and begins at `position`.
@@ -122,7 +142,7 @@ mod tests {
     #[test]
     fn looks_up_the_largest_entry_at_or_before_the_target() {
         let index = vector();
-        assert_eq!(index.encode(), unhex(VECTOR));
+        assert_eq!(index.encode(0..usize::MAX), unhex(VECTOR));
         for (target, expected) in
             [(100, (100, 0)), (104, (100, 0)), (105, (105, 166)), (106, (105, 166)), (111, (109, 332))]
         {

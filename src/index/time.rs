@@ -3,10 +3,12 @@
 //! Entry, 12 bytes: timestamp i64, relative offset u32 (offset - segment base). Every record with a
 //! larger timestamp lies after that offset. Timestamps strictly increase, offsets never fall.
 
+use std::ops::Range;
+
 use bytes::{Buf, BufMut};
 
 use super::{corrupt, length_error, relative};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::types::{Offset, Timestamp};
 
 const ENTRY_LEN: usize = 12;
@@ -25,34 +27,56 @@ impl TimeIndex {
     }
 
     /// Reads an index back; padding and nonsense are refused.
-    pub(crate) fn decode(base: Offset, max_bytes: u32, mut bytes: &[u8]) -> Result<Self> {
-        if !bytes.len().is_multiple_of(ENTRY_LEN) {
-            return Err(length_error("time", bytes.len(), ENTRY_LEN));
-        }
+    pub(crate) fn decode(base: Offset, max_bytes: u32, bytes: &[u8]) -> Result<Self> {
+        let (index, fault) = Self::decode_front(base, max_bytes, bytes);
+        fault.map_or(Ok(index), Err)
+    }
+
+    /// As much of an index as can be read, and what ends it where it is not its end.
+    pub(crate) fn decode_front(base: Offset, max_bytes: u32, mut bytes: &[u8]) -> (Self, Option<Error>) {
         let mut index = Self::new(base, max_bytes);
-        index.entries.reserve_exact(bytes.len() / ENTRY_LEN);
+        let len = bytes.len();
+        index.entries.reserve_exact(len / ENTRY_LEN);
         let mut last = (Timestamp::NONE.get(), 0);
-        while bytes.has_remaining() {
+        while bytes.remaining() >= ENTRY_LEN {
             let entry = (bytes.get_i64(), bytes.get_u32());
+            let number = index.entries.len();
             if entry.0 <= last.0 {
-                return Err(corrupt("time", index.entries.len(), "timestamp does not rise"));
+                return (index, Some(corrupt("time", number, "timestamp does not rise")));
             }
             if entry.1 < last.1 || i32::try_from(entry.1).is_err() {
-                return Err(corrupt("time", index.entries.len(), "offset falls"));
+                return (index, Some(corrupt("time", number, "offset falls")));
             }
             last = entry;
             index.entries.push(entry);
         }
-        Ok(index)
+        (index, bytes.has_remaining().then(|| length_error("time", len, ENTRY_LEN)))
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.entries.len() * ENTRY_LEN);
-        for &(timestamp, offset) in &self.entries {
+    /// The bytes of the entries with these numbers, as far as there are such.
+    pub(crate) fn encode(&self, numbers: Range<usize>) -> Vec<u8> {
+        let end = numbers.end.min(self.entries.len());
+        let entries = self.entries.get(numbers.start..end).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(entries.len() * ENTRY_LEN);
+        for &(timestamp, offset) in entries {
             bytes.put_i64(timestamp);
             bytes.put_u32(offset);
         }
         bytes
+    }
+
+    /// How many entries name an offset below `end`.
+    pub(crate) fn count_below(&self, end: Offset) -> usize {
+        self.entries.partition_point(|entry| self.base + i64::from(entry.1) < end)
+    }
+
+    /// Forgets the entries that name `end` or an offset behind.
+    pub(crate) fn truncate(&mut self, end: Offset) {
+        self.entries.truncate(self.count_below(end));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Adds an entry if it is newer than the last one and, unless `forced`, if there is room. The forced
@@ -82,8 +106,7 @@ impl TimeIndex {
 
     /// Entries that name `offset` or one behind.
     pub(crate) fn behind(&self, offset: Offset) -> impl Iterator<Item = (Timestamp, Offset)> + '_ {
-        let first = self.entries.partition_point(|entry| self.base + i64::from(entry.1) < offset);
-        (first..self.entries.len()).map(|at| self.entry(at + 1))
+        (self.count_below(offset)..self.entries.len()).map(|at| self.entry(at + 1))
     }
 
     /// Whether only the forced last entry has room.
@@ -112,7 +135,7 @@ mod tests {
     #[test]
     fn looks_up_the_largest_entry_at_or_before_the_time() {
         let index = TimeIndex::decode(Offset::new(100), 1000, &unhex(VECTOR)).unwrap();
-        assert_eq!(index.encode(), unhex(VECTOR));
+        assert_eq!(index.encode(0..usize::MAX), unhex(VECTOR));
         for (time, expected) in [(20, (-1, 100)), (21, (T + 21, 105)), (40, (T + 21, 105)), (1000, (T + 51, 111))] {
             let (timestamp, offset) = index.lookup(Timestamp::new(T + time));
             assert_eq!((timestamp.get(), offset.get()), expected, "time {time}");

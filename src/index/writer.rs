@@ -94,7 +94,7 @@ mod tests {
         }
         writer.finish(&mut times).unwrap();
         assert_eq!(times.last(), writer.largest());
-        (offsets.encode(), times.encode())
+        (offsets.encode(0..usize::MAX), times.encode(0..usize::MAX))
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub(super) struct Writer {
     pub(super) has_dir: bool,
     /// Something changed since the state slot said "clean".
     pub(super) changed: bool,
+    /// Bytes written since the last note for recovery.
+    pub(super) unnoted: u64,
+    /// The producer snapshot that is being synced.
+    pub(super) held_snapshot: Offset,
 }
 
 /// The writer lock. Whoever lost the race for it sleeps until it is let go and told.
@@ -141,14 +145,20 @@ impl Inner {
     }
 
     fn write_staged(&self, writer: &mut Writer) -> Result<()> {
-        let staged = std::mem::take(&mut self.appender.lock().staged);
+        let mut appender = self.appender.lock();
+        let staged = std::mem::take(&mut appender.staged);
         writer.epochs_changed |= staged.epochs_changed;
-        if staged.groups.is_empty() {
-            return Ok(());
-        }
+        let Some(last) = staged.groups.last().map(|group| Arc::clone(&group.segment)) else { return Ok(()) };
+        writer.unnoted += staged.bytes as u64;
+        let is_due = writer.unnoted >= u64::from(self.config.load().recovery_note_bytes);
+        let note = is_due.then(|| (appender.end, appender.producers.encode()));
+        drop(appender);
         self.mark_changed(writer)?;
         for group in staged.groups {
             self.write_group(writer, group)?;
+        }
+        if let Some((end, Ok(producers))) = note {
+            self.note_written(writer, &last, end, &producers);
         }
         if self.config.load().durability < Durability::PowerLoss {
             let written = self.marks.written();
@@ -202,12 +212,7 @@ impl Inner {
         for file in &writer.unsynced_files {
             file.sync_data().map_err(|e| self.in_doubt(e, self.home.dir.to_path_buf()))?;
         }
-        if writer.epochs_changed && writer.has_dir {
-            let text = self.appender.lock().epochs.encode();
-            place_file(&*self.context.storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), text.as_bytes())?;
-            writer.epochs_changed = false;
-            writer.new_names = true;
-        }
+        self.place_epochs(writer)?;
         if writer.new_names {
             let sync = |dir: &std::path::Path| {
                 self.context.storage.sync_dir(dir).map_err(|e| self.in_doubt(e, dir.to_path_buf()))
@@ -222,6 +227,17 @@ impl Inner {
         (writer.new_names, writer.new_dir) = (false, false);
         self.marks.set_frontier(written);
         self.publish(written);
+        Ok(())
+    }
+
+    /// Puts the leader epochs into their file, where they changed; the directory is to be synced then.
+    pub(super) fn place_epochs(&self, writer: &mut Writer) -> Result<()> {
+        if writer.epochs_changed && writer.has_dir {
+            let text = self.appender.lock().epochs.encode();
+            place_file(&*self.context.storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), text.as_bytes())?;
+            writer.epochs_changed = false;
+            writer.new_names = true;
+        }
         Ok(())
     }
 

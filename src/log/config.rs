@@ -28,6 +28,7 @@ pub struct LogConfig {
     /// Records need keys, and offsets may be missing.
     pub(crate) compacted: bool,
     pub(crate) producer_id_expiration: Duration,
+    pub(crate) recovery_note_bytes: u32,
 }
 
 impl Default for LogConfig {
@@ -45,6 +46,7 @@ impl Default for LogConfig {
             durability: Durability::PowerLoss,
             compacted: false,
             producer_id_expiration: Duration::from_secs(24 * 3600),
+            recovery_note_bytes: 32 << 20,
         }
     }
 }
@@ -100,6 +102,14 @@ impl LogConfig {
     #[must_use]
     pub fn durability(mut self, level: Durability) -> Self {
         self.durability = level;
+        self
+    }
+
+    /// Bytes of log after which is noted, without a sync, how far the indexes and the producers are in their files
+    /// (default 32 MiB; not one of Kafka's). Opening after the process was killed scans no more than about so much.
+    #[must_use]
+    pub fn recovery_note_bytes(mut self, bytes: u32) -> Self {
+        self.recovery_note_bytes = bytes;
         self
     }
 }

@@ -18,8 +18,10 @@ pub(super) struct Marks {
     /// What the operating system holds.
     written: AtomicI64,
     end: AtomicI64,
-    /// Segments wholly below need no scan.
+    /// What is derived from batches below is synced with them: they need no scan.
     recovery_point: AtomicI64,
+    /// The same of what the operating system holds, as long as the machine runs.
+    noted: AtomicI64,
 }
 
 macro_rules! mark {
@@ -43,6 +45,7 @@ impl Marks {
     mark!(written, set_written);
     mark!(end, set_end);
     mark!(recovery_point, set_recovery_point);
+    mark!(noted, set_noted);
 
     /// Reads the lower marks first: each only rises but for truncation, so the order holds in the answer.
     pub(super) fn load(&self) -> LogOffsets {
@@ -65,10 +68,13 @@ impl Marks {
         self.set_log_start(to);
     }
 
-    /// Lowers every mark above `end` to it, the dependent ones first.
-    pub(super) fn cut(&self, end: Offset) {
+    /// Lowers every mark above `end` to it, the dependent ones first. What is derived from the segment that begins at
+    /// `base` is made anew.
+    pub(super) fn cut(&self, end: Offset, base: Offset) {
+        self.recovery_point.fetch_min(base.min(end).get(), Ordering::AcqRel);
+        self.noted.store(0, Ordering::Release);
         let visible = [&self.log_start, &self.last_stable, &self.high_watermark];
-        for mark in visible.into_iter().chain([&self.recovery_point, &self.frontier, &self.written, &self.end]) {
+        for mark in visible.into_iter().chain([&self.frontier, &self.written, &self.end]) {
             mark.fetch_min(end.get(), Ordering::AcqRel);
         }
         self.check();

@@ -14,6 +14,7 @@ mod config;
 mod derived_tests;
 mod epochs;
 mod marks;
+mod notes;
 mod offsets;
 mod poison;
 mod producers;
@@ -230,6 +231,7 @@ impl Log {
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
         marks.set_recovery_point(found.recovery_point);
+        marks.set_noted(found.noted);
         let now = context.clock.now();
         let active = match found.segments.last() {
             Some(active) => Arc::clone(active),
@@ -259,6 +261,7 @@ impl Log {
             // Whoever made a directory without a segment may have gone before its name was durable.
             new_dir: found.report.rows.contains(&RecoveryRow::Fresh),
             changed: !found.clean,
+            unnoted: found.report.scanned_bytes,
             sealed,
             ..Writer::default()
         };
@@ -291,7 +294,7 @@ impl Log {
         };
         inner.appender.lock().jitter = inner.jitter();
         if !found.clean {
-            inner.note()?;
+            inner.note_recovered()?;
             let leaves_out = inner.report.rows.contains(&RecoveryRow::Reserved);
             if let Some(slot) = inner.context.slot.as_ref().filter(|_| leaves_out) {
                 // What spoke of the offsets left out may have been cut off: from here on only the note does.

@@ -25,7 +25,9 @@ use crate::types::Offset;
 
 use super::checkpoint;
 use super::epochs::EpochCache;
+use super::notes::remove_snapshot;
 use super::producers::ProducerStates;
+use super::scan::{Begin, Scan};
 use super::state::{SlotState, TAIL_LEN};
 use super::{LogConfig, LogContext, Reserved};
 
@@ -81,6 +83,8 @@ pub(super) struct Recovered {
     /// There are or were batches of producers.
     pub(super) transactional: bool,
     pub(super) recovery_point: Offset,
+    /// What is derived from batches below is in its files, in this boot.
+    pub(super) noted: Offset,
     pub(super) clean: bool,
     /// Sealed segments whose indexes were written anew and are not synced.
     pub(super) scanned: Vec<Arc<Segment>>,
@@ -118,8 +122,8 @@ pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConf
 struct Listed {
     /// The base offsets of the segments.
     bases: BTreeSet<Offset>,
-    /// The offset of the newest producer snapshot.
-    newest_snapshot: Offset,
+    /// The offsets of the producer snapshots.
+    snapshots: BTreeSet<Offset>,
     /// A segment has a transaction index: aborted records are there, whether or not their producers are known.
     has_aborted: bool,
 }
@@ -144,7 +148,7 @@ impl Recovery<'_> {
             match FileKind::parse(&entry.name) {
                 Some((FileKind::Log, base)) => drop(listed.bases.insert(base)),
                 Some((FileKind::TxnIndex, _)) => listed.has_aborted = true,
-                Some((FileKind::Snapshot, at)) => listed.newest_snapshot = listed.newest_snapshot.max(at),
+                Some((FileKind::Snapshot, at)) => drop(listed.snapshots.insert(at)),
                 None if entry.name.ends_with(".deleted") => {
                     let path = dir.join(&entry.name);
                     storage.remove_file(&path).map_err(|e| Error::io("cannot remove a deleted file", path, e))?;
@@ -178,6 +182,7 @@ impl Recovery<'_> {
             producers: ProducerStates::default(),
             transactional: false,
             recovery_point: Offset::ZERO,
+            noted: Offset::ZERO,
             clean: false,
             scanned: Vec::new(),
             reserved: Reserved::default(),
@@ -190,7 +195,12 @@ impl Recovery<'_> {
             found.clean = self.slot.is_none_or(|s| s.clean);
             found.epochs = self.epochs()?.unwrap_or_default();
         } else if !self.adopt_clean(&mut found, listed.has_aborted)? {
-            super::scan::Scan::new(self, &mut found, listed.newest_snapshot)?.run()?;
+            let newest = listed.snapshots.last().copied().unwrap_or_default();
+            // What was noted inside of a segment may turn out not to fit the batches.
+            if !Scan::new(self, &mut found, newest, Begin::Noted)?.run()? {
+                Scan::new(self, &mut found, newest, Begin::Segment)?.run()?;
+            }
+            self.drop_snapshots(&found, listed.snapshots)?;
         }
         self.go_above_reserved(&mut found);
         let is_told = |row| matches!(row, &RecoveryRow::Reserved | &RecoveryRow::DamagedTail);
@@ -226,6 +236,17 @@ impl Recovery<'_> {
         Ok(())
     }
 
+    /// Producer snapshots of notes that were not needed may speak of batches that are gone.
+    fn drop_snapshots(&self, found: &Recovered, snapshots: BTreeSet<Offset>) -> Result<()> {
+        let is_used = |at: Offset| {
+            [found.noted, found.recovery_point].contains(&at) || found.segments.iter().any(|s| s.base() == at)
+        };
+        for at in snapshots.into_iter().filter(|&at| self.slot.is_some() && !is_used(at)) {
+            remove_snapshot(self.home, at)?;
+        }
+        Ok(())
+    }
+
     /// Row `Clean`.
     fn adopt_clean(&self, found: &mut Recovered, has_aborted: bool) -> Result<bool> {
         let Some(slot) = self.slot.filter(|s| s.clean) else { return Ok(false) };
@@ -233,7 +254,7 @@ impl Recovery<'_> {
         active.set_end(slot.log_end);
         if active.base() != slot.segment_base
             || active.written() != slot.segment_size
-            || tail_crc(active)? != slot.tail_crc
+            || tail_crc(active, active.written())? != slot.tail_crc
             || (has_aborted && active.load_aborted().is_err())
         {
             return Ok(false);
@@ -386,13 +407,47 @@ impl Recovery<'_> {
                 }
                 read => {
                     if let Some(producers) = read? {
-                        return Ok(Latest { at: segment.base(), producers, unreadable });
+                        return Ok(Latest { at: segment.base(), producers, unreadable, resumed: None });
                     }
                 }
             }
         }
         let at = segments.first().map_or(Offset::ZERO, |s| s.base());
-        Ok(Latest { at, producers: ProducerStates::default(), unreadable })
+        Ok(Latest { at, producers: ProducerStates::default(), unreadable, resumed: None })
+    }
+
+    /// The offsets, newest first, below which the slot says that no batch needs a scan: as noted in this boot, and as
+    /// synced.
+    pub(super) fn noted_points(&self, segments: &[Arc<Segment>]) -> Result<Vec<Offset>> {
+        let Some(slot) = self.slot.filter(|slot| !slot.poisoned) else { return Ok(Vec::new()) };
+        if slot.clean {
+            // Bytes may have come behind a clean end. Where it is not even that, nothing is to be believed.
+            let active = segments.iter().find(|s| s.base() == slot.segment_base);
+            let Some(active) = active.filter(|s| s.written() >= slot.segment_size) else { return Ok(Vec::new()) };
+            if tail_crc(active, slot.segment_size)? != slot.tail_crc {
+                return Ok(Vec::new());
+            }
+        }
+        let noted = Some(slot.noted).filter(|_| slot.boot_id == self.context.boot_id);
+        let mut points: Vec<_> = noted.into_iter().chain([slot.recovery_point]).collect();
+        points.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(points)
+    }
+
+    /// What is known of the batches below `at`, inside of the segment that holds it; `None` where it does not prove
+    /// itself.
+    pub(super) fn resume_at(&self, segments: &[Arc<Segment>], at: Offset) -> Result<Option<Latest>> {
+        let segment = &segments[super::read::floor(segments, at)];
+        if segment.base() >= at {
+            return Ok(None);
+        }
+        let producers = match self.snapshot(at) {
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::TooLarge) => return Ok(None),
+            read => read?,
+        };
+        let Some(producers) = producers else { return Ok(None) };
+        let resumed = segment.resume_indexes(at)?;
+        Ok(resumed.map(|from| Latest { at, producers, unreadable: Vec::new(), resumed: Some(from) }))
     }
 
     pub(super) fn replace_snapshot(&self, at: Offset, producers: &ProducerStates) -> Result<()> {
@@ -410,15 +465,16 @@ pub(super) struct Latest {
     pub(super) producers: ProducerStates,
     /// Later segments whose snapshot is there and no snapshot.
     pub(super) unreadable: Vec<Offset>,
+    /// Position and offset of the batch where a scan may begin, inside of the segment that holds `at`.
+    pub(super) resumed: Option<(u64, Offset)>,
 }
 
-/// CRC-32C of the last bytes of a segment: proof that a "clean" state slot speaks of this file.
-pub(super) fn tail_crc(segment: &Segment) -> Result<u32> {
-    let written = segment.written();
-    let len = written.min(TAIL_LEN);
+/// CRC-32C of the last bytes before `end` in a segment: proof that a "clean" state slot speaks of this file.
+pub(super) fn tail_crc(segment: &Segment, end: u64) -> Result<u32> {
+    let len = end.min(TAIL_LEN);
     let mut tail = vec![0; len as usize];
     let failed = |e| Error::io("cannot read the end of a segment", segment.path(FileKind::Log), e);
-    segment.file()?.read_exact_at(&mut tail, written - len).map_err(failed)?;
+    segment.file()?.read_exact_at(&mut tail, end - len).map_err(failed)?;
     Ok(crate::wire::crc32c(&tail))
 }
 

@@ -25,11 +25,22 @@ use super::recover::{Latest, Recovered, Recovery, RecoveryRow};
 /// Damaged places that a report names.
 const DAMAGED_MAX: usize = 1 << 10;
 
+/// Where a scan may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// At the first batch of a segment.
+    Segment,
+    /// At any that the slot names.
+    Noted,
+}
+
 pub(super) struct Scan<'a> {
     recovery: &'a Recovery<'a>,
     found: &'a mut Recovered,
     /// Producers and epochs below are known already.
     replay_from: Offset,
+    /// Position and offset of the first batch, inside of the first segment, whose indexes are taken from files.
+    resumed: Option<(u64, Offset)>,
     /// Segments with a producer snapshot that cannot be right.
     unreadable: Vec<Offset>,
     /// Offsets below were given out, by what a stock broker left beside the segments; zero where a slot tells.
@@ -52,13 +63,25 @@ impl<'a> Scan<'a> {
         recovery: &'a Recovery<'a>,
         found: &'a mut Recovered,
         newest_snapshot: Offset,
+        begin: Begin,
     ) -> Result<Scan<'a>> {
         let noted = recovery.sound_epochs(&found.segments)?;
+        let synced = recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(recovery.context.recovery_point);
+        let points = if begin == Begin::Noted { recovery.noted_points(&found.segments)? } else { Vec::new() };
         let from = match &noted {
-            Some(_) => recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(recovery.context.recovery_point),
+            Some(_) => points.iter().copied().fold(synced, Offset::max),
             None => Offset::ZERO,
         };
-        let Latest { at: replay_from, producers, unreadable } = recovery.latest_snapshot(&found.segments, from)?;
+        let newest = found.segments[super::read::floor(&found.segments, from)].base();
+        let mut latest = None;
+        for at in points.into_iter().filter(|&at| at > newest && at <= from) {
+            latest = match latest {
+                None => recovery.resume_at(&found.segments, at)?,
+                found => found,
+            };
+        }
+        let latest = latest.map_or_else(|| recovery.latest_snapshot(&found.segments, from), Ok)?;
+        let Latest { at: replay_from, producers, unreadable, resumed } = latest;
         found.producers = producers;
         let first = found.segments.first().map_or(Offset::ZERO, |first| first.base());
         found.epochs_proven = recovery.slot.is_some() || replay_from <= first;
@@ -66,8 +89,16 @@ impl<'a> Scan<'a> {
         found.epochs = noted.clone().unwrap_or_default();
         found.epochs.truncate_from_end(replay_from);
         let epochs = EpochScan { noted, pending: None, last: Offset::ZERO };
-        let mut scan =
-            Self { recovery, found, replay_from, unreadable, evidence: Offset::ZERO, indexed: Offset::ZERO, epochs };
+        let mut scan = Self {
+            recovery,
+            found,
+            replay_from,
+            resumed,
+            unreadable,
+            evidence: Offset::ZERO,
+            indexed: Offset::ZERO,
+            epochs,
+        };
         scan.weigh(newest_snapshot)?;
         if let Some(active) = scan.found.segments.last() {
             active.set_end(recovery.slot.map_or(scan.evidence, |slot| slot.log_end));
@@ -75,7 +106,8 @@ impl<'a> Scan<'a> {
         Ok(scan)
     }
 
-    pub(super) fn run(mut self) -> Result<()> {
+    /// `false` where the batches contradict what was noted of them: nothing was changed then.
+    pub(super) fn run(mut self) -> Result<bool> {
         let first = super::read::floor(&self.found.segments, self.replay_from);
         let last = self.found.segments.len() - 1;
         let mut next = self.found.segments[first].base();
@@ -88,7 +120,11 @@ impl<'a> Scan<'a> {
             if self.unreadable.contains(&segment.base()) {
                 self.recovery.replace_snapshot(segment.base(), &self.found.producers)?;
             }
-            let scanned = self.scan_segment(&segment, at == last)?;
+            let resumed = self.resumed.filter(|_| at == first);
+            let scanned = self.scan_segment(&segment, at == last, resumed)?;
+            if resumed.is_some() && (scanned.next < self.replay_from || !scanned.survey.flaws().is_empty()) {
+                return Ok(false);
+            }
             next = scanned.next;
             if let Some(torn) = &scanned.torn {
                 self.cut(&segment, torn, at == last)?;
@@ -106,10 +142,17 @@ impl<'a> Scan<'a> {
         }
         let (recovery, noted) = (self.recovery, self.evidence);
         let found = self.found;
+        let synced = recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point);
+        let unsynced = recovery.slot.map_or(first, |_| super::read::floor(&found.segments, synced).min(first));
+        for segment in &found.segments[unsynced..first] {
+            sync(segment)?;
+        }
         // The last one too: another may be made the active one yet.
-        found.scanned = found.segments[first..=last].to_vec();
+        found.scanned = found.segments[unsynced..=last].to_vec();
         found.end = found.above_damage.unwrap_or(next).max(found.log_start);
-        found.recovery_point = self.recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point).min(found.end);
+        // Indexes that were made anew are not synced.
+        let kept = if self.resumed.is_some() { self.replay_from } else { found.segments[first].base() };
+        (found.recovery_point, found.noted) = (synced.min(kept).min(found.end), kept.min(found.end));
         if found.report.rows.is_empty() {
             found.report.rows.push(RecoveryRow::Scanned);
         }
@@ -125,15 +168,21 @@ impl<'a> Scan<'a> {
             let synced = self.recovery.context.storage.sync_dir(dir);
             synced.map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Walks one segment and rebuilds all that is derived from its batches.
-    fn scan_segment(&mut self, segment: &Segment, is_last: bool) -> Result<Scanned> {
-        segment.reset_indexes()?;
-        let mut survey = Survey::new(segment.base(), segment.written());
+    /// Walks one segment, all or from the batch at `resumed`, and rebuilds all that is derived from its batches.
+    fn scan_segment(&mut self, segment: &Segment, is_last: bool, resumed: Option<(u64, Offset)>) -> Result<Scanned> {
+        let from = match resumed {
+            Some(from) => from,
+            None => {
+                segment.reset_indexes()?;
+                (0, segment.base())
+            }
+        };
+        let mut survey = Survey::new(from.1, segment.written());
         let (mut torn, mut failed) = (None, None);
-        let end = segment.walk(|found| {
+        let end = segment.walk_from(from, |found| {
             let noted = match &found {
                 Found::Batch(position, header, bytes) => self.take(segment, *position, header, bytes),
                 Found::Flaw(flaw) => self.is_torn(segment, is_last, flaw).map(|is_torn| {
@@ -152,8 +201,10 @@ impl<'a> Scan<'a> {
         // Above its recovery point a stock broker does not believe its own either.
         let is_whole = survey.flaws().is_empty() && torn.is_none();
         segment.trust_scanned(end.next, is_whole && end.next <= self.recovery.context.recovery_point)?;
-        self.found.report.scanned_bytes += end.position;
-        Ok(Scanned { next: end.next, survey: segment.learn(survey), torn })
+        self.found.report.scanned_bytes += end.position - from.0;
+        // Of a part nothing is told: where something is wrong with it, the whole is scanned.
+        let survey = if resumed.is_some() { Arc::new(survey) } else { segment.learn(survey) };
+        Ok(Scanned { next: end.next, survey, torn })
     }
 
     fn take(&mut self, segment: &Segment, position: u64, header: &BatchHeader, bytes: &[u8]) -> Result<()> {
@@ -259,10 +310,7 @@ impl<'a> Scan<'a> {
     }
 
     fn settle(&self, segment: &Segment) -> Result<()> {
-        segment
-            .file()?
-            .sync_data()
-            .map_err(|e| Error::io("cannot sync a recovered segment", segment.path(FileKind::Log), e))?;
+        sync(segment)?;
         segment.write_indexes()
     }
 
@@ -311,6 +359,11 @@ impl<'a> Scan<'a> {
         }
         Ok(if proven { active.base() + i64::from(last.0) + 1 } else { Offset::ZERO })
     }
+}
+
+fn sync(segment: &Segment) -> Result<()> {
+    let synced = segment.file()?.sync_data();
+    synced.map_err(|e| Error::io("cannot sync a recovered segment", segment.path(FileKind::Log), e))
 }
 
 /// Whether offsets are missing between a segment that was walked and the next one although nobody left them out, by

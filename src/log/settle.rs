@@ -1,4 +1,4 @@
-//! What a log leaves for its next opening: the state slot, the recovery point, and all files at a close.
+//! What a log leaves for its next opening: the state slot, and all files at a close.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,37 +26,11 @@ impl Inner {
             last_stable: offsets.last_stable,
             frontier: offsets.frontier,
             recovery_point: self.marks.recovery_point(),
+            noted: self.marks.noted(),
             reserved: if clean { Offset::ZERO } else { reserved.end },
             doubted_below: self.doubted_below(),
             ..SlotState::default()
         }
-    }
-
-    /// Syncs the indexes of sealed segments, then says that nothing below the active segment needs a scan.
-    pub(super) fn raise_recovery_point(&self) -> Result<()> {
-        let (era, sealed, floor) = {
-            let writer = self.writer();
-            self.check_waitable()?;
-            if writer.sealed.is_empty() || self.marks.frontier() < self.marks.written() {
-                return Ok(());
-            }
-            // The newest segment that was written: an active one that is only staged has no file yet.
-            let segments = self.segments.load();
-            let floor = segments.iter().rev().find(|s| s.written() > 0).map_or(Offset::ZERO, |s| s.base());
-            (self.era(), writer.sealed.clone(), floor)
-        };
-        // Appends go on meanwhile.
-        for segment in &sealed {
-            segment.sync_indexes()?;
-        }
-        let mut writer = self.writer();
-        if era != self.era() {
-            return Ok(());
-        }
-        writer.sealed.retain(|s| !sealed.iter().any(|synced| Arc::ptr_eq(s, synced)));
-        self.marks.set_recovery_point(floor.max(self.marks.recovery_point()));
-        writer.changed = true;
-        self.note()
     }
 
     pub(super) fn close(&self) -> Result<()> {
@@ -107,7 +81,7 @@ impl Inner {
             slot.store(&SlotState {
                 segment_base: active.base(),
                 segment_size: active.written(),
-                tail_crc: recover::tail_crc(&active)?,
+                tail_crc: recover::tail_crc(&active, active.written())?,
                 // Offsets were left out, and no batch of a higher epoch says so yet.
                 reserved: if active.written() == 0 && reserved.end == end { end } else { Offset::ZERO },
                 ..self.slot_state(true, *reserved)

@@ -1,5 +1,6 @@
 mod damage;
 mod gaps;
+mod notes;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -196,7 +196,7 @@ impl Inner {
         }
         // Marks before bytes: no reader may meet those that go.
         self.era.fetch_add(1, Ordering::AcqRel);
-        self.marks.cut(end);
+        self.marks.cut(end, segment.base());
         self.note()?;
         self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;
         let mut kept = segments[..=at].to_vec();
@@ -239,8 +239,7 @@ impl Inner {
         for entry in entries {
             let Some((FileKind::Snapshot, at)) = FileKind::parse(&entry.name) else { continue };
             if at != end && !segments.iter().any(|s| s.base() == at) {
-                let path = dir.join(&entry.name);
-                storage.remove_file(&path).map_err(|e| Error::io("cannot remove an old snapshot", path, e))?;
+                super::notes::remove_snapshot(&self.home, at)?;
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 //! headers are walked, once: what they say is served, and files that say otherwise are replaced.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
@@ -36,6 +37,8 @@ pub(crate) struct Indexes {
     density: IndexWriter,
     /// Made from the batches: what they do not give is not there.
     pub(super) from_batches: bool,
+    /// So many entries of either are in the files, as they are here.
+    filed: [usize; 2],
     /// The files, as long as they are compared with the batches.
     check: Option<Box<(OffsetCheck, TimeCheck)>>,
 }
@@ -47,6 +50,7 @@ impl Indexes {
             time: TimeIndex::new(base, sizes.max),
             density: IndexWriter::new(base, sizes.interval),
             from_batches: true,
+            filed: [0; 2],
             check: None,
         }
     }
@@ -94,10 +98,11 @@ impl Indexes {
         [(FileKind::OffsetIndex, offset), (FileKind::TimeIndex, time)]
     }
 
-    fn encode(&self, kind: FileKind) -> Vec<u8> {
+    /// The bytes of the entries with these numbers.
+    fn encode(&self, kind: FileKind, numbers: Range<usize>) -> Vec<u8> {
         match kind {
-            FileKind::TimeIndex => self.time.encode(),
-            _ => self.offset.encode(),
+            FileKind::TimeIndex => self.time.encode(numbers),
+            _ => self.offset.encode(numbers),
         }
     }
 
@@ -109,27 +114,30 @@ impl Indexes {
 
 impl Segment {
     pub(super) fn write_whole(&self, kind: FileKind, bytes: &[u8]) -> Result<()> {
+        self.write_behind(kind, 0, |_| bytes.to_vec())
+    }
+
+    /// Writes the bytes of an index file behind its first `keep`, which are right, and ends it there. `encode` gives
+    /// the bytes from a position on; it is asked for all where the file is shorter than it should be.
+    fn write_behind(&self, kind: FileKind, keep: usize, encode: impl Fn(usize) -> Vec<u8>) -> Result<()> {
         let path = self.path(kind);
         let write = || -> io::Result<()> {
             let file = self.home.storage.open(&path, OpenMode::CreateIfAbsent)?;
-            file.write_all_at(bytes, 0)?;
-            if file.len()? != bytes.len() as u64 {
-                file.set_len(bytes.len() as u64)?;
-            }
-            Ok(())
+            let len = file.len()?;
+            let from = if keep as u64 <= len { keep } else { 0 };
+            let bytes = encode(from);
+            file.write_all_at(&bytes, from as u64)?;
+            let end = (from + bytes.len()) as u64;
+            if len > end { file.set_len(end) } else { Ok(()) }
         };
         write().map_err(|e| Error::io("cannot write an index", &path, e))
     }
 
     /// An index file; `None` when there is none, or one with more entries than the segment can have batches.
     fn read_whole(&self, kind: FileKind) -> Result<Option<Vec<u8>>> {
-        let entry_bytes = match kind {
-            FileKind::OffsetIndex => 8,
-            FileKind::TimeIndex => 12,
-            _ => 34,
-        };
         let batches_max = self.written() / BatchHeader::LEN as u64 + 1;
-        match crate::storage::read_file(&*self.home.storage, &self.path(kind), batches_max * entry_bytes) {
+        let bytes_max = batches_max * Self::entry_bytes(kind) as u64;
+        match crate::storage::read_file(&*self.home.storage, &self.path(kind), bytes_max) {
             Err(e) if e.kind() == ErrorKind::TooLarge => Ok(None),
             read => read,
         }
@@ -138,20 +146,90 @@ impl Segment {
     /// Ends the segment's life as the active one, or its use: completes the time index with the largest
     /// timestamp and writes the index files at their real size. Nothing is synced.
     pub(crate) fn write_indexes(&self) -> Result<()> {
-        let mut guard = self.indexes.write();
-        if let Some(indexes) = guard.as_mut() {
+        self.write_entries(|indexes| {
             indexes.density.finish(&mut indexes.time)?;
-            let (offset, time) = (indexes.offset.encode(), indexes.time.encode());
-            drop(guard);
-            self.write_whole(FileKind::OffsetIndex, &offset)?;
-            self.write_whole(FileKind::TimeIndex, &time)?;
-        }
+            Ok([indexes.offset.len(), indexes.time.len()])
+        })?;
         // A segment without aborted transactions has no such file, or no more.
         match self.aborted.read().as_ref() {
             Some(aborted) if aborted.is_empty() => self.remove(FileKind::TxnIndex),
             Some(aborted) => self.write_whole(FileKind::TxnIndex, &aborted.encode()),
             None => Ok(()),
         }
+    }
+
+    /// Brings the index files up to the batches below `end`, while others may be appended. Nothing is synced.
+    pub(crate) fn write_indexes_below(&self, end: Offset) -> Result<()> {
+        self.write_entries(|indexes| Ok([indexes.offset.count_below(end), indexes.time.count_below(end)]))?;
+        let below = self.aborted.read().as_ref().map(|aborted| {
+            let mut below = aborted.clone();
+            below.truncate(end);
+            below
+        });
+        match below {
+            Some(aborted) if !aborted.is_empty() => self.write_whole(FileKind::TxnIndex, &aborted.encode()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes so many entries of either index, those that are not in the files yet.
+    fn write_entries(&self, counts: impl FnOnce(&mut Indexes) -> Result<[usize; 2]>) -> Result<()> {
+        let mut guard = self.indexes.write();
+        let Some(indexes) = guard.as_mut() else { return Ok(()) };
+        let counts = counts(indexes)?;
+        let (filed, was_built) = (indexes.filed, indexes.from_batches);
+        drop(guard);
+        for (number, kind) in [FileKind::OffsetIndex, FileKind::TimeIndex].into_iter().enumerate() {
+            let entry = Self::entry_bytes(kind);
+            self.write_behind(kind, filed[number] * entry, |from| {
+                let guard = self.indexes.read();
+                guard.as_ref().map(|held| held.encode(kind, from / entry..counts[number])).unwrap_or_default()
+            })?;
+        }
+        // Indexes that a survey put in the place of those that came from files have nothing there yet.
+        if let Some(held) = self.indexes.write().as_mut().filter(|held| held.from_batches == was_built) {
+            held.filed = counts;
+        }
+        Ok(())
+    }
+
+    fn entry_bytes(kind: FileKind) -> usize {
+        match kind {
+            FileKind::OffsetIndex => 8,
+            FileKind::TimeIndex => 12,
+            _ => 34,
+        }
+    }
+
+    /// Takes up the index files of a segment as far as they speak of batches below `limit`, so that a scan need not
+    /// begin at its front. Answers position and offset of a batch where it may begin; what comes before is indexed.
+    /// `None` where the files do not prove themselves.
+    pub(crate) fn resume_indexes(&self, limit: Offset) -> Result<Option<(u64, Offset)>> {
+        let files = (self.read_whole(FileKind::OffsetIndex)?, self.read_whole(FileKind::TimeIndex)?);
+        let (Some(offsets), Some(times), false) = (files.0, files.1, self.is_doubted()) else { return Ok(None) };
+        let (mut offset, _) = OffsetIndex::decode_front(self.base, self.sizes.max, &offsets, self.written());
+        let (mut time, cut) = TimeIndex::decode_front(self.base, self.sizes.max, &times);
+        // An entry may be of the last batch below the limit, or of one before; where entries of the time index may be
+        // missing, of none behind.
+        offset.truncate(cut.map_or(limit, |_| limit.min(time.last().1.next())));
+        let (last, position) = offset.last();
+        let from = match position {
+            0 => (0, self.base),
+            _ => match self.sound_header_at(u64::from(position))?.filter(|header| header.last_offset() == last) {
+                Some(header) => (u64::from(position), header.base_offset()),
+                None => return Ok(None),
+            },
+        };
+        // The entries of a batch are due with it, and come again when it is scanned. Its offset entry does not.
+        time.truncate(if position == 0 { self.base } else { last.next() });
+        let bytes = self.read_whole(FileKind::TxnIndex)?.unwrap_or_default();
+        let Ok(mut aborted) = TransactionIndex::decode(self.base, &bytes) else { return Ok(None) };
+        aborted.truncate(limit);
+        let filed = [offset.len(), time.len()];
+        let density = IndexWriter::resume(&time, self.sizes.interval);
+        *self.indexes.write() = Some(Indexes { offset, time, density, from_batches: false, filed, check: None });
+        *self.aborted.write() = Some(aborted);
+        Ok(Some(from))
     }
 
     /// Syncs the index files, before a recovery point rises above them.
@@ -314,7 +392,7 @@ impl Segment {
         }
         for (kind, fault) in faults {
             if let Some(fault) = fault {
-                self.replace(kind, &indexes.encode(kind), fault);
+                self.replace(kind, &indexes.encode(kind, 0..usize::MAX), fault);
             }
         }
         if !transactional {
@@ -386,7 +464,7 @@ impl Segment {
         };
         let mut indexes = self.rebuild_indexes()?;
         indexes.density.finish(&mut indexes.time)?;
-        let bytes = indexes.encode(kind);
+        let bytes = indexes.encode(kind, 0..usize::MAX);
         // Of records without timestamps nothing is known, which is no fault of the file.
         if self.read_whole(kind)?.as_ref() != Some(&bytes) {
             self.replace(kind, &bytes, fault);
@@ -411,7 +489,8 @@ impl Segment {
             None => Ok(Err((FileKind::TimeIndex, UNREADABLE))),
             Some(time) => {
                 let density = IndexWriter::resume(&time, self.sizes.interval);
-                Ok(Ok(Indexes { offset, time, density, from_batches: false, check: None }))
+                let filed = [offset.len(), time.len()];
+                Ok(Ok(Indexes { offset, time, density, from_batches: false, filed, check: None }))
             }
         }
     }

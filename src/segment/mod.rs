@@ -242,9 +242,14 @@ impl Segment {
 
     /// Walks the whole segment; see [`walk`].
     pub(crate) fn walk(&self, each: impl FnMut(Found<'_>) -> bool) -> Result<WalkEnd> {
+        self.walk_from((0, self.base), each)
+    }
+
+    /// The same from the batch at a position, with this offset.
+    pub(crate) fn walk_from(&self, from: (u64, Offset), each: impl FnMut(Found<'_>) -> bool) -> Result<WalkEnd> {
         let end = Some(Offset::new(self.end.load(Ordering::Acquire))).filter(|end| end.get() >= 0);
         let frame = Frame { base: self.base, until: self.until(), end, compacted: self.home.compacted };
-        walk(&**self.file()?, 0, self.written(), self.base, frame, &self.home.buffers, each)
+        walk(&**self.file()?, from.0, self.written(), from.1, frame, &self.home.buffers, each)
             .map_err(|e| self.io_error("cannot read a segment", e))
     }
 

@@ -1,0 +1,125 @@
+//! Notes for recovery: up to where all that is derived from batches (indexes, producers, leader epochs) is in its
+//! files, so that only the batches behind need a scan.
+//!
+//! Two such offsets stand in the state slot. `noted` moves on as bytes are written, every so many of them, and costs
+//! no sync: what the operating system holds outlives the process, and the note says in which boot of the machine it
+//! was made. The recovery point follows in maintenance, once the noted files are synced.
+//!
+//! Beside a note inside a segment lies a producer snapshot of its offset, as a stock broker writes them: that takes it
+//! up, or removes it as one of no segment. It is there also when there are no producers, as proof of that.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::segment::{FileKind, Segment, SegmentHome};
+use crate::storage::OpenMode;
+use crate::types::Offset;
+
+use super::Inner;
+use super::commit::Writer;
+use super::read::floor;
+
+impl Inner {
+    /// Notes that all below `end`, which lies in `segment`, is in its files. Nothing fails for want of a note.
+    pub(super) fn note_written(&self, writer: &mut Writer, segment: &Segment, end: Offset, producers: &[u8]) {
+        writer.unnoted = 0;
+        if self.context.slot.is_none() || segment.is_doubted() {
+            return;
+        }
+        let path = FileKind::Snapshot.path(&self.home.dir, end);
+        let mut file = || {
+            self.place_epochs(writer)?;
+            segment.write_indexes_below(end)?;
+            self.write_file(&path, producers)
+        };
+        if file().is_ok() {
+            let before = self.marks.noted();
+            self.marks.set_noted(end);
+            self.note().and_then(|()| self.drop_snapshot(writer, before)).ok();
+        }
+    }
+
+    /// Puts what recovery found into the slot, and notes it where it took long to find.
+    pub(super) fn note_recovered(&self) -> Result<()> {
+        let mut writer = self.writer();
+        let appender = self.appender.lock();
+        let (active, end, producers) = (Arc::clone(&appender.active), appender.end, appender.producers.encode()?);
+        drop(appender);
+        if writer.unnoted >= u64::from(self.config.load().recovery_note_bytes) && active.written() > 0 {
+            self.note_written(&mut writer, &active, end, &producers);
+        }
+        self.note()
+    }
+
+    /// Removes the producer snapshot of an earlier note, unless it is still good for something.
+    fn drop_snapshot(&self, writer: &Writer, at: Offset) -> Result<()> {
+        let kept = [Offset::ZERO, self.marks.noted(), self.marks.recovery_point(), writer.held_snapshot];
+        if kept.contains(&at) || self.segments.load().iter().any(|segment| segment.base() == at) {
+            return Ok(());
+        }
+        remove_snapshot(&self.home, at)
+    }
+
+    /// Syncs what the last note speaks of, then says durably that nothing below it needs a scan.
+    pub(super) fn raise_recovery_point(&self) -> Result<()> {
+        let mut writer = self.writer();
+        self.check_waitable()?;
+        let (era, before, frontier) = (self.era(), self.marks.recovery_point(), self.marks.frontier());
+        // The newest segment that was written: an active one that is only staged has no file yet.
+        let segments = self.segments.load_full();
+        let begun = |s: &&Arc<Segment>| s.written() > 0 && s.base() <= frontier;
+        let base = segments.iter().rev().find(begun).map_or(Offset::ZERO, |s| s.base());
+        let noted = Some(self.marks.noted()).filter(|noted| (base..=frontier).contains(noted));
+        let point = noted.unwrap_or(base).max(before);
+        let sealed: Vec<_> = writer.sealed.iter().filter(|s| s.base() < base).cloned().collect();
+        if point == before && sealed.is_empty() {
+            return Ok(());
+        }
+        writer.held_snapshot = point;
+        drop(writer);
+        // Appends go on meanwhile.
+        let synced =
+            self.sync_derived(&sealed, (point > base.max(before)).then(|| &segments[floor(&segments, point)]), point);
+        let mut writer = self.writer();
+        writer.held_snapshot = Offset::ZERO;
+        if era != self.era() {
+            return synced;
+        }
+        if synced.is_ok() {
+            writer.sealed.retain(|s| !sealed.iter().any(|synced| Arc::ptr_eq(s, synced)));
+            self.marks.set_recovery_point(point);
+            writer.changed = true;
+            self.note()?;
+            self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;
+        }
+        for at in [before, point] {
+            self.drop_snapshot(&writer, at).ok();
+        }
+        synced
+    }
+
+    /// Syncs the indexes of sealed segments, and what a note at `point` inside of `active` needs.
+    fn sync_derived(&self, sealed: &[Arc<Segment>], active: Option<&Arc<Segment>>, point: Offset) -> Result<()> {
+        for segment in sealed.iter().chain(active) {
+            segment.sync_indexes()?;
+        }
+        if active.is_none() {
+            return Ok(());
+        }
+        let (storage, dir) = (&*self.context.storage, &*self.home.dir);
+        let path = FileKind::Snapshot.path(dir, point);
+        let synced = storage.open(&path, OpenMode::Write).and_then(|file| file.sync_data());
+        synced.map_err(|e| Error::io("cannot sync a producer snapshot", path, e))?;
+        storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))
+    }
+}
+
+/// Removes a producer snapshot that is good for nothing any more, if it is there.
+pub(super) fn remove_snapshot(home: &SegmentHome, at: Offset) -> Result<()> {
+    let path = FileKind::Snapshot.path(&home.dir, at);
+    match home.storage.remove_file(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(|e| Error::io("cannot remove an old snapshot", path, e)),
+    }
+}
