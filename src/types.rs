@@ -306,6 +306,44 @@ impl fmt::Display for Durability {
     }
 }
 
+/// How the bytes of sealed segments come to a reader.
+///
+/// **What `Mapped` risks.** A file that somebody else cuts short while it is mapped, and a medium that fails when a
+/// page is brought in again, end the process with SIGBUS, as with any mapped file: choose it where nobody but this
+/// crate touches the directory. On Linux pages are brought in before they are first looked at, so that a medium that
+/// fails then is an error of the read; pages that the system has dropped meanwhile come back without that. No signal
+/// handler is installed.
+///
+/// What is read keeps the map of its whole segment alive: address space, not memory, and the file's space on disk
+/// where the segment was deleted. Besides those, at most 256 segments of a broker, or of a log that stands alone,
+/// are mapped at a time. The segment that takes appends, and whatever is not synced, is never mapped, and nothing is
+/// ever written through a map. On a storage in memory a map is a copy of the segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum ReadMode {
+    /// Each read copies the bytes out of the operating system's cache: whatever happens to the file is an error of
+    /// that read.
+    #[default]
+    Copied,
+    /// Reads of sealed segments borrow a map of the file and copy nothing.
+    Mapped,
+}
+
+/// How often the checksum of a stored batch is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Verify {
+    /// By every read.
+    #[default]
+    EveryRead,
+    /// Once for the batches of sealed segments, so that reads of single records need not go over the whole of a
+    /// large batch each time.
+    ///
+    /// What is damaged later, in memory or when its pages are read from the disk again, is served as it is; only
+    /// the structure of records is still checked. What was verified is remembered for one batch in 16 KiB of
+    /// log, 128 bytes of memory for each MiB, and for at most 256 segments of a broker, or of a log that stands
+    /// alone; a batch that is not remembered is verified again.
+    Once,
+}
+
 /// What a reader may see (`isolation.level`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Isolation {

@@ -166,6 +166,7 @@ impl Broker {
                 findings,
                 root: root.to_owned(),
                 buffers,
+                reading: options.reading,
                 read_only,
                 host: OnceLock::new(),
                 closed: AtomicBool::new(false),

@@ -10,7 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{DiskStorage, PooledStorage, Storage};
 use crate::topic::config::BrokerDefaults;
-use crate::types::Durability;
+use crate::types::{Durability, ReadMode, Verify};
 
 /// Options of a [`Broker`]; from [`Broker::builder`].
 ///
@@ -35,6 +35,7 @@ pub struct BrokerBuilder {
     pub(super) open_files: Option<usize>,
     pub(super) threads: Threads,
     pub(super) read_only: bool,
+    pub(super) reading: (ReadMode, Verify),
     defaults: BrokerDefaults,
     pub(super) settings: BrokerSettings,
     refused: Option<Error>,
@@ -127,6 +128,7 @@ impl BrokerBuilder {
             open_files: None,
             threads: Threads::Own,
             read_only: false,
+            reading: Default::default(),
             defaults: BrokerDefaults::default(),
             settings: BrokerSettings::default(),
             refused: None,
@@ -189,6 +191,33 @@ impl BrokerBuilder {
     /// default is half of what the process may open, at most 1024.
     pub fn max_open_files(mut self, files: usize) -> Self {
         self.open_files = Some(files);
+        self
+    }
+
+    /// How sealed segments are read; see [`ReadMode`] for what mapping risks. The default copies.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+    /// use thalweg::{Broker, ReadMode, Start, Verify};
+    /// let broker = Broker::builder(dir.path().join("data"))
+    ///     .read_mode(ReadMode::Mapped)
+    ///     .verify(Verify::Once)
+    ///     .open()?;
+    /// let orders = broker.topic("orders").create()?;
+    /// orders.send(("user-1", "paid"))?;
+    /// assert_eq!(orders.scan(Start::Earliest).count(), 1);
+    /// broker.close()?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    pub fn read_mode(mut self, mode: ReadMode) -> Self {
+        self.reading.0 = mode;
+        self
+    }
+
+    /// How often the checksum of a stored batch is verified; see [`Verify`] for what `Once` lets pass. The default
+    /// is every read.
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.reading.1 = verify;
         self
     }
 

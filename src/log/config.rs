@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::record::TimestampType;
-use crate::types::Durability;
+use crate::types::{Durability, ReadMode, Verify};
 
 /// Settings of one [`Log`](crate::Log), with Kafka's defaults where nothing else is said.
 ///
@@ -29,6 +29,8 @@ pub struct LogConfig {
     pub(crate) compacted: bool,
     pub(crate) producer_id_expiration: Duration,
     pub(crate) recovery_note_bytes: u32,
+    pub(crate) read_mode: ReadMode,
+    pub(crate) verify: Verify,
 }
 
 impl Default for LogConfig {
@@ -47,6 +49,8 @@ impl Default for LogConfig {
             compacted: false,
             producer_id_expiration: Duration::from_secs(24 * 3600),
             recovery_note_bytes: 32 << 20,
+            read_mode: ReadMode::Copied,
+            verify: Verify::EveryRead,
         }
     }
 }
@@ -110,6 +114,20 @@ impl LogConfig {
     #[must_use]
     pub fn recovery_note_bytes(mut self, bytes: u32) -> Self {
         self.recovery_note_bytes = bytes;
+        self
+    }
+
+    /// How sealed segments are read, for as long as the log is open; see [`ReadMode`] for what mapping risks.
+    #[must_use]
+    pub fn read_mode(mut self, mode: ReadMode) -> Self {
+        self.read_mode = mode;
+        self
+    }
+
+    /// How often checksums are verified, for as long as the log is open; see [`Verify`] for what `Once` lets pass.
+    #[must_use]
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
         self
     }
 }

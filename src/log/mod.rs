@@ -224,6 +224,8 @@ impl Log {
             storage: Arc::clone(&context.storage),
             buffers: context.buffers.clone(),
             compacted: config.compacted,
+            read_mode: config.read_mode,
+            verify: config.verify,
             findings: Arc::clone(&context.findings),
             partition: context.partition.clone(),
         };
@@ -364,7 +366,7 @@ impl Log {
     }
 
     /// Reads whole batches from the one that holds `offset` on: about `max_bytes` of them, at least one. Empty at the
-    /// end of what `isolation` may see. Checksums are verified on every read.
+    /// end of what `isolation` may see. Checksums are verified on every read, unless [`Verify::Once`](crate::Verify) was asked for.
     ///
     /// # Errors
     /// [`ErrorKind::OffsetOutOfRange`] below the log start or beyond the end, naming the nearest good offset;
@@ -496,7 +498,7 @@ impl Log {
         self.inner.bury()
     }
 
-    /// Applies a changed configuration to appends from now on.
+    /// Applies a changed configuration to appends from now on. How the log is read stays as it is.
     pub fn configure(&self, config: LogConfig) {
         self.inner.config.store(Arc::new(config));
     }

@@ -134,7 +134,7 @@ impl Inner {
                 break;
             }
             if let Some(SegmentRead { bytes, next }) =
-                segment.read(offset, limit, max_bytes).map_err(|e| self.place(e))?
+                segment.read(offset, limit, max_bytes, is_settled(segment, offsets)).map_err(|e| self.place(e))?
             {
                 // The log start may have passed us meanwhile; then the segment list did, too.
                 if self.marks.log_start() > offset {
@@ -263,7 +263,7 @@ impl Inner {
             drop(indexes);
             let mut next = before.max(offsets.log_start).max(segment.base());
             loop {
-                let read = match segment.read(next, limit, 256 << 10) {
+                let read = match segment.read(next, limit, 256 << 10, is_settled(segment, offsets)) {
                     Ok(Some(read)) => read,
                     Ok(None) => break,
                     Err(e) => match e.at_offsets() {
@@ -323,6 +323,11 @@ pub(super) fn visible(offsets: LogOffsets, isolation: Isolation) -> Offset {
         Isolation::ReadCommitted => offsets.last_stable,
         Isolation::ReadUncommitted => offsets.high_watermark,
     }
+}
+
+/// Whether nothing in `segment` changes any more but by a truncation: it is sealed, and synced.
+fn is_settled(segment: &Segment, offsets: LogOffsets) -> bool {
+    segment.until().is_some_and(|until| until <= offsets.frontier)
 }
 
 /// Index of the segment that holds `offset`, or would.

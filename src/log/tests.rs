@@ -1,6 +1,7 @@
 mod damage;
 mod gaps;
 mod notes;
+mod reads;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::record::{EndMarker, TimestampType, TxnOutcome};
 use crate::storage::{MemoryStorage, OpenMode};
-use crate::testing::{Choice, SimStorage};
+use crate::testing::{Choice, Errno, Fault, Operation, Repeat, SimStorage};
 use crate::types::ProducerId;
 
 const T: i64 = 1_700_000_000_000;

@@ -76,14 +76,14 @@ impl Inner {
         let mut failed = None;
         for mut segment in graveyard.drain(..) {
             match Arc::get_mut(&mut segment) {
-                Some(unread) => match unread.remove_files() {
+                Some(unread) if !unread.is_held() => match unread.remove_files() {
                     Ok(()) => {}
                     Err(e) => {
                         failed = Some(e);
                         kept.push(segment);
                     }
                 },
-                None => kept.push(segment),
+                _ => kept.push(segment),
             }
         }
         *graveyard = kept;
@@ -199,8 +199,13 @@ impl Inner {
         self.marks.cut(end, segment.base());
         self.note()?;
         self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;
+        // From the end on, so that a kill leaves no gap.
+        for gone in segments[at + 1..].iter().rev() {
+            gone.remove_files()?;
+        }
         let mut kept = segments[..=at].to_vec();
-        segment.truncate(position, end)?;
+        segment = segment.truncate(position, end)?;
+        kept[at] = Arc::clone(&segment);
         if end < segment.base() {
             // Below all that is there: the only segment begins anew at the new end.
             kept.clear();
@@ -209,9 +214,6 @@ impl Inner {
             emptied.remove_files()?;
             writer.new_names |= segment.create_files()?;
             kept.push(Arc::clone(&segment));
-        }
-        for gone in &segments[at + 1..] {
-            gone.remove_files()?;
         }
         self.segments.store(Arc::new(kept));
         let synced = segment.file()?.sync_data().and_then(|()| self.context.storage.sync_dir(&self.home.dir));
@@ -226,7 +228,7 @@ impl Inner {
         (appender.end, appender.active, appender.size) = (end, segment, position);
         appender.first_timestamp = None;
         appender.staged = Staged { epochs_changed: true, ..Staged::default() };
-        writer.sealed.retain(|s| s.base() < end);
+        writer.sealed.retain(|s| s.base() < appender.active.base());
         // Of what was cut, no stock broker shall take up the producers.
         self.remove_old_snapshots(end)
     }

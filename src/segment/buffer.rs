@@ -1,9 +1,12 @@
-//! Read buffers that are used again: a large read costs neither fresh pages nor zeroing.
+//! What the reads of many segments share: buffers that are used again, so that a large read costs neither fresh
+//! pages nor zeroing, and the bound on what is kept of sealed segments.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+
+use super::view::Views;
 
 /// Buffers kept for the next read, at most this many...
 const KEPT_MAX: usize = 8;
@@ -12,12 +15,15 @@ const KEPT_BYTES_MAX: usize = 2 << 20;
 
 /// A shared pool of read buffers.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct BufferPool(Arc<Mutex<Vec<Vec<u8>>>>);
+pub(crate) struct BufferPool {
+    kept: Arc<Mutex<Vec<Vec<u8>>>>,
+    pub(super) views: Views,
+}
 
 impl BufferPool {
     /// A buffer of at least `len` bytes with arbitrary content.
     pub(crate) fn take(&self, len: usize) -> Buffer {
-        let mut bytes = self.0.lock().pop().unwrap_or_default();
+        let mut bytes = self.kept.lock().pop().unwrap_or_default();
         if bytes.len() < len {
             // Anew rather than longer: zeros come from the system for nothing, and old content is not copied.
             bytes = vec![0; len];
@@ -60,7 +66,7 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.bytes.len() <= KEPT_BYTES_MAX {
-            let mut kept = self.pool.0.lock();
+            let mut kept = self.pool.kept.lock();
             if kept.len() < KEPT_MAX {
                 kept.push(std::mem::take(&mut self.bytes));
             }
@@ -78,11 +84,11 @@ mod tests {
         let mut buffer = pool.take(100);
         buffer.as_mut(100).fill(7);
         let slice = buffer.freeze().slice(10..20);
-        assert!(pool.0.lock().is_empty());
+        assert!(pool.kept.lock().is_empty());
         assert_eq!(slice[..], [7; 10]);
         drop(slice);
-        assert_eq!(pool.0.lock().len(), 1);
+        assert_eq!(pool.kept.lock().len(), 1);
         drop(pool.take(KEPT_BYTES_MAX + 1));
-        assert!(pool.0.lock().is_empty(), "the huge one is not kept");
+        assert!(pool.kept.lock().is_empty(), "the huge one is not kept");
     }
 }

@@ -11,6 +11,7 @@ mod headers;
 mod indexes;
 mod names;
 mod read;
+mod view;
 mod walk;
 
 use std::io;
@@ -25,7 +26,7 @@ use crate::finding::{Finding, FindingKind, Findings};
 use crate::index::TransactionIndex;
 use crate::record::BatchHeader;
 use crate::storage::{File, OpenMode, Storage};
-use crate::types::{Offset, TopicPartition};
+use crate::types::{Offset, ReadMode, TopicPartition, Verify};
 
 pub(crate) use buffer::BufferPool;
 pub(crate) use check::AbortedCheck;
@@ -34,6 +35,7 @@ pub(crate) use indexes::IndexSizes;
 use indexes::Indexes;
 pub(crate) use names::FileKind;
 pub(crate) use read::SegmentRead;
+use view::{View, ViewSlot};
 use walk::crc_matches;
 pub(crate) use walk::{Found, Frame, WalkEnd, walk};
 
@@ -48,6 +50,8 @@ pub(crate) struct SegmentHome {
     pub(crate) buffers: BufferPool,
     /// A cleaner may remove records, so that offsets are missing.
     pub(crate) compacted: bool,
+    pub(crate) read_mode: ReadMode,
+    pub(crate) verify: Verify,
     /// Where what is wrong with a batch or an index is told, and of which partition.
     pub(crate) findings: Arc<Findings>,
     pub(crate) partition: TopicPartition,
@@ -70,6 +74,8 @@ pub(crate) struct Segment {
     survey: RwLock<Option<Arc<Survey>>>,
     /// Counts truncations: a walk from before one knows nothing of the bytes behind it.
     cuts: AtomicU64,
+    /// What is kept for readers once it is sealed.
+    view: Arc<ViewSlot>,
     indexes: RwLock<Option<Indexes>>,
     aborted: RwLock<Option<TransactionIndex>>,
     /// The index files are another program's, and were not compared with the batches yet.
@@ -90,6 +96,7 @@ impl Segment {
             end: AtomicI64::new(-1),
             survey: RwLock::new(None),
             cuts: AtomicU64::new(0),
+            view: Arc::default(),
             indexes: RwLock::new(Some(indexes)),
             aborted: RwLock::new(Some(TransactionIndex::default())),
             doubted: AtomicBool::new(false),
@@ -108,6 +115,7 @@ impl Segment {
             end: AtomicI64::new(-1),
             survey: RwLock::new(None),
             cuts: AtomicU64::new(0),
+            view: Arc::default(),
             indexes: RwLock::new(None),
             aborted: RwLock::new(None),
             doubted: AtomicBool::new(false),
@@ -320,23 +328,82 @@ impl Segment {
         survey
     }
 
-    /// Cuts the file to `position`, whose next batch would get offset `end`.
-    pub(crate) fn truncate(&self, position: u64, end: Offset) -> Result<()> {
+    /// What is kept for readers of this segment, which is sealed and synced; `None` where nothing is to be kept.
+    fn view(&self) -> Result<Option<Arc<View>>> {
+        let is_mapped = match (self.home.read_mode, self.home.verify) {
+            (ReadMode::Copied, Verify::EveryRead) => return Ok(None),
+            (mode, _) => mode == ReadMode::Mapped,
+        };
+        let view = self.view.view(&self.home.buffers.views, self.home.verify, || {
+            let (file, len) = (self.file()?, self.written());
+            let map = if is_mapped { Some(file.map(len)) } else { None };
+            Ok((len, map.transpose().map_err(|e| self.io_error("cannot map a segment", e))?))
+        });
+        view.map(Some)
+    }
+
+    /// Whether a reader still holds bytes of a map of the file.
+    pub(crate) fn is_held(&self) -> bool {
+        self.view.take().is_held()
+    }
+
+    /// Cuts the segment to `position`, whose next batch would get offset `end`. The answer is the segment that goes
+    /// on: another one, over a copy of what stays, where a reader holds bytes of a map. Cutting the file under the
+    /// map would kill the process.
+    pub(crate) fn truncate(self: &Arc<Self>, position: u64, end: Offset) -> Result<Arc<Self>> {
         self.load_aborted()?;
-        let file = self.file()?;
-        file.set_len(position).map_err(|e| self.io_error("cannot truncate a segment", e))?;
-        self.set_written(position);
-        self.set_until(None);
-        self.end.store(-1, Ordering::Release);
-        let mut known = self.survey.write();
-        self.cuts.fetch_add(1, Ordering::AcqRel);
+        let taken = self.view.take();
+        let kept = if taken.is_held() {
+            self.copied(position)?
+        } else {
+            let cut = self.file()?.set_len(position);
+            cut.map_err(|e| self.io_error("cannot truncate a segment", e))?;
+            self.set_written(position);
+            Arc::clone(self)
+        };
+        drop(taken);
+        kept.set_until(None);
+        kept.end.store(-1, Ordering::Release);
+        let mut known = kept.survey.write();
+        kept.cuts.fetch_add(1, Ordering::AcqRel);
         *known = None;
         drop(known);
-        *self.indexes.write() = Some(self.rebuild_indexes()?);
-        if let Some(aborted) = self.aborted.write().as_mut() {
+        *kept.indexes.write() = Some(kept.rebuild_indexes()?);
+        if let Some(aborted) = kept.aborted.write().as_mut() {
             aborted.truncate(end);
         }
-        self.write_indexes()
+        kept.write_indexes()?;
+        Ok(kept)
+    }
+
+    /// A segment whose file is a copy of the first `len` bytes of this one's, whose name it takes. This one must
+    /// not be used any more but by those who read it.
+    fn copied(&self, len: u64) -> Result<Arc<Self>> {
+        const PIECE_BYTES: u64 = 1 << 20;
+        let path = self.path(FileKind::Log);
+        // By this ending an opening after a crash, and a stock broker's, knows a file that is not complete.
+        let unfinished = FileKind::Log.path(&self.home.dir, self.base).with_extension("log.cleaned");
+        let storage = &self.home.storage;
+        let copy = || -> io::Result<()> {
+            let to = storage.open(&unfinished, OpenMode::CreateIfAbsent)?;
+            to.set_len(0)?;
+            let mut buffer = self.home.buffers.take(PIECE_BYTES.min(len) as usize);
+            let mut at = 0;
+            while at < len {
+                let piece = buffer.as_mut(PIECE_BYTES.min(len - at) as usize);
+                self.file().map_err(io::Error::other)?.read_exact_at(piece, at)?;
+                to.write_all_at(piece, at)?;
+                at += piece.len() as u64;
+            }
+            to.sync_data()?;
+            storage.rename(&unfinished, &path)
+        };
+        copy().map_err(|e| self.io_error("cannot copy a segment that is to be truncated", e))?;
+        self.set_until(None);
+        let copied = Self::existing(self.home.clone(), self.base, self.sizes, len);
+        copied.doubted.store(self.is_doubted(), Ordering::Release);
+        copied.aborted.write().clone_from(&self.aborted.read());
+        Ok(Arc::new(copied))
     }
 
     /// Removes all files of the segment.

@@ -4,13 +4,18 @@
 //! are a few compares of integers beside the checksum. Where one fails the segment is surveyed once, and read
 //! again by what the survey found: damaged places are errors, corrected headers are put right in what is served.
 
+use std::io;
+
 use bytes::Bytes;
 
+use super::buffer::Buffer;
 use super::flaws::{Flaw, FlawKind, Prefix, Survey};
+use super::view::View;
 use super::walk::crc_matches;
 use super::{FileKind, Segment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchHeader, validate_crc};
+use crate::storage::File;
 use crate::types::Offset;
 
 /// First read of a batch whose size is not known yet.
@@ -23,6 +28,14 @@ pub(crate) struct SegmentRead {
     pub(crate) bytes: Bytes,
     /// Where the next read continues.
     pub(crate) next: Offset,
+}
+
+/// What is asked for: batches from the one that holds `from` on, up to the one that begins at or behind `end`.
+#[derive(Clone, Copy)]
+struct Wanted {
+    from: Offset,
+    end: Offset,
+    max_bytes: usize,
 }
 
 /// Why a read cannot go on.
@@ -57,6 +70,23 @@ struct Place {
     first: usize,
 }
 
+/// The bytes at a place of the segment.
+enum Piece {
+    /// Shares the segment's map.
+    Mapped(Bytes),
+    /// The first so many bytes of a buffer.
+    Copied(Buffer, usize),
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Copied(buffer, len) => &buffer.as_ref()[..*len],
+        }
+    }
+}
+
 enum Selected {
     /// These bytes of the buffer.
     Batches { start: usize, len: usize, next: Offset },
@@ -71,16 +101,27 @@ enum Selected {
 impl Segment {
     /// Reads whole batches from the one that holds `from`, or the first behind it, up to the one that begins
     /// at or behind `end`: about `max_bytes` of them, at least one. `None` when there is none.
-    pub(crate) fn read(&self, from: Offset, end: Offset, max_bytes: usize) -> Result<Option<SegmentRead>> {
+    ///
+    /// `settled` says that the segment is sealed and synced: then it may be read through a map, and what was verified
+    /// is remembered, where that was asked for.
+    pub(crate) fn read(
+        &self,
+        from: Offset,
+        end: Offset,
+        max_bytes: usize,
+        settled: bool,
+    ) -> Result<Option<SegmentRead>> {
+        let wanted = Wanted { from, end, max_bytes };
+        let view = if settled { self.view()? } else { None };
         let mut known = self.known();
         for _ in 0..2 {
-            match self.read_by_index(from, end, max_bytes, known.as_deref()) {
+            match self.read_by_index(wanted, view.as_deref(), known.as_deref()) {
                 Ok(read) => return Ok(read),
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Doubt) => known = Some(self.survey()?),
             }
         }
-        match self.read_by_index(from, end, max_bytes, known.as_deref()) {
+        match self.read_by_index(wanted, view.as_deref(), known.as_deref()) {
             Ok(read) => Ok(read),
             Err(Stop::Failed(error)) => Err(error),
             Err(Stop::Doubt) => Err(Error::new(ErrorKind::Corrupt, "the bytes of a segment change while it is read")
@@ -91,20 +132,19 @@ impl Segment {
 
     fn read_by_index(
         &self,
-        from: Offset,
-        end: Offset,
-        max_bytes: usize,
+        wanted: Wanted,
+        view: Option<&View>,
         known: Option<&Survey>,
     ) -> Result<Option<SegmentRead>, Stop> {
-        let (guess, floor) = self.locate(from)?;
+        let (guess, floor) = self.locate(wanted.from)?;
         for (place, is_guess) in guess.map(|place| (place, true)).into_iter().chain([(floor, false)]) {
             let mut pick = Pick {
                 segment: self,
+                file: &**self.file()?,
+                view,
                 known,
                 len: self.written(),
-                from,
-                end,
-                max_bytes,
+                wanted,
                 position: place.position,
                 expected: place.expected,
                 is_guess,
@@ -160,12 +200,12 @@ impl Segment {
 /// Picks whole, sound, visible batches out of a segment.
 struct Pick<'a> {
     segment: &'a Segment,
+    file: &'a dyn File,
+    view: Option<&'a View>,
     known: Option<&'a Survey>,
     /// Bytes of the segment's file that hold whole batches.
     len: u64,
-    from: Offset,
-    end: Offset,
-    max_bytes: usize,
+    wanted: Wanted,
     /// Where the batch to look at next begins, and what it must be.
     position: u64,
     expected: Expected,
@@ -177,21 +217,20 @@ struct Pick<'a> {
 impl Pick<'_> {
     /// Outer `None` when the place was a wrong guess.
     fn run(&mut self, first: usize) -> Result<Option<Option<SegmentRead>>, Stop> {
-        let (segment, from) = (self.segment, self.from);
-        let file = segment.file()?;
+        let (segment, from) = (self.segment, self.wanted.from);
         let failed = |e| Stop::Failed(segment.io_error("cannot read a segment", e).offset(from));
-        let mut want = first.max(self.max_bytes);
+        let mut want = first.max(self.wanted.max_bytes);
         loop {
             let left = self.len.saturating_sub(self.position);
             let have = want.min(usize::try_from(left).unwrap_or(usize::MAX));
-            let mut buffer = segment.home.buffers.take(have);
-            file.read_exact_at(buffer.as_mut(have), self.position).map_err(failed)?;
-            match self.select(&buffer.as_ref()[..have])? {
+            let piece = self.piece(have).map_err(failed)?;
+            match self.select(piece.as_ref())? {
                 Selected::Batches { start, len, next } => {
-                    for (at, prefix) in self.patches.drain(..) {
-                        buffer.as_mut(have)[at..at + prefix.len()].copy_from_slice(&prefix);
-                    }
-                    let bytes = buffer.freeze().slice(start..start + len);
+                    let bytes = match piece {
+                        Piece::Mapped(bytes) => bytes,
+                        Piece::Copied(buffer, _) => buffer.freeze(),
+                    };
+                    let bytes = self.patched(bytes.slice(start..start + len), start);
                     return Ok(Some(Some(SegmentRead { bytes, next })));
                 }
                 Selected::Before => return Ok(None),
@@ -201,30 +240,65 @@ impl Pick<'_> {
                     if left == 0 {
                         return Ok(Some(None));
                     }
-                    // A damaged length must not cost memory: what is large is checked before it is held.
-                    let is_large = need > FIRST_READ_BYTES.max(self.max_bytes);
                     if need as u64 > left {
                         return Err(Stop::Doubt);
                     }
-                    if let Some(header) = header.filter(|_| is_large)
-                        && !crc_matches(&**file, self.position, &header).map_err(failed)?
+                    // A damaged length must not cost memory: what is large is checked before it is held.
+                    let is_costly =
+                        need > FIRST_READ_BYTES.max(self.wanted.max_bytes) && matches!(piece, Piece::Copied(..));
+                    if let Some(header) = header.filter(|_| is_costly)
+                        && !crc_matches(self.file, self.position, &header).map_err(failed)?
                     {
                         return Err(Stop::Doubt);
                     }
-                    want = need.max(self.max_bytes);
+                    want = need.max(self.wanted.max_bytes);
                 }
             }
         }
     }
 
+    /// The next `len` bytes.
+    fn piece(&self, len: usize) -> io::Result<Piece> {
+        if let Some(mapped) = self.view.and_then(|view| view.bytes(self.position, len)) {
+            return mapped.map(Piece::Mapped);
+        }
+        let mut buffer = self.segment.home.buffers.take(len);
+        self.file.read_exact_at(buffer.as_mut(len), self.position)?;
+        Ok(Piece::Copied(buffer, len))
+    }
+
+    /// Puts the headers right that are known to be wrong; `bytes` begin at `start` of what was looked at.
+    fn patched(&self, bytes: Bytes, start: usize) -> Bytes {
+        if self.patches.is_empty() {
+            return bytes;
+        }
+        let mut right = bytes.to_vec();
+        for (at, prefix) in &self.patches {
+            right[at - start..at - start + prefix.len()].copy_from_slice(prefix);
+        }
+        right.into()
+    }
+
+    /// Whether the checksum of a whole batch at the place says that it is sound.
+    fn is_sound(&self, header: &BatchHeader, batch: &[u8]) -> bool {
+        if self.view.is_some_and(|view| view.was_verified(self.position)) {
+            return true;
+        }
+        let is_sound = validate_crc(header, batch);
+        if let Some(view) = self.view.filter(|_| is_sound) {
+            view.note_verified(self.position);
+        }
+        is_sound
+    }
+
     /// Looks at `bytes`, which begin at `position`.
     fn select(&mut self, bytes: &[u8]) -> Result<Selected, Stop> {
         self.patches.clear();
-        let (mut at, mut start, mut next) = (0_usize, None, self.from);
+        let (mut at, mut start, mut next) = (0_usize, None, self.wanted.from);
         loop {
             let flaw = self.known.and_then(|known| known.flaw_at(self.position));
             if let Some(flaw) = flaw.filter(|flaw| flaw.kind.is_unreadable()) {
-                if start.is_some() || flaw.from >= self.end {
+                if start.is_some() || flaw.from >= self.wanted.end {
                     break;
                 }
                 let skipped = self.pass_damage(flaw)?;
@@ -240,7 +314,7 @@ impl Pick<'_> {
             }
             let (header, prefix) = header_of(rest, flaw)?;
             let size = header.size_bytes();
-            if self.is_guess && header.base_offset() > self.from && start.is_none() {
+            if self.is_guess && header.base_offset() > self.wanted.from && start.is_none() {
                 return Ok(Selected::Before);
             }
             if !self.fits(&header, rest) {
@@ -252,13 +326,13 @@ impl Pick<'_> {
                     false => return Err(Stop::Doubt),
                 }
             }
-            if header.base_offset() >= self.end {
+            if header.base_offset() >= self.wanted.end {
                 return Ok(match start {
                     Some(start) => Selected::Batches { start, len: at - start, next },
                     None => Selected::None,
                 });
             }
-            if header.next_offset() <= self.from {
+            if header.next_offset() <= self.wanted.from {
                 self.pass(&header);
                 at = at.saturating_add(size);
                 if at > bytes.len() {
@@ -268,10 +342,10 @@ impl Pick<'_> {
                 continue;
             }
             let taken = start.map_or(0, |s| at - s);
-            if size > rest.len() || (taken > 0 && taken + size > self.max_bytes) {
+            if size > rest.len() || (taken > 0 && taken + size > self.wanted.max_bytes) {
                 break;
             }
-            if !validate_crc(&header, &rest[..size]) {
+            if !self.is_sound(&header, &rest[..size]) {
                 if taken > 0 {
                     break;
                 }
@@ -312,8 +386,8 @@ impl Pick<'_> {
         if flaw.to.is_none() && flaw.positions.end < self.len {
             return Err(Stop::Doubt); // More was written behind it since.
         }
-        let to = flaw.to.or(self.segment.until()).unwrap_or(self.end);
-        if self.from < to {
+        let to = flaw.to.or(self.segment.until()).unwrap_or(self.wanted.end);
+        if self.wanted.from < to {
             return Err(Stop::Failed(self.segment.damage(flaw, to)));
         }
         let skipped = flaw.positions.end - self.position;

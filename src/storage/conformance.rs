@@ -158,6 +158,15 @@ fn map(storage: &dyn Storage, directory: &Path) -> io::Result<()> {
     let file = create(storage, &directory.join("file"), b"mapped bytes")?;
     let map = file.map(6)?;
     let empty = file.map(0)?;
+    let mut seen = [0; 6];
+    file.read_exact_at(&mut seen, 0)?;
+    assert_eq!((*map).as_ref(), seen, "a map is what a read brings");
+    for within in [0..6, 3..6, 2..2, 6..6] {
+        map.populate(within)?;
+    }
+    empty.populate(0..0)?;
+    fails(map.populate(5..7), io::ErrorKind::InvalidInput);
+    fails(empty.populate(0..1), io::ErrorKind::InvalidInput);
     fails(file.map(13), io::ErrorKind::UnexpectedEof);
     drop(file);
     storage.remove_file(&directory.join("file"))?;

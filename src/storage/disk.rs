@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -201,7 +202,14 @@ impl AsRef<[u8]> for DiskMap {
     }
 }
 
-impl Map for DiskMap {}
+impl Map for DiskMap {
+    fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        if range.start > range.end || range.end > self.0.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        platform::populate(&self.0, range)
+    }
+}
 
 /// See [`Storage::boot_id`].
 pub(super) fn boot_id() -> [u8; 16] {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -219,7 +220,19 @@ pub trait File: Send + Sync + fmt::Debug {
 }
 
 /// A read-only view of a file's bytes.
-pub trait Map: AsRef<[u8]> + Send + Sync + fmt::Debug {}
+pub trait Map: AsRef<[u8]> + Send + Sync + fmt::Debug {
+    /// Brings these bytes into memory where the system can, so that a medium that fails is an error of this call
+    /// and not of the first look at them. Does nothing where it cannot.
+    ///
+    /// # Errors
+    /// What the disk says; `InvalidInput` for a range that is not inside of the map.
+    fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        match self.as_ref().get(range) {
+            Some(_) => Ok(()),
+            None => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+}
 
 /// Takes the lock of a directory, Kafka's `.lock`, for the calling process.
 ///

@@ -25,7 +25,7 @@ use crate::log::{
 use crate::record::RecordBatch;
 use crate::segment::BufferPool;
 use crate::storage::Storage;
-use crate::types::{Durability, Isolation, LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
+use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ReadMode, Timestamp, TopicPartition, Uuid, Verify};
 
 /// What a partition asks of the broker that holds it.
 pub(crate) trait PartitionHost: Send + Sync {
@@ -97,6 +97,7 @@ pub(crate) struct PartitionContext {
     pub(crate) findings: Arc<Findings>,
     pub(crate) root: PathBuf,
     pub(crate) buffers: BufferPool,
+    pub(crate) reading: (ReadMode, Verify),
     pub(crate) boot_id: [u8; 16],
     /// Why nothing may be appended or deleted.
     pub(crate) read_only: Option<Error>,
@@ -259,7 +260,9 @@ impl Partition {
             recovery_point: self.found.recovery_point,
             outside: Outside { high_watermark: self.found.high_watermark, clean: self.found.clean },
         };
-        Log::open_in(context, &self.dir(), self.settings.load().log_config())
+        let (mode, verify) = self.context.reading;
+        let config = self.settings.load().log_config().read_mode(mode).verify(verify);
+        Log::open_in(context, &self.dir(), config)
     }
 
     /// Runs `call` on the log; a log that was closed under it is named by its cause.

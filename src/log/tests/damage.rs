@@ -11,7 +11,7 @@ use crate::record::BatchHeader;
 const STATE: &str = "log.state";
 
 /// What reading everything brings: records, and the offsets that are errors.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) records: BTreeMap<i64, String>,
     pub(super) damaged: Vec<(i64, i64)>,

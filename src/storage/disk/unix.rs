@@ -2,6 +2,7 @@
 //! have, or to `Unsupported`.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -46,6 +47,33 @@ pub(super) fn allocate(file: &RawFile, position: u64, len: u64) -> io::Result<()
 #[cfg(not(target_os = "linux"))]
 pub(super) fn allocate(_file: &RawFile, _position: u64, _len: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Brings pages of a map into memory, where the kernel can (`MADV_POPULATE_READ`, Linux 5.14).
+#[cfg(target_os = "linux")]
+pub(super) fn populate(map: &memmap2::Mmap, range: Range<usize>) -> io::Result<()> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    loop {
+        let Err(e) = map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len()) else { return Ok(()) };
+        match Errno::from_io_error(&e) {
+            Some(Errno::INTR | Errno::AGAIN) => {}
+            // An older kernel.
+            Some(Errno::INVAL | Errno::NOSYS) => return Ok(()),
+            // Where looking would be a SIGBUS.
+            Some(Errno::FAULT) => {
+                let what = "a mapped page cannot be read: the file was cut short, or the medium fails";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+            }
+            _ => return Err(e),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn populate(_map: &memmap2::Mmap, _range: Range<usize>) -> io::Result<()> {
+    Ok(())
 }
 
 pub(super) fn sync_dir(path: &Path) -> io::Result<()> {

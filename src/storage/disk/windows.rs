@@ -1,6 +1,7 @@
 //! What a Windows disk does in its own way. Not tested by this project's gate.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::windows::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,10 @@ pub(super) fn write_vectored_at(file: &RawFile, bufs: &[IoSlice<'_>], position: 
 
 pub(super) fn allocate(_file: &RawFile, _position: u64, _len: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(super) fn populate(_map: &memmap2::Mmap, _range: Range<usize>) -> io::Result<()> {
+    Ok(())
 }
 
 /// Directories cannot be synced here; NTFS journals its names. Still an error when there is none.
