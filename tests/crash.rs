@@ -11,7 +11,7 @@ use thalweg::testing::{
     Choice, ExploreConfig, History, LogEvent, Replay, SimStorage, SweepConfig, WatchedLog, check_log, explore,
     sweep_errors,
 };
-use thalweg::{Clock, Durability, LogConfig, Offset, ProducerId, Result, Storage, SystemClock, TxnOutcome};
+use thalweg::{Clock, Durability, ErrorKind, LogConfig, Offset, ProducerId, Result, Storage, SystemClock, TxnOutcome};
 
 const DIR: &str = "data/events-0";
 const FIRST: u64 = 2;
@@ -83,11 +83,11 @@ impl<'a> Work<'a> {
         match self.dice.below(16) {
             0..=4 => self.put(),
             5..=7 => self.group_commit(),
-            8 => self.log.log().roll(),
+            8 => self.log.roll(),
             9 => self.advance(),
             10 => self.truncate(),
             11..=13 => self.transaction(),
-            14 => self.log.log().run_maintenance(),
+            14 => self.log.run_maintenance(),
             _ => self.reopen(),
         }
     }
@@ -118,11 +118,15 @@ impl<'a> Work<'a> {
         let offsets = self.log.log().offsets();
         let back = i64::try_from(self.dice.below(4)).unwrap_or(0);
         let to = Offset::new((offsets.end.get() - back).max(offsets.log_start.get()));
-        // Its producer may have lost records, and with them its count.
+        self.begin_producer();
+        self.log.truncate(to)
+    }
+
+    /// The one before may have lost records, and with them its count.
+    fn begin_producer(&self) {
         self.producer.set(self.producer.get() + 1);
         self.in_transaction.set(false);
         self.sequence.set(0);
-        self.log.truncate(to)
     }
 
     fn transaction(&self) -> Result<()> {
@@ -145,9 +149,32 @@ impl<'a> Work<'a> {
     }
 
     fn reopen(&mut self) -> Result<()> {
-        self.log.close()?;
+        let closed = self.log.close();
         self.log = WatchedLog::open(self.disk, self.history, &self.dir, config(self.level))?;
-        Ok(())
+        closed
+    }
+
+    /// The same handle serves readers, gives space back and is closed and opened while the disk is full, and takes
+    /// appends as soon as it is not.
+    fn on_a_full_disk(&mut self) -> std::result::Result<(), String> {
+        let at = |what: &'static str| move |e: thalweg::Error| format!("{what}: {e}");
+        let full =
+            |done: Result<()>| done.or_else(|e| if e.kind() == ErrorKind::StorageFull { Ok(()) } else { Err(e) });
+        full(self.log.sync()).map_err(at("a sync fails"))?;
+        self.log.verify()?;
+        self.advance().map_err(at("the log start does not advance"))?;
+        self.log.retain(500).map_err(at("retention fails"))?;
+        self.log.verify()?;
+        full(self.put()).map_err(at("an append fails"))?;
+        full(self.log.close()).map_err(at("does not close"))?;
+        self.log =
+            WatchedLog::open(self.disk, self.history, &self.dir, config(self.level)).map_err(at("does not open"))?;
+        self.log.verify()?;
+        full(self.put()).map_err(at("an append fails"))?;
+        self.disk.limit_space(None);
+        self.put().map_err(at("takes no append when there is space again"))?;
+        self.log.sync().map_err(at("a sync fails when there is space again"))?;
+        self.log.verify()
     }
 }
 
@@ -155,7 +182,7 @@ impl<'a> Work<'a> {
 fn work(disk: &SimStorage, history: &History<LogEvent>, level: Durability, seed: u64, steps: usize) -> Result<()> {
     let mut work = Work::new(disk, history, level, seed)?;
     let done = (0..steps).try_for_each(|_| work.step());
-    let _may_fail = (work.put(), work.log.sync(), work.log.log().run_maintenance());
+    let _may_fail = (work.put(), work.log.sync(), work.log.run_maintenance());
     let _may_fail = (work.log.log().read(0, 1000, thalweg::Isolation::ReadCommitted), work.advance());
     done.and(work.log.close())
 }
@@ -262,16 +289,38 @@ fn a_failing_operation_costs_nothing_that_was_promised() {
     println!("{runs} runs with a fault, seeds up to {}", budget.seed);
 }
 
-/// Works on a disk that takes so many bytes, then looks at what is there when no space is left, and when there is.
+/// Works on a disk that takes so many bytes, goes on when it is full and when there is space again, then looks at what
+/// is there after a crash.
 fn on_a_full_disk(seed: u64, bytes: u64) -> std::result::Result<bool, String> {
     let (disk, history, level) = (SimStorage::new(), History::default(), Durability::PowerLoss);
     directory(&disk);
     disk.limit_space(Some(bytes));
-    let _may_fail = work(&disk, &history, level, seed, 12);
-    let was_full = disk.used_space() >= bytes;
+    let mut was_full = false;
+    match Work::new(&disk, &history, level, seed) {
+        Err(e) if e.kind() == ErrorKind::StorageFull => was_full = true,
+        opened => {
+            let mut work = opened.map_err(|e| e.to_string())?;
+            for step in 0..16 {
+                match work.step() {
+                    Err(e) if e.kind() == ErrorKind::StorageFull => {
+                        was_full = true;
+                        work.begin_producer();
+                    }
+                    done => done.map_err(|e| format!("step {step}: {e}"))?,
+                }
+            }
+            if was_full {
+                work.on_a_full_disk()?;
+            }
+        }
+    }
     let (now, choice) = (disk.operations(), Choice::ProcessCrash);
     disk.mend();
-    check_log(&disk.crash(choice), &history.crashed(now, choice), Path::new(DIR), &config(level)).map(|()| was_full)
+    for choice in [choice, Choice::Nothing] {
+        let (left, history) = (disk.crash(choice), history.crashed(now, choice));
+        check_log(&left, &history, Path::new(DIR), &config(level)).map_err(|what| format!("then {choice}: {what}"))?;
+    }
+    Ok(was_full)
 }
 
 #[test]
@@ -280,8 +329,8 @@ fn a_disk_that_runs_full_at_any_byte_costs_nothing_that_was_promised() {
     let (mut full, mut sizes) = (0, 0);
     while !budget.left().is_zero() {
         let seed = budget.seed;
-        // An odd step: over the seeds every byte has its turn.
-        for bytes in (seed % 41..4_000).step_by(41) {
+        // An odd step: over the seeds every byte has its turn. A disk has room for the log's reserve, at least.
+        for bytes in (seed % 41..4_000).step_by(41).map(|bytes| bytes + (18 << 10)) {
             sizes += 1;
             match on_a_full_disk(seed, bytes) {
                 Ok(was_full) => full += u32::from(was_full),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Broker, Inner, directory};
 use crate::error::Result;
+use crate::storage::ReservedStorage;
 use crate::topic;
 use crate::types::Offset;
 
@@ -89,7 +90,9 @@ impl Inner {
 
     /// Lets every open log finish what waits for nobody.
     fn tend_logs(&self) -> Result<()> {
-        self.each_open_partition(|partition| partition.tend())
+        let tended = self.each_open_partition(|partition| partition.tend());
+        self.reserve.iter().for_each(ReservedStorage::fill);
+        tended
     }
 
     fn each_open_partition(&self, mut call: impl FnMut(&topic::Partition) -> Result<()>) -> Result<()> {

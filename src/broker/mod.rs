@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
 use crate::log::StateFile;
-use crate::storage::{Lock, MemoryStorage};
+use crate::storage::{Lock, MemoryStorage, ReservedStorage};
 use crate::topic;
 use crate::topic::catalog::Catalog;
 use crate::topic::config::BrokerDefaults;
@@ -127,6 +127,8 @@ pub(crate) struct Inner {
     background: Arc<Background>,
     schedule: Mutex<Schedule>,
     lock: Mutex<Option<Box<dyn Lock>>>,
+    /// To be filled again when there is space; `None` where nothing is written.
+    reserve: Option<ReservedStorage>,
 }
 
 impl Broker {
@@ -154,7 +156,7 @@ impl Broker {
 
     fn open_with(options: BrokerBuilder, defaults: BrokerDefaults) -> Result<Self> {
         let opened = opening::open(&options, defaults)?;
-        let Opened { storage, lock, catalog, read_only, found_clean, findings, buffers } = opened;
+        let Opened { storage, reserve, lock, catalog, read_only, found_clean, findings, buffers } = opened;
         let root = options.root.as_path();
         let is_foreign = directory::drop_stale_state(&*storage, root, &catalog, &findings)?;
         let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
@@ -185,6 +187,7 @@ impl Broker {
             background: Arc::new(Background::new(options.clock)),
             schedule: Mutex::new(Schedule::default()),
             lock: Mutex::new(lock),
+            reserve,
         });
         let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
         inner.context.host.get_or_init(|| host);

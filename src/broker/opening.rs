@@ -12,16 +12,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{LogContext, Outside};
 use crate::segment::BufferPool;
-use crate::storage::{Lock, OverlayStorage, Storage, lock_directory, lock_directory_shared};
+use crate::storage::{Lock, OverlayStorage, ReservedStorage, Storage, lock_directory, lock_directory_shared};
 use crate::topic::catalog::{Catalog, CatalogOptions, Reading};
 use crate::topic::config::BrokerDefaults;
 use crate::topic::name::CLUSTER_METADATA;
 use crate::types::{Offset, TopicPartition};
 
+/// What is kept back for checkpoints, state, small indexes and the catalog when the disk is full.
+const RESERVE_BYTES: usize = 256 << 10;
+
 /// A directory whose catalog is open.
 pub(super) struct Opened {
     /// Where everything else is to be read and written.
     pub(super) storage: Arc<dyn Storage>,
+    /// What of it is kept back, to be filled again.
+    pub(super) reserve: Option<ReservedStorage>,
     pub(super) lock: Option<Box<dyn Lock>>,
     pub(super) catalog: Catalog,
     /// Why nothing of it may be changed.
@@ -76,9 +81,13 @@ fn open_catalog(
     let reading = read(options, defaults, &*storage, wish.is_some())?;
     // Nothing was written so far.
     let read_only = wish.or_else(|| reading.read_only().cloned());
-    let storage: Arc<dyn Storage> = match read_only {
-        Some(_) => Arc::new(OverlayStorage::new(storage, Arc::clone(&options.clock))),
-        None => storage,
+    let (storage, reserve): (Arc<dyn Storage>, _) = match read_only {
+        Some(_) => (Arc::new(OverlayStorage::new(storage, Arc::clone(&options.clock))), None),
+        None => {
+            let reserved = ReservedStorage::new(storage, root, RESERVE_BYTES);
+            reserved.fill();
+            (Arc::new(reserved.clone()), Some(reserved))
+        }
     };
     let found_clean = directory::consume_clean_shutdown(&*storage, root)?;
     let buffers = BufferPool::default();
@@ -97,5 +106,5 @@ fn open_catalog(
         outside: Outside::default(),
     };
     let catalog = reading.open(context)?;
-    Ok(Opened { storage, lock, catalog, read_only, found_clean, findings, buffers })
+    Ok(Opened { storage, reserve, lock, catalog, read_only, found_clean, findings, buffers })
 }

@@ -297,7 +297,10 @@ impl GroupCoordinator {
             append.records.iter().filter(|r| r.value.is_none()).for_each(|r| entry.forget_typed(&r.key));
         }
         let staged = (0..).zip(append.records).map(|(i, record)| Staged { offset: base + i, record });
-        self.staged.entry(partition).or_default().extend(staged);
+        let all = self.staged.entry(partition).or_default();
+        // The log gives an offset again after what had it was taken back: there was no space to write it.
+        all.truncate(all.partition_point(|s| s.offset < base));
+        all.extend(staged);
     }
 
     /// Makes everything staged in `partition` up to and with `through` visible.

@@ -113,6 +113,7 @@ impl OffsetIndex {
         (first..self.entries.len()).map(|at| self.entry(Some(at)))
     }
 
+    /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -12,6 +12,7 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 use super::epochs::EpochCache;
 use super::producers::{BatchFacts, Check, ProducerStates};
+use super::undo::Undo;
 use super::{Appended, Inner, LogConfig, LogPosition};
 
 /// Batches smaller than this are copied together; larger ones are written from where they are.
@@ -51,6 +52,8 @@ pub(super) struct Group {
     pub(super) end: Offset,
     /// The segment that this one follows, to be sealed first, with its producer snapshot.
     pub(super) seals: Option<Seal>,
+    /// What it takes to go back to before the group.
+    pub(super) undo: Undo,
     chunks: Vec<Bytes>,
     tail: BytesMut,
 }
@@ -58,13 +61,14 @@ pub(super) struct Group {
 /// A segment that ended, and the producer state at its end.
 #[derive(Debug)]
 pub(super) struct Seal {
-    pub(super) segment: Arc<Segment>,
+    /// `None` once it is deleted.
+    pub(super) segment: Option<Arc<Segment>>,
     pub(super) snapshot: Vec<u8>,
 }
 
 impl Group {
     pub(super) fn new(segment: Arc<Segment>, position: u64, end: Offset, seals: Option<Seal>) -> Self {
-        Self { segment, position, end, seals, chunks: Vec::new(), tail: BytesMut::new() }
+        Self { segment, position, end, seals, undo: Undo::default(), chunks: Vec::new(), tail: BytesMut::new() }
     }
 
     fn push(&mut self, prefix: [u8; 16], batch: &Bytes) {
@@ -78,11 +82,11 @@ impl Group {
     }
 
     /// The bytes in order.
-    pub(super) fn into_chunks(mut self) -> Vec<Bytes> {
+    pub(super) fn take_chunks(&mut self) -> Vec<Bytes> {
         if !self.tail.is_empty() {
-            self.chunks.push(self.tail.freeze());
+            self.chunks.push(self.tail.split().freeze());
         }
-        self.chunks
+        std::mem::take(&mut self.chunks)
     }
 }
 
@@ -183,7 +187,7 @@ impl Inner {
                 .offset(base));
         }
         let newest = a.epochs.latest().unwrap_or(LeaderEpoch::new(-1));
-        let lowest = if origin == Origin::Replica { newest } else { newest.max(self.lowest_epoch) };
+        let lowest = if origin == Origin::Replica { newest } else { newest.max(self.lowest_epoch()) };
         if epoch < lowest {
             return Err(self.error(
                 ErrorKind::FencedLeaderEpoch,
@@ -215,13 +219,25 @@ impl Inner {
         }
         let seals =
             if must_roll(a, &config, batch.header(), last, now)? { Some(self.roll_to(a, base, now)?) } else { None };
+        let needs_group = seals.is_some() || a.staged.groups.is_empty();
+        let density = if needs_group { a.active.density() } else { None };
         let header = batch.header().placed(base, epoch);
         a.active.index_batch(a.size, &header)?;
+        if needs_group {
+            let mut group = Group::new(Arc::clone(&a.active), a.size, base, seals);
+            group.undo.density = density;
+            a.staged.groups.push(group);
+        }
+        let newest = a.staged.groups.len() - 1;
+        let group = &mut a.staged.groups[newest];
+        let epochs = if a.epochs.latest() == Some(epoch) { None } else { Some(a.epochs.clone()) };
         if epoch.get() >= 0 && a.epochs.assign(epoch, base) {
             a.staged.epochs_changed = true;
             self.epochs.store(Arc::new(a.epochs.clone()));
+            group.undo.epochs = group.undo.epochs.take().or(epochs);
         }
         if facts.has_producer() {
+            a.producers.remember(facts.producer_id, &mut group.undo.producers);
             self.transactional.store(true, std::sync::atomic::Ordering::Release);
             if let Some(aborted) = a.producers.update(&facts) {
                 a.active.index_aborted(aborted)?;
@@ -230,14 +246,8 @@ impl Inner {
         if a.size == 0 {
             a.first_timestamp = Some(header.max_timestamp());
         }
-        let needs_group = seals.is_some() || a.staged.groups.is_empty();
-        if needs_group {
-            a.staged.groups.push(Group::new(Arc::clone(&a.active), a.size, base, seals));
-        }
-        if let Some(group) = a.staged.groups.last_mut() {
-            group.push(prefix, batch.as_bytes());
-            group.end = last.next();
-        }
+        group.push(prefix, batch.as_bytes());
+        group.end = last.next();
         a.staged.bytes += batch.size_bytes();
         a.size += size;
         a.end = last.next();
@@ -265,7 +275,7 @@ impl Inner {
         a.first_timestamp = None;
         a.started = now;
         a.jitter = self.jitter();
-        Ok(Seal { segment: sealed, snapshot })
+        Ok(Seal { segment: Some(sealed), snapshot })
     }
 }
 

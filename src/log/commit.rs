@@ -2,8 +2,10 @@
 //!
 //! Whoever waits first does it for all (group commit). The writer lock is held while writing and syncing, the
 //! append lock only to take the staged bytes; bytes of the next group are not written before the sync of this one
-//! has returned. After a failed write or sync the log is poisoned: a sync is never tried twice.
+//! has returned. What finds no space is taken back. After any other failed write, or a failed sync, the log is
+//! poisoned: a sync is never tried twice.
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -88,11 +90,11 @@ impl Inner {
             Durability::ProcessCrash => self.marks.written() >= position.end,
             Durability::PowerLoss => self.marks.frontier() >= position.end,
         };
-        if position.era != self.era() {
-            return Err(self
-                .error(ErrorKind::Indeterminate, "the log was truncated while an append waited")
-                .offset(position.end));
+        if level == Durability::None {
+            // Before the look at the cuts: whoever cuts looks here after.
+            self.told.fetch_max(position.end.get(), Ordering::SeqCst);
         }
+        self.check_cuts(position)?;
         if !reached {
             self.check_waitable()?;
         } else if level < Durability::PowerLoss && self.marks.frontier() < position.end {
@@ -109,7 +111,10 @@ impl Inner {
             }
             match self.writer.try_lock() {
                 Some(guard) => {
-                    self.lead(WriterGuard { guard, _tell: Tell(&self.signal) }, level == Durability::PowerLoss)?
+                    let led =
+                        self.lead(WriterGuard { guard, _tell: Tell(&self.signal) }, level == Durability::PowerLoss);
+                    // What was taken back for lack of space may be others' alone.
+                    led.or_else(|e| if e.kind() == ErrorKind::StorageFull { self.check_waitable() } else { Err(e) })?;
                 }
                 None => {
                     self.signal.wait_past(seen, None);
@@ -137,13 +142,19 @@ impl Inner {
 
     pub(super) fn write_and_sync(&self, writer: &mut Writer, sync: bool) -> Result<()> {
         self.check_waitable()?;
-        let done = self.write_staged(writer).and_then(|()| if sync { self.sync_written(writer) } else { Ok(()) });
-        if let Err(error) = &done {
-            self.poison(error);
+        let written = self.write_staged(writer);
+        let is_sound = written.as_ref().map_or_else(|e| e.kind() == ErrorKind::StorageFull, |()| true);
+        // What was taken back is no reason not to sync what stays.
+        let synced = if is_sound && sync { self.sync_written(writer) } else { Ok(()) };
+        let done = synced.and(written);
+        match &done {
+            Err(error) if error.kind() != ErrorKind::StorageFull => self.poison(error),
+            _ => {}
         }
         done
     }
 
+    /// Writes what is staged. Where there is no space for it, it is taken back.
     fn write_staged(&self, writer: &mut Writer) -> Result<()> {
         let mut appender = self.appender.lock();
         let staged = std::mem::take(&mut appender.staged);
@@ -153,10 +164,22 @@ impl Inner {
         let is_due = writer.unnoted >= u64::from(self.config.load().recovery_note_bytes);
         let note = is_due.then(|| (appender.end, appender.producers.encode()));
         drop(appender);
-        self.mark_changed(writer)?;
-        for group in staged.groups {
-            self.write_group(writer, group)?;
+        let mut groups = VecDeque::from(staged.groups);
+        let mut done =
+            self.mark_changed(writer).and_then(|()| self.make_dir(writer)).and_then(|()| self.place_epochs(writer));
+        while let (Ok(()), Some(group)) = (&done, groups.front_mut()) {
+            done = self.write_group(writer, group);
+            if done.is_ok() {
+                groups.pop_front();
+            }
         }
+        if let Err(error) = &done
+            && error.kind() == ErrorKind::StorageFull
+        {
+            let rolled = self.roll_back(groups.into(), error);
+            rolled.inspect_err(|e| self.poison(e))?;
+        }
+        done?;
         if let Some((end, Ok(producers))) = note {
             self.note_written(writer, &last, end, &producers);
         }
@@ -168,31 +191,30 @@ impl Inner {
         Ok(())
     }
 
-    fn write_group(&self, writer: &mut Writer, mut group: Group) -> Result<()> {
-        self.make_dir(writer)?;
-        if let Some(Seal { segment, snapshot }) = group.seals.take() {
+    fn write_group(&self, writer: &mut Writer, group: &mut Group) -> Result<()> {
+        if let Some(Seal { segment, snapshot }) = &group.seals {
             if self.config.load().durability == Durability::PowerLoss {
                 // A power cut must not leave the new segment behind a torn one: readers would be stuck there.
                 self.sync_written(writer)?;
             }
-            segment.write_indexes()?;
+            segment.as_ref().map_or(Ok(()), |segment| segment.write_indexes())?;
             let path = FileKind::Snapshot.path(&self.home.dir, group.segment.base());
-            let file = self.write_file(&path, &snapshot)?;
+            let file = self.write_file(&path, snapshot)?;
             writer.unsynced_files.push(file);
-            writer.sealed.push(segment);
         }
         writer.new_names |= group.segment.create_files()?;
+        writer.sealed.extend(group.seals.take().and_then(|seal| seal.segment));
         let (segment, position, end) = (Arc::clone(&group.segment), group.position, group.end);
-        let chunks = group.into_chunks();
+        let chunks = group.take_chunks();
         let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
         let len: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let file = segment.file()?;
         if let Err(error) = file.write_all_vectored_at(&mut slices, position) {
             let error = Error::io("cannot append to a segment", segment.path(FileKind::Log), error);
             // Nothing of the group was acknowledged: take its bytes back, so that no torn batch stays.
-            return Err(match file.set_len(position) {
+            return Err(match self.take_back(&**file, position) {
                 Ok(()) => self.place(error),
-                Err(_) => self.place(error).remedy("close and open again: recovery cuts the unfinished write"),
+                Err(e) => self.in_doubt(e, segment.path(FileKind::Log)),
             });
         }
         segment.set_end(end);
@@ -204,6 +226,15 @@ impl Inner {
         Ok(())
     }
 
+    /// Cuts off bytes of which nobody was told. They may be on the disk already, and must not come back.
+    fn take_back(&self, file: &dyn File, position: u64) -> std::io::Result<()> {
+        if file.len()? <= position {
+            return Ok(());
+        }
+        file.set_len(position)?;
+        file.sync_data()
+    }
+
     fn sync_written(&self, writer: &mut Writer) -> Result<()> {
         let written = self.marks.written();
         for segment in &writer.unsynced {
@@ -212,7 +243,11 @@ impl Inner {
         for file in &writer.unsynced_files {
             file.sync_data().map_err(|e| self.in_doubt(e, self.home.dir.to_path_buf()))?;
         }
-        self.place_epochs(writer)?;
+        match self.place_epochs(writer) {
+            // No batch of a new epoch waits for it: what it says too much is ignored.
+            Err(e) if e.kind() == ErrorKind::StorageFull => {}
+            written => written?,
+        }
         if writer.new_names {
             let sync = |dir: &std::path::Path| {
                 self.context.storage.sync_dir(dir).map_err(|e| self.in_doubt(e, dir.to_path_buf()))
@@ -299,7 +334,9 @@ impl Inner {
         }
         self.check_open()?;
         let raised = super::Reserved { end: end + RESERVE_AHEAD, volatile: reserved.volatile || volatile };
-        slot.store(&self.slot_state(false, raised))?;
+        let noted = slot.store(&self.slot_state(false, raised));
+        // Those who are refused for lack of space were taken back; these were not.
+        noted.map_err(|e| self.error(ErrorKind::Indeterminate, "cannot note which offsets are taken").source(e))?;
         slot.sync()?;
         *reserved = raised;
         Ok(())

@@ -29,10 +29,11 @@ mod swaps;
 mod tests;
 mod transactions;
 mod trim;
+mod undo;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::segment::{BufferPool, IndexSizes, Segment, SegmentHome};
-use crate::storage::{DiskStorage, Lock, Storage};
+use crate::storage::{DiskStorage, Lock, ReservedStorage, Storage};
 use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ProducerId, Timestamp, TopicPartition, Uuid};
 
 use append::{Appender, Staged};
@@ -52,6 +53,7 @@ use audit::Doubts;
 use commit::Writer;
 use epochs::EpochCache;
 use marks::Marks;
+use undo::Cuts;
 
 pub(crate) use checkpoint::{
     LEADER_EPOCHS, PARTITION_METADATA, decode_epochs, decode_offsets, decode_partition_metadata, encode_offsets,
@@ -67,6 +69,9 @@ pub(crate) use state::{StateFile, StateSlot};
 
 /// Staged bytes that nobody waits for are written by the append that passes this many.
 const STAGED_BYTES_MAX: usize = 4 << 20;
+
+/// What a log that stands alone keeps in reserve: its last state, small indexes and a producer snapshot.
+const RESERVE_BYTES: usize = 16 << 10;
 
 /// What a log is handed when it is part of something larger than itself.
 #[derive(Debug)]
@@ -119,6 +124,8 @@ pub struct Log {
     inner: Arc<Inner>,
     /// Held by a log that stands alone.
     lock: Mutex<Option<Box<dyn Lock>>>,
+    /// The same.
+    reserve: Option<ReservedStorage>,
 }
 
 struct Inner {
@@ -133,8 +140,11 @@ struct Inner {
     graveyard: Mutex<Vec<Arc<Segment>>>,
     /// Held while the state slot is written: a note must not overtake a newer one.
     reserved: Mutex<Reserved>,
-    /// Counts truncations: a position from before one is void.
+    /// Counts how often the end went back; what went then is in `cuts`.
     era: AtomicU64,
+    cuts: Mutex<Cuts>,
+    /// Offsets below were acknowledged, if only from memory.
+    told: AtomicI64,
     /// The log holds or held batches of producers: the last stable offset needs a look.
     transactional: AtomicBool,
     doubts: Doubts,
@@ -150,8 +160,8 @@ struct Inner {
     epochs: ArcSwap<EpochCache>,
     epochs_proven: bool,
     report: LogRecovery,
-    /// No leader appends below: 0, or above all epochs before where recovery left offsets out.
-    lowest_epoch: LeaderEpoch,
+    /// No leader appends below: 0, or above all epochs before where offsets were left out.
+    lowest_epoch: AtomicI32,
 }
 
 /// Offsets below `end` may be known outside although a crash can take their bytes.
@@ -163,8 +173,9 @@ struct Reserved {
 }
 
 impl Log {
-    /// Opens the log in `dir`, or creates it there, standing alone: `dir` also gets a `.lock` and the log's private
-    /// state, `log.state`, both ignored by Kafka. The parent of `dir` must exist.
+    /// Opens the log in `dir`, or creates it there, standing alone: `dir` also gets a `.lock`, the log's private
+    /// state, `log.state`, and a little space to be in order when the disk is full, `thalweg.reserve`, all ignored by
+    /// Kafka. The parent of `dir` must exist.
     ///
     /// # Errors
     /// [`ErrorKind::Locked`] when another handle or process has it open; [`ErrorKind::Io`] with the path when the
@@ -196,6 +207,9 @@ impl Log {
             let parent = dir.parent().unwrap_or(Path::new(""));
             storage.sync_dir(parent).map_err(|e| Error::io("cannot sync the parent directory", parent, e))?;
         }
+        let reserved = ReservedStorage::new(storage, dir, RESERVE_BYTES);
+        reserved.fill();
+        let storage: Arc<dyn Storage> = Arc::new(reserved.clone());
         let state = StateFile::open(&*storage, &state)?;
         let slot = state.slot(Uuid::ZERO, partition.partition());
         let context = LogContext {
@@ -211,8 +225,9 @@ impl Log {
             recovery_point: Offset::ZERO,
             outside: Outside::default(),
         };
-        let log = Self::open_in(context, dir, config)?;
+        let mut log = Self::open_in(context, dir, config)?;
         *log.lock.lock() = Some(lock);
+        log.reserve = Some(reserved);
         Ok(log)
     }
 
@@ -281,6 +296,8 @@ impl Log {
             graveyard: Mutex::new(Vec::new()),
             reserved: Mutex::new(found.reserved),
             era: AtomicU64::new(0),
+            cuts: Mutex::default(),
+            told: AtomicI64::new(0),
             transactional: AtomicBool::new(found.transactional),
             signal: Signal::default(),
             watchers: Mutex::new(Vec::new()),
@@ -289,7 +306,7 @@ impl Log {
             closed: AtomicBool::new(false),
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
-            lowest_epoch,
+            lowest_epoch: AtomicI32::new(lowest_epoch.get()),
             epochs,
             epochs_proven: found.epochs_proven,
             report: found.report,
@@ -303,7 +320,7 @@ impl Log {
                 slot.sync()?;
             }
         }
-        Ok(Log { inner: Arc::new(inner), lock: Mutex::new(None) })
+        Ok(Log { inner: Arc::new(inner), lock: Mutex::new(None), reserve: None })
     }
 
     /// Appends one batch as its leader in leader epoch `epoch`: validates it, assigns the next offsets, stages it
@@ -313,7 +330,8 @@ impl Log {
     /// [`ErrorKind::TooLarge`] (`max.message.bytes`, `segment.bytes`), [`ErrorKind::InvalidRecord`],
     /// [`ErrorKind::InvalidTimestamp`], [`ErrorKind::OutOfOrderSequence`], [`ErrorKind::ProducerFenced`],
     /// [`ErrorKind::InvalidTxnState`], [`ErrorKind::FencedLeaderEpoch`] when the log has seen a newer epoch,
-    /// [`ErrorKind::Poisoned`] after a failed write or sync, [`ErrorKind::Closed`]. Nothing was appended then.
+    /// [`ErrorKind::Poisoned`] after a failed write or sync, [`ErrorKind::Closed`]. Nothing was appended then. A disk
+    /// that is full shows later, to those who [`wait`](Self::wait).
     pub fn append(&self, batch: &RecordBatch, epoch: LeaderEpoch) -> Result<Appended> {
         self.inner.append(batch, epoch)
     }
@@ -329,7 +347,7 @@ impl Log {
             let record = record.into();
             batch.push(record.explicit_timestamp().unwrap_or(now), &record)?;
         }
-        self.append(&batch.finish()?, self.leader_epoch().max(self.inner.lowest_epoch))
+        self.append(&batch.finish()?, self.leader_epoch().max(self.lowest_epoch()))
     }
 
     /// Appends a batch as its leader wrote it, offsets and epoch untouched (a follower's append); its base offset
@@ -345,8 +363,10 @@ impl Log {
     /// wait. Where `level` is below the log's own, the records are acknowledged but not visible before a sync.
     ///
     /// # Errors
-    /// [`ErrorKind::Indeterminate`] when a sync failed: the append may or may not survive. [`ErrorKind::StorageFull`]
-    /// or [`ErrorKind::Io`] when it could not be written. [`ErrorKind::Closed`] when the log closed first.
+    /// [`ErrorKind::StorageFull`] when there was no space to write it: it was taken back with all that was appended
+    /// behind it, nothing of it will ever be seen, and a later append may succeed. [`ErrorKind::Indeterminate`] when a
+    /// sync failed: the append may or may not survive. [`ErrorKind::Io`] when it could not be written.
+    /// [`ErrorKind::Closed`] when the log closed first.
     pub fn wait(&self, position: LogPosition, level: Durability) -> Result<()> {
         self.inner.wait(position, level)
     }
@@ -473,8 +493,9 @@ impl Log {
     /// Writes and syncs all that was appended before the call.
     ///
     /// # Errors
-    /// [`ErrorKind::Indeterminate`] when a sync fails, [`ErrorKind::StorageFull`] or [`ErrorKind::Io`] when a write
-    /// does; the log is poisoned then. [`ErrorKind::Poisoned`], [`ErrorKind::Closed`].
+    /// [`ErrorKind::StorageFull`] when there is no space for what was appended, which is then taken back; see
+    /// [`wait`](Self::wait). [`ErrorKind::Indeterminate`] when a sync fails, [`ErrorKind::Io`] when a write does; the
+    /// log is poisoned then. [`ErrorKind::Poisoned`], [`ErrorKind::Closed`].
     pub fn sync(&self) -> Result<()> {
         self.inner.sync_now()
     }
@@ -495,7 +516,9 @@ impl Log {
             self.sync()?;
         }
         self.inner.raise_recovery_point()?;
-        self.inner.bury()
+        self.inner.bury()?;
+        self.reserve.iter().for_each(ReservedStorage::fill);
+        Ok(())
     }
 
     /// Applies a changed configuration to appends from now on. How the log is read stays as it is.
@@ -509,10 +532,10 @@ impl Log {
         &self.inner.report
     }
 
-    /// Whether offsets were left out because they may be known outside: the next append needs a higher leader
-    /// epoch than any before, so that clients learn of the cut.
-    pub(crate) fn needs_new_epoch(&self) -> bool {
-        self.inner.report.rows.contains(&RecoveryRow::Reserved)
+    /// No leader may append in an epoch below. It is above all epochs in the log after offsets were left out because
+    /// they may be known outside, so that clients learn of the cut.
+    pub(crate) fn lowest_epoch(&self) -> LeaderEpoch {
+        self.inner.lowest_epoch()
     }
 
     /// Up to where the log is known to be sound and synced (`recovery-point-offset-checkpoint`).
@@ -571,6 +594,10 @@ impl Inner {
     /// Adds the partition to an error from below.
     fn place(&self, error: Error) -> Error {
         error.partition(self.context.partition.clone())
+    }
+
+    fn lowest_epoch(&self) -> LeaderEpoch {
+        LeaderEpoch::new(self.lowest_epoch.load(Ordering::Acquire))
     }
 
     fn era(&self) -> u64 {

@@ -5,8 +5,9 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 /// Where an append ended in the log: what [`Log::wait`](super::Log::wait) waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogPosition {
-    pub(super) end: Offset,
+    /// Above all, the newer era is the later position.
     pub(super) era: u64,
+    pub(super) end: Offset,
 }
 
 /// The answer to an append.

@@ -126,7 +126,32 @@ pub(crate) struct ProducerStates {
     transactions: OngoingTransactions,
 }
 
+/// What producers were before some batches.
+#[derive(Debug, Default)]
+pub(crate) struct ProducersUndo(BTreeMap<ProducerId, Option<Producer>>);
+
 impl ProducerStates {
+    /// Notes in `undo` what the producer is now, unless it says already what he was before.
+    pub(crate) fn remember(&self, id: ProducerId, undo: &mut ProducersUndo) {
+        undo.0.entry(id).or_insert_with(|| self.producers.get(&id).cloned());
+    }
+
+    /// Makes the producers again what they were; [`cut_transactions`](Self::cut_transactions) does the rest.
+    pub(crate) fn restore(&mut self, undo: ProducersUndo) {
+        for (id, producer) in undo.0 {
+            match producer {
+                Some(producer) => drop(self.producers.insert(id, producer)),
+                None => drop(self.producers.remove(&id)),
+            }
+        }
+    }
+
+    /// Has the transactions follow the producers, of a log that ends at `end` again.
+    pub(crate) fn cut_transactions(&mut self, end: Offset) {
+        let open = self.producers.iter().filter_map(|(&id, producer)| Some((producer.txn_first_offset?, id)));
+        self.transactions.cut(open.collect(), end);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.producers.is_empty()
     }

@@ -311,7 +311,7 @@ impl<'a> Scan<'a> {
 
     fn settle(&self, segment: &Segment) -> Result<()> {
         sync(segment)?;
-        segment.write_indexes()
+        segment.write_indexes_later()
     }
 
     /// Gathers what a stock broker left beside the segments.

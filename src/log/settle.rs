@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::segment::FileKind;
 use crate::storage::place_file;
 use crate::types::Offset;
@@ -55,10 +55,16 @@ impl Inner {
 
     /// Leaves the files as after a clean stop of a stock broker, and says so in the state slot, last.
     pub(super) fn settle(&self, writer: &mut Writer) -> Result<()> {
-        self.write_and_sync(writer, true)?;
+        let written = self.write_and_sync(writer, true);
+        match &written {
+            // What found no space was taken back, and the rest is complete.
+            Err(e) if e.kind() == ErrorKind::StorageFull && self.appender.lock().staged.groups.is_empty() => {}
+            Err(_) => return written,
+            Ok(()) => {}
+        }
         self.bury()?;
         if !(writer.changed || self.doubts.were_settled()) || !writer.has_dir {
-            return Ok(());
+            return written;
         }
         let storage = &*self.context.storage;
         let appender = self.appender.lock();
@@ -88,6 +94,6 @@ impl Inner {
             })?;
         }
         writer.changed = false;
-        Ok(())
+        written
     }
 }

@@ -48,6 +48,12 @@ impl OngoingTransactions {
         self.ended.retain(|_, marker| *marker >= high_watermark);
     }
 
+    /// These are open, and no marker at or above `end` ended one.
+    pub(super) fn cut(&mut self, open: BTreeMap<Offset, ProducerId>, end: Offset) {
+        self.open = open;
+        self.ended.retain(|_, marker| *marker < end);
+    }
+
     /// Where read-committed readers stop. Lies below the log start when that passed the first batch of an
     /// open transaction.
     pub(crate) fn last_stable_offset(&self, high_watermark: Offset) -> Offset {

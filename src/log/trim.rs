@@ -57,10 +57,14 @@ impl Inner {
     /// Takes segments that lie wholly below `start` out of the list; their files go when their last reader has.
     fn drop_segments_below(&self, start: Offset) {
         // The append lock keeps a roll from replacing the list meanwhile.
-        let _appender = self.appender.lock();
+        let mut appender = self.appender.lock();
         let segments = self.segments.load_full();
         let keep = floor(&segments, start);
         if keep > 0 {
+            let first = segments[keep].base();
+            for seal in appender.staged.groups.iter_mut().filter_map(|group| group.seals.as_mut()) {
+                seal.segment.take_if(|segment| segment.base() < first);
+            }
             self.graveyard.lock().extend(segments[..keep].iter().cloned());
             self.segments.store(Arc::new(segments[keep..].to_vec()));
         }
@@ -119,9 +123,15 @@ impl Inner {
         if drop == 0 {
             return Ok(());
         }
-        let start = upper(drop - 1);
-        if drop == segments.len() {
-            self.roll()?;
+        let (start, all) = (upper(drop - 1), drop == segments.len());
+        // Files go only when nobody holds their segments.
+        std::mem::drop(segments);
+        if all {
+            match self.roll() {
+                // It stands all the same, without files: room for these is about to be made.
+                Err(e) if e.kind() == ErrorKind::StorageFull => {}
+                rolled => rolled?,
+            }
         }
         self.advance_log_start(start.min(self.marks.high_watermark()))
     }
@@ -195,7 +205,9 @@ impl Inner {
                 .path(segment.path(FileKind::Log)));
         }
         // Marks before bytes: no reader may meet those that go.
-        self.era.fetch_add(1, Ordering::AcqRel);
+        let what = "the log was truncated while an append waited";
+        self.begin_era(end, self.error(ErrorKind::Indeterminate, what));
+        self.told.fetch_min(end.get(), Ordering::SeqCst);
         self.marks.cut(end, segment.base());
         self.note()?;
         self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;

@@ -232,8 +232,24 @@ impl Segment {
         Ok(Some(from))
     }
 
+    /// Writes the index files where there is space for them; otherwise they are on the heap alone, until they are
+    /// synced.
+    pub(crate) fn write_indexes_later(&self) -> Result<()> {
+        match self.write_indexes() {
+            Err(e) if e.kind() == ErrorKind::StorageFull => {
+                self.unwritten.store(true, Ordering::Release);
+                Ok(())
+            }
+            written => written,
+        }
+    }
+
     /// Syncs the index files, before a recovery point rises above them.
     pub(crate) fn sync_indexes(&self) -> Result<()> {
+        if self.unwritten.load(Ordering::Acquire) {
+            self.write_indexes()?;
+            self.unwritten.store(false, Ordering::Release);
+        }
         for kind in [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TxnIndex] {
             let path = self.path(kind);
             match self.home.storage.open(&path, OpenMode::Write).and_then(|f| f.sync_data()) {
@@ -249,6 +265,25 @@ impl Segment {
         let mut guard = self.indexes.write();
         let indexes = guard.get_or_insert_with(|| Indexes::empty(self.base, self.sizes));
         indexes.note(position, header).map_err(|e| e.path(self.path(FileKind::Log)))
+    }
+
+    /// How dense the indexes are so far; `None` while they are not on the heap.
+    pub(crate) fn density(&self) -> Option<IndexWriter> {
+        self.indexes.read().as_ref().map(|indexes| indexes.density.clone())
+    }
+
+    /// Forgets the batches from `end` on: they were noted and never written.
+    /// `density` is what it was before them.
+    pub(crate) fn cut_indexes(&self, end: Offset, density: Option<IndexWriter>) {
+        if let Some(indexes) = self.indexes.write().as_mut() {
+            indexes.offset.truncate(end);
+            indexes.time.truncate(end);
+            indexes.filed = [indexes.filed[0].min(indexes.offset.len()), indexes.filed[1].min(indexes.time.len())];
+            indexes.density = density.unwrap_or_else(|| IndexWriter::new(self.base, self.sizes.interval));
+        }
+        if let Some(aborted) = self.aborted.write().as_mut() {
+            aborted.truncate(end);
+        }
     }
 
     /// Notes a transaction whose abort marker lies in this segment. Fails only for want of

@@ -80,6 +80,8 @@ pub(crate) struct Segment {
     aborted: RwLock<Option<TransactionIndex>>,
     /// The index files are another program's, and were not compared with the batches yet.
     doubted: AtomicBool,
+    /// There was no space for the index files.
+    unwritten: AtomicBool,
 }
 
 impl Segment {
@@ -100,6 +102,7 @@ impl Segment {
             indexes: RwLock::new(Some(indexes)),
             aborted: RwLock::new(Some(TransactionIndex::default())),
             doubted: AtomicBool::new(false),
+            unwritten: AtomicBool::new(false),
         }
     }
 
@@ -119,6 +122,7 @@ impl Segment {
             indexes: RwLock::new(None),
             aborted: RwLock::new(None),
             doubted: AtomicBool::new(false),
+            unwritten: AtomicBool::new(false),
         }
     }
 
@@ -155,6 +159,11 @@ impl Segment {
             .open(&self.path(FileKind::Log), OpenMode::Write)
             .map_err(|e| self.io_error("cannot open a segment", e))?;
         Ok(self.file.get_or_init(|| opened))
+    }
+
+    /// Whether the files were made, or were there.
+    pub(crate) fn has_file(&self) -> bool {
+        self.written() > 0 || self.file.get().is_some()
     }
 
     /// Creates the `.log` and two empty index files (a `.log` without an `.index` would be scanned anew by

@@ -21,6 +21,7 @@ mod heap;
 mod memory;
 mod overlay;
 mod pool;
+mod reserve;
 
 pub(crate) use atomic_file::{place_file, read_file, replace_file};
 #[cfg(any(test, feature = "testing"))]
@@ -29,6 +30,7 @@ pub use disk::DiskStorage;
 pub use memory::MemoryStorage;
 pub(crate) use overlay::OverlayStorage;
 pub(crate) use pool::PooledStorage;
+pub(crate) use reserve::ReservedStorage;
 
 /// Kafka's name for the file that is locked.
 const LOCK: &str = ".lock";

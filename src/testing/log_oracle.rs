@@ -2,17 +2,20 @@
 //! its level survives, nothing is there that was never appended, no offset names two things, everything can be read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::history::{Entry, History};
 use super::sim::SimStorage;
+use parking_lot::Mutex;
+
 use crate::clock::ManualClock;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::log::{Appended, Log, LogConfig, LogPosition, LogRecovery, RecoveryRow};
 use crate::record::{BatchBuilder, EndMarker, Record, RecordBatch, TxnOutcome};
-use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ProducerId, Timestamp};
+use crate::types::{Durability, Isolation, Offset, ProducerId, Timestamp};
 
 /// One record, or one marker, as it was appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub enum LogEvent {
     Appended(Offset),
     /// Everything below the offset was promised to survive this failure.
     Acknowledged(Offset, Durability),
+    /// The batch of these offsets was taken back: there was no space for it, and it is never to be seen.
+    TakenBack(Range<Offset>),
     /// Everything below the offset could be read.
     Shown(Offset),
     /// These were read, by somebody who may tell others, in a log of this level.
@@ -83,6 +88,8 @@ pub struct WatchedLog {
     history: History<LogEvent>,
     level: Durability,
     closed: AtomicBool,
+    /// Appends that may be taken back yet.
+    staged: Mutex<Vec<Appended>>,
 }
 
 impl WatchedLog {
@@ -94,7 +101,14 @@ impl WatchedLog {
         let clock = ManualClock::new(Timestamp::new(1_700_000_000_000));
         let level = config.durability;
         let log = Log::open_on(Arc::new(disk.clone()), Arc::new(clock), dir, config)?;
-        Ok(Self { log, disk: disk.clone(), history: history.clone(), level, closed: AtomicBool::new(false) })
+        Ok(Self {
+            log,
+            disk: disk.clone(),
+            history: history.clone(),
+            level,
+            closed: AtomicBool::new(false),
+            staged: Mutex::default(),
+        })
     }
 
     /// The log itself, for what need not be watched.
@@ -111,6 +125,47 @@ impl WatchedLog {
         self.note(LogEvent::Shown(self.log.offsets().high_watermark));
     }
 
+    fn note_appended(&self, appended: Appended) {
+        self.note(LogEvent::Appended(appended.base_offset));
+        self.staged.lock().push(appended);
+    }
+
+    /// Notes what was taken back, when something was.
+    fn note_taken_back<T>(&self, done: Result<T>) -> Result<T> {
+        if done.as_ref().is_err_and(|e| e.kind() == ErrorKind::StorageFull) {
+            self.look_for_taken_back();
+        }
+        done
+    }
+
+    fn look_for_taken_back(&self) {
+        for appended in std::mem::take(&mut *self.staged.lock()) {
+            match self.log.is_committed(appended.position, Durability::ProcessCrash) {
+                Err(e) if e.kind() == ErrorKind::StorageFull => {
+                    self.note(LogEvent::TakenBack(appended.base_offset..appended.last_offset.next()));
+                }
+                Ok(false) => self.staged.lock().push(appended),
+                _ => {}
+            }
+        }
+    }
+
+    /// Starts a new segment.
+    ///
+    /// # Errors
+    /// As [`Log::roll`].
+    pub fn roll(&self) -> Result<()> {
+        self.note_taken_back(self.log.roll())
+    }
+
+    /// Does what waits for nobody.
+    ///
+    /// # Errors
+    /// As [`Log::run_maintenance`].
+    pub fn run_maintenance(&self) -> Result<()> {
+        self.note_taken_back(self.log.run_maintenance())
+    }
+
     /// Appends one batch of these values.
     ///
     /// # Errors
@@ -125,7 +180,7 @@ impl WatchedLog {
         };
         self.note(LogEvent::Appending(batch, values.iter().map(entered).collect()));
         let appended = self.log.append_records(values)?;
-        self.note(LogEvent::Appended(appended.base_offset));
+        self.note_appended(appended);
         Ok(appended)
     }
 
@@ -153,8 +208,8 @@ impl WatchedLog {
         let base = self.log.offsets().end;
         let producer = Some(batch.header().producer_id());
         self.note(LogEvent::Appending(base, vec![Entered { batch: base.get(), producer, content }]));
-        let appended = self.log.append(batch, self.log.leader_epoch().max(LeaderEpoch::new(0)))?;
-        self.note(LogEvent::Appended(appended.base_offset));
+        let appended = self.log.append(batch, self.log.leader_epoch().max(self.log.lowest_epoch()))?;
+        self.note_appended(appended);
         Ok(appended)
     }
 
@@ -164,7 +219,7 @@ impl WatchedLog {
     /// As [`Log::wait`].
     pub fn wait(&self, appended: &Appended, level: Durability) -> Result<()> {
         let position: LogPosition = appended.position;
-        self.log.wait(position, level)?;
+        self.note_taken_back(self.log.wait(position, level))?;
         self.note(LogEvent::Acknowledged(appended.last_offset.next(), level));
         self.note_shown();
         Ok(())
@@ -186,7 +241,7 @@ impl WatchedLog {
     /// As [`Log::sync`].
     pub fn sync(&self) -> Result<()> {
         let end = self.log.offsets().end;
-        self.log.sync()?;
+        self.note_taken_back(self.log.sync())?;
         self.note(LogEvent::Acknowledged(end, Durability::PowerLoss));
         self.note_shown();
         Ok(())
@@ -203,13 +258,28 @@ impl WatchedLog {
         Ok(())
     }
 
+    /// Applies retention.
+    ///
+    /// # Errors
+    /// As [`Log::apply_retention`].
+    pub fn retain(&self, bytes: u64) -> Result<()> {
+        self.note(LogEvent::Advancing(self.log.offsets().high_watermark));
+        let retained = self.log.apply_retention(None, Some(bytes));
+        // Retention does without what it found no space for.
+        self.look_for_taken_back();
+        retained?;
+        let start = self.log.offsets().log_start;
+        self.note(LogEvent::Advanced(start));
+        Ok(())
+    }
+
     /// Cuts the log back.
     ///
     /// # Errors
     /// As [`Log::truncate`].
     pub fn truncate(&self, to: Offset) -> Result<()> {
         self.note(LogEvent::Truncating(to));
-        self.log.truncate(to)?;
+        self.note_taken_back(self.log.truncate(to))?;
         self.note(LogEvent::Truncated(self.log.offsets().end));
         Ok(())
     }
@@ -221,7 +291,7 @@ impl WatchedLog {
     pub fn close(&self) -> Result<()> {
         let end = self.log.offsets().end;
         let is_first = !self.closed.swap(true, Ordering::Relaxed);
-        self.log.close()?;
+        self.note_taken_back(self.log.close())?;
         if is_first {
             self.note(LogEvent::Acknowledged(end, Durability::PowerLoss));
         }
@@ -331,6 +401,13 @@ impl Expected {
                     *promised = (*promised).max(Some(*level));
                 }
                 self.taken = self.taken.max(end.get());
+            }
+            LogEvent::TakenBack(gone) => {
+                for offset in gone.start.get()..gone.end.get() {
+                    let others = |entered: &Entered| entered.batch != gone.start.get();
+                    self.candidates.entry(offset).or_default().retain(others);
+                    self.current.remove(&offset);
+                }
             }
             LogEvent::Shown(end) => self.taken = self.taken.max(end.get()),
             LogEvent::Found(found, level) => {

@@ -13,6 +13,8 @@ mod explore;
 mod fuzzing;
 mod history;
 mod log_oracle;
+#[cfg(test)]
+mod reserve_tests;
 mod sim;
 mod sweep;
 #[cfg(test)]

@@ -119,8 +119,6 @@ pub(crate) struct Partition {
     absent: Option<Error>,
     /// The catalog's epoch.
     epoch: AtomicI32,
-    /// The epoch is known to fit the log's history.
-    epoch_fits: AtomicBool,
     log: OnceLock<Log>,
     /// Held while the log is opened, closed, or its epoch is raised.
     opening: Mutex<()>,
@@ -160,7 +158,6 @@ impl Partition {
             found,
             absent: None,
             epoch: AtomicI32::new(epoch.get()),
-            epoch_fits: AtomicBool::new(false),
             log: OnceLock::new(),
             opening: Mutex::new(()),
             deleted: AtomicBool::new(false),
@@ -289,8 +286,14 @@ impl Partition {
     pub(crate) fn append(self: &Arc<Self>, batch: &RecordBatch) -> Result<Appended> {
         self.check_writable()?;
         let appended = self.on_log(|log| {
-            self.ensure_epoch(log)?;
-            log.append(batch, self.leader_epoch())
+            loop {
+                self.ensure_epoch(log)?;
+                match log.append(batch, self.leader_epoch()) {
+                    // Offsets were left out just now.
+                    Err(e) if e.kind() == ErrorKind::FencedLeaderEpoch && self.leader_epoch() < log.lowest_epoch() => {}
+                    appended => return appended,
+                }
+            }
         })?;
         let mut newest = self.newest.lock();
         *newest = (*newest).max(Some(appended.position));
@@ -299,23 +302,19 @@ impl Partition {
         Ok(appended)
     }
 
-    /// Raises the catalog's epoch where the log's history asks for it: once, before the first append.
+    /// Raises the catalog's epoch where the log's history asks for it.
     fn ensure_epoch(&self, log: &Log) -> Result<()> {
-        if self.epoch_fits.load(Ordering::Acquire) {
+        if self.leader_epoch() >= log.lowest_epoch() {
             return Ok(());
         }
         let _raising = self.opening.lock();
-        if self.epoch_fits.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        if log.needs_new_epoch() || self.leader_epoch() < log.leader_epoch() {
+        let at_least = log.lowest_epoch();
+        if self.leader_epoch() < at_least {
             let closed = || Error::new(ErrorKind::Closed, "the broker is closed").partition(self.name.clone());
             let host = self.host().ok_or_else(closed)?;
-            let at_least = LeaderEpoch::new(log.leader_epoch().get().saturating_add(1));
             let epoch = host.raise_leader_epoch(&self.name, self.topic_id, at_least)?;
             self.epoch.store(epoch.get(), Ordering::Release);
         }
-        self.epoch_fits.store(true, Ordering::Release);
         Ok(())
     }
 

@@ -380,7 +380,10 @@ impl Catalog {
         let log = writer.log()?;
         let appended = log.append_replica(batch)?;
         if let Err(error) = log.wait(appended.position, Durability::PowerLoss) {
-            writer.read_only = Some(error.clone());
+            // For want of space nothing was written: a later change may find some.
+            if error.kind() != ErrorKind::StorageFull {
+                writer.read_only = Some(error.clone());
+            }
             return Err(error);
         }
         writer.since_snapshot += batch.size_bytes() as u64;
