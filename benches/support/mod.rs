@@ -153,8 +153,8 @@ pub(crate) fn fill(log: &Log, payloads: &mut Payloads, bytes: u64) -> usize {
     batches
 }
 
-/// The one segment of a log that has not rolled.
-pub(crate) fn only_segment(dir: &Path) -> File {
+/// The first segment of a log.
+pub(crate) fn first_segment(dir: &Path) -> File {
     File::open(dir.join("00000000000000000000.log")).expect("the log has its first segment")
 }
 
