@@ -343,10 +343,10 @@ impl Segment {
             (ReadMode::Copied, Verify::EveryRead) => return Ok(None),
             (mode, _) => mode == ReadMode::Mapped,
         };
-        let view = self.view.view(&self.home.buffers.views, self.home.verify, || {
-            let (file, len) = (self.file()?, self.written());
-            let map = if is_mapped { Some(file.map(len)) } else { None };
-            Ok((len, map.transpose().map_err(|e| self.io_error("cannot map a segment", e))?))
+        let len = self.written();
+        let view = self.view.view(&self.home.buffers.views, self.home.verify, len, || {
+            let map = if is_mapped { Some(self.file()?.map(len)) } else { None };
+            map.transpose().map_err(|e| self.io_error("cannot map a segment", e))
         });
         view.map(Some)
     }

@@ -56,30 +56,32 @@ pub(super) struct ViewSlot {
 }
 
 impl ViewSlot {
-    /// The view, made when there is none: `make` tells how long the segment is, and maps it if that is wanted.
+    /// The view of a segment of `len` bytes, made with `map` when there is none. One that is shorter is from before a
+    /// roll that was taken back, after which the segment grew, and is replaced.
     pub(super) fn view(
         self: &Arc<Self>,
         views: &Views,
         verify: Verify,
-        make: impl FnOnce() -> Result<(u64, Option<Box<dyn Map>>)>,
+        len: u64,
+        map: impl FnOnce() -> Result<Option<Box<dyn Map>>>,
     ) -> Result<Arc<View>> {
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
-        if let Some(view) = self.view.read().as_ref() {
+        if let Some(view) = self.view.read().as_ref().filter(|view| view.len == len) {
             return Ok(Arc::clone(view));
         }
         let mut held = self.view.write();
-        if let Some(view) = held.as_ref() {
+        if let Some(view) = held.as_ref().filter(|view| view.len == len) {
             return Ok(Arc::clone(view));
         }
-        let (len, map) = make()?;
+        let map = map()?;
         let verified = match verify {
             Verify::Once => (0..len.div_ceil(VERIFIED_BYTES)).map(|_| AtomicU16::new(0)).collect(),
             Verify::EveryRead => Box::default(),
         };
         let map = map.map(|map| Mapped::new(map, Arc::clone(&self.maps)));
-        let view = Arc::new(View { map, verified });
+        let view = Arc::new(View { len, map, verified });
         *held = Some(Arc::clone(&view));
         drop(held);
         views.enter(self);
@@ -126,6 +128,8 @@ impl Taken<'_> {
 /// What is kept of one segment.
 #[derive(Debug)]
 pub(super) struct View {
+    /// Of the segment, in bytes.
+    len: u64,
     map: Option<Mapped>,
     /// For each stretch, how far into it the batch begins that was verified last, plus one. Empty when every read
     /// verifies.
@@ -226,7 +230,7 @@ mod tests {
 
     fn fill(slot: &Arc<ViewSlot>, views: &Views, alive: &Arc<()>) -> Arc<View> {
         let map = Counted { bytes: vec![7; 10], _alive: Arc::clone(alive) };
-        slot.view(views, Verify::EveryRead, || Ok((10, Some(Box::new(map))))).unwrap()
+        slot.view(views, Verify::EveryRead, 10, || Ok(Some(Box::new(map)))).unwrap()
     }
 
     #[test]
@@ -264,9 +268,19 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_that_grew_is_viewed_anew() {
+        let (views, slot) = (Views::default(), Arc::<ViewSlot>::default());
+        let before = fill(&slot, &views, &Arc::default());
+        let map = Counted { bytes: vec![8; 20], _alive: Arc::default() };
+        let after = slot.view(&views, Verify::EveryRead, 20, || Ok(Some(Box::new(map)))).unwrap();
+        assert_eq!(after.bytes(15, 5).unwrap().unwrap(), [8; 5][..]);
+        assert_eq!(before.bytes(5, 5).unwrap().unwrap(), [7; 5][..]);
+    }
+
+    #[test]
     fn no_batch_is_taken_for_another_that_was_verified() {
         let slot = Arc::<ViewSlot>::default();
-        let view = slot.view(&Views::default(), Verify::Once, || Ok((100_000, None))).unwrap();
+        let view = slot.view(&Views::default(), Verify::Once, 100_000, || Ok(None)).unwrap();
         for position in [0, 61, VERIFIED_BYTES - 1, VERIFIED_BYTES, 99_999, 100_000_000] {
             assert!(!view.was_verified(position), "{position}");
             view.note_verified(position);
