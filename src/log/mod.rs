@@ -51,7 +51,6 @@ use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ProducerId, Times
 use append::{Appender, Staged};
 use audit::Doubts;
 use commit::Writer;
-use epochs::EpochCache;
 use marks::Marks;
 use undo::Cuts;
 
@@ -61,7 +60,10 @@ pub(crate) use checkpoint::{
 };
 pub use committed::Committed;
 pub use config::LogConfig;
+pub(crate) use epochs::EpochCache;
 pub use offsets::{Appended, LogOffsets, LogPosition, OffsetAtTime};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use producers::ProducerStates;
 pub use read::LogRead;
 pub use recover::{LogRecovery, RecoveryRow};
 pub(crate) use signal::Signal;

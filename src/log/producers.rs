@@ -255,6 +255,16 @@ impl ProducerStates {
         Ok(bytes)
     }
 
+    /// `data` as a snapshot whose version and checksum are right, where it is long enough to have them.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn repaired(data: &[u8]) -> Option<Vec<u8>> {
+        let body = data.get(CHECKED_AT..)?;
+        let mut bytes = VERSION.to_be_bytes().to_vec();
+        bytes.put_u32(crate::wire::crc32c(body));
+        bytes.put_slice(body);
+        Some(bytes)
+    }
+
     /// Reads a snapshot file, without the producers that have expired since.
     pub(crate) fn decode(bytes: &[u8], now: Timestamp, expiration: Duration) -> Result<Self> {
         let corrupt = |why| Err(Error::new(ErrorKind::Corrupt, format!("producer snapshot: {why}")));
@@ -281,6 +291,10 @@ impl ProducerStates {
                 states.transactions.begin(id, first);
             }
             states.producers.insert(id, producer);
+        }
+        let open = states.producers.values().filter(|producer| producer.txn_first_offset.is_some()).count();
+        if Some(states.producers.len()) != count || states.transactions.open().count() != open {
+            return corrupt("two entries have the same producer, or transactions that begin at the same offset");
         }
         states.expire(now, expiration);
         Ok(states)

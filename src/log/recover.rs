@@ -253,6 +253,7 @@ impl Recovery<'_> {
         let Some(active) = found.segments.last() else { return Ok(false) };
         active.set_end(slot.log_end);
         if active.base() != slot.segment_base
+            || slot.log_end < active.base().max(found.log_start)
             || active.written() != slot.segment_size
             || tail_crc(active, active.written())? != slot.tail_crc
             || (has_aborted && active.load_aborted().is_err())

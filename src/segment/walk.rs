@@ -348,7 +348,8 @@ impl Walk<'_> {
     /// The batch at `position` if its checksum says that only fields outside it are wrong, and it is `size` bytes
     /// long.
     fn prove(&mut self, size: Option<u64>) -> io::Result<Option<Mended>> {
-        let Some(size) = size.filter(|&size| size <= self.len - self.position) else { return Ok(None) };
+        let possible = BatchHeader::LEN as u64..=self.len - self.position;
+        let Some(size) = size.filter(|size| possible.contains(size)) else { return Ok(None) };
         let mut bytes = [0; BatchHeader::LEN];
         bytes.copy_from_slice(&self.buffer.as_ref()[self.at..self.at + BatchHeader::LEN]);
         let mut base = [0; 8];

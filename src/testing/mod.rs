@@ -22,7 +22,7 @@ mod tests;
 
 pub use explore::{CrashFailure, ExploreConfig, ExploreReport, explore};
 #[doc(hidden)]
-pub use fuzzing::{FUZZ_TARGETS, from_hex, fuzz, read_fields};
+pub use fuzzing::{from_hex, fuzz, fuzz_targets, read_fields};
 pub use history::{Entry, History, Replay};
 pub use log_oracle::{Entered, LogEvent, WatchedLog, check_log};
 pub use sim::{AfterFailedSync, Choice, Errno, Fault, NoChoice, Operation, Repeat, SimStorage};

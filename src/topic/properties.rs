@@ -90,20 +90,23 @@ fn required(key: &str, value: Option<String>) -> Result<String> {
     value.ok_or_else(|| corrupt(format!("meta.properties has no {key}")))
 }
 
+/// What is passed over before keys and values; other white space is part of them.
+const WHITE_SPACE: [char; 3] = [' ', '\t', '\x0c'];
+
 /// Reads Java's properties format: comments, `=`, `:` or white space as separators, escapes,
 /// continued lines. A repeated key keeps its last value.
 fn parse_properties(text: &str) -> Result<Vec<(String, String)>> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     let mut lines = text.lines();
     while let Some(first) = lines.next() {
-        let first = first.trim_start();
+        let first = first.trim_start_matches(WHITE_SPACE);
         if first.is_empty() || first.starts_with(['#', '!']) {
             continue;
         }
         let mut line = first.to_owned();
         while ends_open(&line) {
             line.pop();
-            line.push_str(lines.next().unwrap_or_default().trim_start());
+            line.push_str(lines.next().unwrap_or_default().trim_start_matches(WHITE_SPACE));
         }
         let (key, value) = split_property(&line);
         let (key, value) = (unescape(key)?, unescape(value)?);
@@ -121,7 +124,7 @@ fn ends_open(line: &str) -> bool {
 }
 
 fn split_property(line: &str) -> (&str, &str) {
-    let separates = |c: char| matches!(c, '=' | ':' | ' ' | '\t' | '\x0c');
+    let separates = |c: char| matches!(c, '=' | ':') || WHITE_SPACE.contains(&c);
     let mut escaped = false;
     let end = line.char_indices().find(|&(_, c)| {
         let found = !escaped && separates(c);
@@ -132,8 +135,8 @@ fn split_property(line: &str) -> (&str, &str) {
         return (line, "");
     };
     let (key, rest) = line.split_at(end);
-    let rest = rest.trim_start();
-    (key, rest.strip_prefix(['=', ':']).unwrap_or(rest).trim_start())
+    let rest = rest.trim_start_matches(WHITE_SPACE);
+    (key, rest.strip_prefix(['=', ':']).unwrap_or(rest).trim_start_matches(WHITE_SPACE))
 }
 
 fn unescape(text: &str) -> Result<String> {

@@ -37,12 +37,12 @@ use crate::types::{Durability, LeaderEpoch, Offset, PartitionId, TopicPartition,
 use crate::wire::crc32c;
 use batches::Place;
 use open::Prelude;
-use records::{MetadataRecord, RegistrationChange};
+use records::RegistrationChange;
 use snapshot::SnapshotId;
 
 pub(crate) use image::{Image, TopicImage};
 pub(crate) use open::Reading;
-pub(crate) use records::{PartitionState, Resource};
+pub(crate) use records::{MetadataRecord, PartitionState, Resource};
 
 /// Most partitions that one change makes: Kafka's limit on the records of one batch.
 const PARTITIONS_MAX: u32 = 10_000;

@@ -1,35 +1,16 @@
-//! What the fuzz targets run, so that their corpus is replayed by plain `cargo test` too.
-
-#![allow(clippy::missing_panics_doc, reason = "panicking is how a check fails")]
+//! Batches, compressed sections and the fields of the wire.
 
 use bytes::Bytes;
 
+use super::FUZZ_LIMIT;
 use crate::record::{
     BatchBuilder, BatchHeader, Codec, DecodedBatch, Header, RecordBatch, compress, decompress, validate_produced,
 };
 use crate::wire::Reader;
 
-/// The names of the fuzz targets, as [`fuzz`] takes them.
-pub const FUZZ_TARGETS: [&str; 6] = ["batch", "gzip", "snappy", "lz4", "zstd", "wire"];
-
-/// More than any input of a fuzz target needs to inflate to.
-const FUZZ_LIMIT: usize = 1 << 20;
-
-/// Runs the fuzz target of this name.
-pub fn fuzz(target: &str, data: &[u8]) {
-    match target {
-        "batch" => fuzz_batch(data),
-        "wire" => {
-            let (calls, bytes) = data.split_at(data.len().min(16));
-            read_fields(bytes, calls);
-        }
-        codec => fuzz_codec(codec.parse().expect("every other target is a codec"), data),
-    }
-}
-
 /// Reads `data` as a batch as it is, and once more with magic, length and CRC put right, which no fuzzer
 /// guesses.
-fn fuzz_batch(data: &[u8]) {
+pub(super) fn batch(data: &[u8]) {
     let _as_it_is = RecordBatch::parse(Bytes::copy_from_slice(data));
     let Some(bytes) = BatchHeader::repaired(data) else { return };
     let Ok(batch) = RecordBatch::parse(bytes) else { return };
@@ -71,7 +52,7 @@ fn assert_same_records(a: &DecodedBatch, b: &DecodedBatch) {
 
 /// Inflates `data`, and takes it for records: what inflates stays within the limit and survives the way there
 /// and back. Nothing is done for a codec that is not built in.
-fn fuzz_codec(codec: Codec, data: &[u8]) {
+pub(super) fn codec(codec: Codec, data: &[u8]) {
     if compress(codec.into(), b"", &mut Vec::new()).is_err() {
         return;
     }
@@ -87,10 +68,10 @@ fn fuzz_codec(codec: Codec, data: &[u8]) {
     there_and_back(data);
 }
 
-/// The bytes that `hex` spells; spaces and line breaks between digits are passed over.
-pub fn from_hex(hex: &str) -> Vec<u8> {
-    let digits: Vec<u32> = hex.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).expect("two digits make a byte")).collect()
+/// Field kinds, then the bytes to read them from.
+pub(super) fn wire(data: &[u8]) {
+    let (calls, bytes) = data.split_at(data.len().min(16));
+    read_fields(bytes, calls);
 }
 
 /// Reads fields of the kinds that `calls` name until the bytes give out.

@@ -1,0 +1,247 @@
+//! Whole directories made of an input: they open or are refused, what opens is read, appended to and opened again, and
+//! then nothing has changed.
+//!
+//! An input is a row of files: a byte of flags, the length of the name in a byte, the name, the length of the
+//! content in two bytes, the content. What is too short is taken as far as it goes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Buf;
+
+use super::super::sim::SimStorage;
+use super::FUZZ_LIMIT;
+use crate::broker::{Broker, BrokerBuilder, Partition};
+use crate::clock::{Clock, ManualClock};
+use crate::error::Result;
+use crate::log::{Log, LogConfig, LogRead, ProducerStates, StateFile};
+use crate::record::BatchHeader;
+use crate::storage::{OpenMode, Storage};
+use crate::types::{Durability, Isolation, Offset, Timestamp};
+
+const ROOT: &str = "data";
+const LOG: &str = "events-0";
+
+/// A flag of a file: its checksums are put right, which no fuzzer guesses.
+const REPAIR: u8 = 1;
+/// A flag of a file: it goes on with zeros, as one with space ahead does.
+const ZEROS: u8 = 1 << 1;
+const ZEROS_LEN: usize = 8 << 10;
+
+/// Partitions of a directory that are looked at.
+const PARTITIONS_MAX: usize = 64;
+const READ_BYTES: usize = 64 << 10;
+
+fn clock() -> ManualClock {
+    ManualClock::new(Timestamp::new(1_700_000_000_000))
+}
+
+/// A disk with the files of an input in `dir`.
+fn unpack(dir: &Path, mut data: &[u8]) -> SimStorage {
+    let disk = SimStorage::new();
+    disk.create_dir(dir).expect("an empty disk has room");
+    while let Ok(flags) = data.try_get_u8() {
+        let name_len = data.try_get_u8().map_or(0, usize::from);
+        let name = String::from_utf8_lossy(take(&mut data, name_len)).into_owned();
+        let len = data.try_get_u16().map_or(0, usize::from);
+        put(&disk, dir, &name, flags, take(&mut data, len));
+    }
+    disk
+}
+
+fn take<'a>(data: &mut &'a [u8], len: usize) -> &'a [u8] {
+    let (part, rest) = data.split_at(len.min(data.len()));
+    *data = rest;
+    part
+}
+
+/// A name that a file cannot have is passed over, and so is one that is taken.
+fn put(disk: &SimStorage, dir: &Path, name: &str, flags: u8, content: &[u8]) {
+    let parts: Vec<_> = name.split('/').collect();
+    let (Some((last, above)), false) = (parts.split_last(), name.contains('\0')) else { return };
+    if parts.iter().any(|part| matches!(*part, "" | "." | "..")) {
+        return;
+    }
+    let mut path = PathBuf::from(dir);
+    for part in above {
+        path.push(part);
+        // It may be there.
+        disk.create_dir(&path).ok();
+    }
+    path.push(last);
+    let Ok(file) = disk.open(&path, OpenMode::CreateNew) else { return };
+    let mut bytes = if flags & REPAIR == 0 { content.to_vec() } else { repaired(last, content) };
+    if flags & ZEROS != 0 {
+        bytes.resize(bytes.len() + ZEROS_LEN, 0);
+    }
+    file.write_all_at(&bytes, 0).expect("an empty disk has room");
+}
+
+/// The file's content with checksums that match.
+fn repaired(name: &str, content: &[u8]) -> Vec<u8> {
+    match name.rsplit_once('.').map_or("", |(_, kind)| kind) {
+        "log" | "checkpoint" => repaired_batches(content),
+        "snapshot" => ProducerStates::repaired(content).unwrap_or_else(|| content.to_vec()),
+        "state" => StateFile::repaired(content),
+        _ => content.to_vec(),
+    }
+}
+
+/// Batches as long as they say, the last as long as there are bytes.
+fn repaired_batches(mut content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(content.len());
+    while !content.is_empty() {
+        let announced = BatchHeader::announced_size(content).unwrap_or(content.len());
+        let batch = take(&mut content, announced.max(BatchHeader::LEN));
+        match BatchHeader::repaired(batch) {
+            Some(batch) => bytes.extend_from_slice(&batch),
+            None => bytes.extend_from_slice(batch),
+        }
+    }
+    bytes
+}
+
+/// A segment's `.log` alone, as it is and with its checksums put right.
+pub(super) fn segment(data: &[u8]) {
+    let Some((&how, content)) = data.split_first() else { return };
+    for flags in [how & ZEROS, how & ZEROS | REPAIR] {
+        let disk = SimStorage::new();
+        disk.create_dir(Path::new(LOG)).expect("an empty disk has room");
+        put(&disk, Path::new(LOG), "00000000000000000000.log", flags, content);
+        use_log(&disk, config(how));
+    }
+}
+
+/// All files of one partition, the state of a log that stands alone among them.
+pub(super) fn log_directory(data: &[u8]) {
+    let Some((&how, files)) = data.split_first() else { return };
+    use_log(&unpack(Path::new(LOG), files), config(how));
+}
+
+fn config(how: u8) -> LogConfig {
+    let level = if how & 4 == 0 { Durability::PowerLoss } else { Durability::ProcessCrash };
+    LogConfig::default().segment_bytes(2000).index_interval_bytes(100).durability(level)
+}
+
+fn use_log(disk: &SimStorage, config: LogConfig) {
+    let open = || {
+        let (storage, clock): (Arc<dyn Storage>, Arc<dyn Clock>) = (Arc::new(disk.clone()), Arc::new(clock()));
+        Log::open_on(storage, clock, LOG, config.clone())
+    };
+    let Ok(log) = open() else { return };
+    let offsets = log.offsets();
+    let mut known = read_all(offsets.log_start, offsets.high_watermark, |at| {
+        let _may_be_less = log.read(at, READ_BYTES, Isolation::ReadCommitted);
+        log.read(at, READ_BYTES, Isolation::ReadUncommitted)
+    });
+    for time in [0, 1_600_000_000_000, i64::MAX] {
+        let _may_fail = log.offset_at(time, Isolation::ReadUncommitted);
+    }
+    let _may_fail = log.run_maintenance();
+    if let Ok(appended) = log.append_records(["appended"])
+        && log.wait(appended.position, Durability::PowerLoss).is_ok()
+    {
+        known.push(appended.base_offset);
+    }
+    if log.close().is_err() {
+        return;
+    }
+    let log = open().expect("closed in order");
+    let offsets = log.offsets();
+    let found = read_all(offsets.log_start, offsets.end, |at| log.read(at, READ_BYTES, Isolation::ReadUncommitted));
+    assert_eq!(found, known, "after a close");
+}
+
+/// The base offset of every batch; damage is passed over as the error says.
+fn read_all(start: Offset, end: Offset, read: impl Fn(Offset) -> Result<LogRead>) -> Vec<Offset> {
+    let (mut next, mut found) = (start, Vec::new());
+    while next < end {
+        let behind = match read(next) {
+            Ok(read) => {
+                for batch in read.batches() {
+                    let Ok(batch) = batch else { continue };
+                    if let Ok(decoded) = batch.decode_capped(FUZZ_LIMIT) {
+                        let _may_be_wrong = decoded.iter().filter(Result::is_ok).count();
+                    }
+                    found.push(batch.base_offset());
+                }
+                read.next_offset()
+            }
+            Err(error) => error.at_offsets().map_or(next, |lost| lost.end),
+        };
+        if behind <= next {
+            break;
+        }
+        next = behind;
+    }
+    found
+}
+
+/// A catalog alone: its log, a snapshot or what Kafka's formatting leaves, as it is and with its checksums put right.
+pub(super) fn catalog(data: &[u8]) {
+    let Some((&how, content)) = data.split_first() else { return };
+    let name = match how & 3 {
+        0 => "__cluster_metadata-0/00000000000000000000.log",
+        1 => "__cluster_metadata-0/00000000000000000009-0000000001.checkpoint",
+        2 => "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint",
+        _ => "bootstrap.checkpoint",
+    };
+    for flags in [0, REPAIR] {
+        let disk = SimStorage::new();
+        let root = Path::new(ROOT);
+        disk.create_dir(root).expect("an empty disk has room");
+        let identity = "node.id=1\ndirectory.id=AAAAAAAAAAAAAAAAAAAAAQ\nversion=1\ncluster.id=fuzz\n";
+        put(&disk, root, "meta.properties", 0, identity.as_bytes());
+        put(&disk, root, name, flags, content);
+        use_broker(&disk);
+    }
+}
+
+/// A whole directory.
+pub(super) fn directory(data: &[u8]) {
+    use_broker(&unpack(Path::new(ROOT), data));
+}
+
+fn use_broker(disk: &SimStorage) {
+    let builder = || -> BrokerBuilder { Broker::builder(ROOT).storage(disk.clone()).clock(clock()).manual() };
+    if let Ok(found) = builder().inspect() {
+        let _shown = found.to_string();
+    }
+    let Ok(broker) = builder().open() else { return };
+    let mut known = Vec::new();
+    for partition in partitions(&broker) {
+        let Ok(mut found) = read_partition(&partition) else { continue };
+        if let Ok(appended) = partition.append_records(["appended"])
+            && partition.wait(appended.position, Durability::PowerLoss).is_ok()
+        {
+            found.push(appended.base_offset);
+        }
+        known.push((partition.topic_partition().clone(), found));
+    }
+    for group in broker.groups().unwrap_or_default() {
+        let _may_fail = broker.consumer_group(group.id()).all_committed();
+    }
+    let _may_fail = broker.run_maintenance();
+    if broker.close().is_err() {
+        return;
+    }
+    let broker = builder().open().expect("closed in order");
+    for (name, known) in known {
+        let partition = broker.topic(name.topic()).open().and_then(|topic| topic.partition(name.partition()));
+        let found = read_partition(&partition.expect("it was there")).expect("it was there");
+        assert_eq!(found, known, "{name} after a close");
+    }
+}
+
+fn partitions(broker: &Broker) -> Vec<Partition> {
+    let topics = broker.topics().unwrap_or_default();
+    topics.iter().flat_map(|topic| topic.partitions()).take(PARTITIONS_MAX).collect()
+}
+
+fn read_partition(partition: &Partition) -> Result<Vec<Offset>> {
+    let offsets = partition.offsets()?;
+    Ok(read_all(offsets.log_start, offsets.high_watermark, |at| {
+        let _may_be_less = partition.read(at, READ_BYTES, Isolation::ReadCommitted);
+        partition.read(at, READ_BYTES, Isolation::ReadUncommitted)
+    }))
+}
