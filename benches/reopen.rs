@@ -20,10 +20,10 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use support::{Payloads, append, files, goal, median, open_log};
 use thalweg::{Durability, Isolation, Log, LogConfig, LogRecovery};
 
-const CLEAN: [(&str, u64); 2] = [("256MiB", 256 << 20), ("2GiB", 2 << 30)];
-const KILLED_BYTES: u64 = 1 << 30;
-/// Segments of the killed store that ran with maintenance, and the bytes between two rounds of it.
-const SMALL_SEGMENT_BYTES: u32 = 256 << 20;
+const CLEAN: [(&str, u64); 2] = [("256MiB", 256 << 20), ("4GiB", 4 << 30)];
+/// Stores that are killed: name, bytes, and whether they ran with maintenance.
+const KILLED: [(&str, u64, bool); 2] = [("1GiB-never-synced", 1 << 30, false), ("4GiB-maintained", 4 << 30, true)];
+/// Bytes between two rounds of maintenance.
 const MAINTENANCE_BYTES: u64 = 64 << 20;
 const ROUNDS: usize = 9;
 const READ_BYTES: usize = 1 << 20;
@@ -34,7 +34,9 @@ const SMALL_FILE_BYTES: u64 = 2 << 20;
 fn main() {
     match support::role().as_deref() {
         Some([role, bytes]) if role == "touch" => return support::touch(bytes),
-        Some([role, dir, maintained]) if role == "write" => return write_until_killed(dir, maintained == "true"),
+        Some([role, dir, bytes, maintained]) if role == "write" => {
+            return write_until_killed(dir, bytes.parse().expect("a number"), maintained == "true");
+        }
         _ => {}
     }
     let mut criterion = support::criterion();
@@ -45,8 +47,8 @@ fn main() {
     for (name, bytes) in CLEAN {
         clean(&mut criterion, wants_goals, name, bytes);
     }
-    for maintained in [false, true] {
-        killed(&mut criterion, wants_goals, maintained);
+    for (name, bytes, maintained) in KILLED {
+        killed(&mut criterion, wants_goals, name, bytes, maintained);
     }
     criterion.final_summary();
 }
@@ -126,11 +128,10 @@ fn segments(dir: &Path) -> Vec<(PathBuf, u64)> {
 
 // ---- after SIGKILL
 
-fn killed(criterion: &mut Criterion, wants_goals: bool, maintained: bool) {
-    let name = if maintained { "1GiB-maintained" } else { "1GiB-never-synced" };
+fn killed(criterion: &mut Criterion, wants_goals: bool, name: &str, bytes: u64, maintained: bool) {
     let scratch = support::scratch();
     let dir = scratch.path().join("events-0");
-    let acknowledged = write_and_kill(&dir, maintained);
+    let acknowledged = write_and_kill(&dir, bytes, maintained);
     let before = SmallFiles::keep(&dir);
 
     // The first open pays for the bytes that were never synced; the others find them clean.
@@ -171,7 +172,7 @@ fn killed(criterion: &mut Criterion, wants_goals: bool, maintained: bool) {
             raw / ours,
             report.rows,
             first.as_secs_f64() * 1e3,
-            if maintained { "synced every 64 MiB, segments of 256 MiB" } else { "no sync at all, one segment" },
+            if maintained { "maintenance every 64 MiB" } else { "no sync at all" },
         ),
     );
 }
@@ -194,31 +195,28 @@ fn raw_scan(dir: &Path, mut bytes: u64) {
 }
 
 /// Has a helper write, and kills it in the middle; answers the offset below which it had acknowledged all.
-fn write_and_kill(dir: &Path, maintained: bool) -> i64 {
-    let mut helper = support::start(&[&"write", &dir.display(), &maintained]);
+fn write_and_kill(dir: &Path, bytes: u64, maintained: bool) -> i64 {
+    let mut helper = support::start(&[&"write", &dir.display(), &bytes, &maintained]);
     let acknowledged = support::line_of(&mut helper).parse().expect("the helper tells an offset");
     helper.kill().expect("the helper is killed");
     helper.wait().expect("the helper ends");
     acknowledged
 }
 
-/// The helper: writes [`KILLED_BYTES`], says so, and goes on appending until it is killed.
-fn write_until_killed(dir: &str, maintained: bool) {
-    let mut config = LogConfig::default().durability(Durability::ProcessCrash);
-    if maintained {
-        config = config.segment_bytes(SMALL_SEGMENT_BYTES);
-    }
+/// The helper: writes so many bytes, says so, and goes on appending until it is killed.
+fn write_until_killed(dir: &str, bytes: u64, maintained: bool) {
+    let config = LogConfig::default().durability(Durability::ProcessCrash);
     let log = Log::open(dir, config).expect("the log opens");
     let (mut payloads, mut written, mut synced) = (Payloads::new(1024), 0, 0);
     let mut told = false;
     // A bound, should nobody kill it.
-    while written < 2 * KILLED_BYTES {
+    while written < 2 * bytes {
         written += append(&log, &payloads.batch(0)) as u64;
         if maintained && written - synced >= MAINTENANCE_BYTES {
             log.run_maintenance().expect("the log syncs");
             synced = written;
         }
-        if written >= KILLED_BYTES && !told {
+        if written >= bytes && !told {
             told = true;
             println!("{}", log.offsets().end);
             std::io::stdout().flush().expect("the parent listens");

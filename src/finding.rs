@@ -40,6 +40,8 @@ pub enum FindingKind {
     Corrected,
     /// A transaction that nobody ended: read-committed readers wait below it.
     OpenTransaction,
+    /// The wall clock leapt ahead since the directory was last in use: nothing is deleted for its age for a while.
+    ClockLeapt,
     /// A record of an internal topic that is not understood; it was left as it is.
     UnknownRecord,
 }

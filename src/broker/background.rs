@@ -20,7 +20,7 @@ use crate::topic::{self, Urgency};
 
 /// How long appends that nobody waits for gather before one sync takes them all.
 const GATHER: Duration = Duration::from_millis(2);
-/// Threads that help to close many partitions.
+/// Threads that help to open or close many partitions.
 const HELPERS_MAX: usize = 8;
 /// How often the maintenance thread looks whether a round is due.
 const MAINTENANCE_TICK: Duration = Duration::from_secs(1);
@@ -182,11 +182,12 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Vec<Worker>> {
     Ok(vec![spawn("thalweg-sync", sync_loop)?, spawn("thalweg-maintenance", maintenance_loop)?])
 }
 
-/// Calls `each` for all partitions, from several threads where the broker may have some: one waits for the
-/// device while others go on. The first failure counts, and stops nothing.
+/// Calls `each` for all partitions, from several threads, called `name`, where the broker may have some: one waits
+/// for the device while others go on. The first failure counts, and stops nothing.
 pub(super) fn for_each(
     partitions: &[Arc<topic::Partition>],
     threads: Threads,
+    name: &str,
     each: impl Fn(&topic::Partition) -> Result<()> + Sync,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
@@ -202,10 +203,10 @@ pub(super) fn for_each(
         Threads::None => 0,
     };
     thread::scope(|scope| {
-        let named = || thread::Builder::new().name("thalweg-close".to_owned());
+        let named = || thread::Builder::new().name(name.to_owned());
         // A helper that cannot be started leaves more to the others.
         let helpers: Vec<_> = (0..helpers).filter_map(|_| named().spawn_scoped(scope, work).ok()).collect();
-        let panicked = || Err(Error::new(ErrorKind::Indeterminate, "a thread that closes partitions failed"));
+        let panicked = || Err(Error::new(ErrorKind::Indeterminate, "a thread that opens or closes partitions failed"));
         helpers.into_iter().fold(work(), |first, helper| first.and(helper.join().unwrap_or_else(|_| panicked())))
     })
 }

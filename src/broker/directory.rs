@@ -13,12 +13,15 @@ use crate::topic::Checkpoints;
 use crate::topic::catalog::Catalog;
 use crate::topic::name::{self, CLUSTER_METADATA};
 use crate::topic::properties::{CLEAN_SHUTDOWN, META_PROPERTIES};
-use crate::types::{Offset, TopicPartition, Uuid};
+use crate::types::{Offset, Timestamp, TopicPartition, Uuid};
 
 /// Our own state of all partitions; a name that Kafka ignores.
 pub(super) const STATE_FILE: &str = "thalweg.state";
 /// What the catalog looked like when we last had the directory; every start of a stock broker changes that.
 const LAST_EPOCH: &str = "thalweg.epoch";
+/// The time at the last checkpoint, of a clock that jumps do not move: version and milliseconds, a line each.
+const LAST_TIME: &str = "thalweg.clock";
+const LAST_TIME_VERSION: u32 = 0;
 const LOCK: &str = ".lock";
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
@@ -178,6 +181,28 @@ pub(super) fn note_visit(storage: &dyn Storage, root: &Path, catalog: &Catalog) 
         true => Ok(()),
         false => replace_file(storage, &note, now.as_bytes()),
     }
+}
+
+/// A time that had passed when the directory was last in use, where that is known.
+pub(super) fn read_time(storage: &dyn Storage, root: &Path) -> Result<Option<Timestamp>> {
+    let path = root.join(LAST_TIME);
+    let text = match read_file(storage, &path, 64) {
+        Err(e) if e.kind() == ErrorKind::TooLarge => None,
+        read => read?.and_then(|bytes| String::from_utf8(bytes).ok()),
+    };
+    let mut lines = text.as_deref().unwrap_or_default().lines();
+    let version = lines.next().and_then(|line| line.parse().ok()).unwrap_or(LAST_TIME_VERSION);
+    if version > LAST_TIME_VERSION {
+        let why = format!("{LAST_TIME} has version {version}, this release reads up to {LAST_TIME_VERSION}");
+        return Err(Error::new(ErrorKind::Unsupported, why)
+            .path(path)
+            .remedy("open the directory with the release that wrote it"));
+    }
+    Ok(lines.next().and_then(|line| line.parse().ok()).map(Timestamp::new))
+}
+
+pub(super) fn write_time(storage: &dyn Storage, root: &Path, time: Timestamp) -> Result<()> {
+    replace_file(storage, &root.join(LAST_TIME), format!("{LAST_TIME_VERSION}\n{}\n", time.get()).as_bytes())
 }
 
 /// `<topic>-<partition>.<32 hex digits>-delete`.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Broker, Inner, directory};
 use crate::error::Result;
+use crate::finding::{Finding, FindingKind};
 use crate::storage::ReservedStorage;
 use crate::topic;
 use crate::types::Offset;
@@ -17,7 +18,12 @@ use crate::types::Offset;
 pub(super) struct Schedule {
     retention: Option<Duration>,
     checkpoints: Option<Duration>,
+    /// When retention was held back first because the wall clock had leapt ahead, and whether that was told.
+    held: Option<(Duration, bool)>,
 }
+
+/// How far ahead of what is known, and of what a topic keeps, the wall clock may be after a restart.
+const LEAP_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Whether a round is due; a broker that just opened waits one interval.
 fn is_due(last: &mut Option<Duration>, interval: Duration, now: Duration) -> bool {
@@ -72,12 +78,14 @@ impl Inner {
             return Ok(());
         }
         let mut first = Ok(());
+        let leap = self.leap();
         for topic in self.registry.all() {
             let limits = topic.with_settings(|s| {
                 let limited = s.retention.is_some() || s.retention_bytes.is_some();
                 (s.cleanup_policy.deletes() && limited).then_some((s.retention, s.retention_bytes))
             });
             let Some((age, bytes)) = limits else { continue };
+            let age = age.filter(|&age| leap <= age.saturating_add(LEAP_MAX) || !self.hold(leap));
             for partition in topic.partitions() {
                 if self.background.is_stopped() {
                     return first;
@@ -86,6 +94,37 @@ impl Inner {
             }
         }
         first
+    }
+
+    /// How far the wall clock has leapt ahead over a restart, for one check interval from the first look on. After that
+    /// it is believed: a directory that lay on a shelf for a month looks like a clock that is wrong.
+    fn leap(&self) -> Duration {
+        let (ahead, now) = (self.context.time.ahead(), self.context.clock.monotonic());
+        let mut schedule = self.schedule.lock();
+        let (since, _) = *schedule.held.get_or_insert((now, false));
+        if ahead > LEAP_MAX && now.saturating_sub(since) < self.settings.retention_interval {
+            return ahead;
+        }
+        if ahead > Duration::ZERO {
+            self.context.time.believe();
+        }
+        Duration::ZERO
+    }
+
+    /// Tells once that nothing is deleted for its age for now.
+    fn hold(&self, leap: Duration) -> bool {
+        if let Some((_, told)) = &mut self.schedule.lock().held
+            && !std::mem::replace(told, true)
+        {
+            let (days, wait) = (leap.as_secs() / (24 * 3600), self.settings.retention_interval.as_millis());
+            let message = format!(
+                "the clock is {days} days ahead of when the directory was last in use, more than its topics keep; for \
+                 {wait} ms nothing is deleted for its age"
+            );
+            let finding = Finding::new(FindingKind::ClockLeapt, message);
+            self.context.findings.add(finding.path(&*self.context.root));
+        }
+        true
     }
 
     /// Lets every open log finish what waits for nobody.
@@ -132,6 +171,7 @@ impl Inner {
         }
         directory::write_checkpoint(storage, root, directory::RECOVERY_POINTS, &recovery)?;
         directory::write_checkpoint(storage, root, directory::LOG_STARTS, &starts)?;
-        directory::write_checkpoint(storage, root, directory::HIGH_WATERMARKS, &highs)
+        directory::write_checkpoint(storage, root, directory::HIGH_WATERMARKS, &highs)?;
+        directory::write_time(storage, root, self.context.time.passed())
     }
 }

@@ -28,6 +28,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
+use crate::clock::SteadyTime;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
 use crate::log::StateFile;
@@ -66,7 +67,8 @@ pub(crate) use crate::log::Signal;
 /// A broker has two threads of its own unless it is [`manual`](BrokerBuilder::manual) or read-only:
 /// `thalweg-sync` brings appends that nobody waits for to their topic's durability and sends producers'
 /// batches whose time has come; `thalweg-maintenance` applies retention and writes
-/// checkpoints. [`close`](Self::close) uses up to eight more, `thalweg-close`, while it runs.
+/// checkpoints. Opening and [`close`](Self::close) use up to eight more while they run, `thalweg-open` and
+/// `thalweg-close`.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
@@ -161,8 +163,10 @@ impl Broker {
         let is_foreign = directory::drop_stale_state(&*storage, root, &catalog, &findings)?;
         let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
         let checkpoints = directory::read_checkpoints(&*storage, root, found_clean)?;
+        let known = directory::read_time(&*storage, root)?;
         let inner = Arc::new(Inner {
             context: Arc::new(PartitionContext {
+                time: Arc::new(SteadyTime::new(Arc::clone(&options.clock), known)),
                 boot_id: storage.boot_id(),
                 clock: Arc::clone(&options.clock),
                 findings,
@@ -311,7 +315,7 @@ impl Inner {
         };
         let topics = self.registry.all();
         let partitions: Vec<_> = topics.iter().flat_map(|topic| topic.partitions()).collect();
-        keep(background::for_each(&partitions, self.threads, |partition| partition.close()));
+        keep(background::for_each(&partitions, self.threads, "thalweg-close", topic::Partition::close));
         topics.iter().for_each(|topic| topic.notify());
         // What came since is told that it came too late.
         keep(self.background.run_tasks_now());

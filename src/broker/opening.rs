@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::directory::{self, Found};
 use super::options::BrokerBuilder;
+use crate::clock::SteadyTime;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{LogContext, Outside};
@@ -95,6 +96,7 @@ fn open_catalog(
     let context = LogContext {
         storage: Arc::clone(&storage),
         clock: Arc::clone(&options.clock),
+        time: Arc::new(SteadyTime::new(Arc::clone(&options.clock), None)),
         findings: Arc::clone(&findings),
         buffers: buffers.clone(),
         partition: TopicPartition::new(CLUSTER_METADATA, 0),

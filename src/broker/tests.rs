@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::clock::ManualClock;
+use crate::clock::{Clock, ManualClock};
 use crate::storage::{DiskStorage, OpenMode, Storage};
 use crate::topic::TopicConfig;
 use crate::types::{Durability, Isolation, Offset, Start, Timestamp};
@@ -274,6 +274,103 @@ fn retention_deletes_only_where_it_is_configured() {
     clock.advance(Duration::from_secs(1));
     broker.run_maintenance().unwrap();
     assert_eq!((kept.offsets().unwrap().log_start, short.offsets().unwrap().log_start), (Offset::ZERO, Offset::new(1)));
+}
+
+#[test]
+fn a_leap_over_a_restart_holds_retention_for_one_interval() {
+    const DAY: i64 = 24 * 3_600_000;
+    const T: i64 = 1_700_000_000_000;
+    let week = Duration::from_secs(7 * 24 * 3600);
+    // Days that the wall clock leapt, while the broker was open or closed, and what a retention of a week makes of it.
+    for (open_days, closed_days, held) in [(0, 0, false), (0, 8, false), (0, 9, true), (3_650, 0, true)] {
+        let what = format!("{open_days} and {closed_days} days");
+        let (storage, clock) = (MemoryStorage::new(), ManualClock::new(Timestamp::new(T)));
+        let open = || {
+            let builder = Broker::builder("/m").storage(storage.clone()).clock(clock.clone()).manual();
+            builder.config("log.retention.check.interval.ms", "60000").open().unwrap()
+        };
+        let leap = |days: i64| clock.set_wall(Timestamp::new(clock.now().get() + days * DAY));
+        let start = |broker: &Broker| {
+            broker.run_maintenance().unwrap();
+            broker.topic("t").open().unwrap().partition(0).unwrap().offsets().unwrap().log_start.get()
+        };
+        let broker = open();
+        append(
+            &broker.topic("t").config(TopicConfig::new().retention(week)).create().unwrap().partition(0).unwrap(),
+            &["x"],
+        );
+        leap(open_days);
+        assert_eq!(start(&broker), 0, "{what}");
+        broker.close().unwrap();
+        leap(closed_days);
+        let broker = open();
+        let is_old = open_days + closed_days > 7;
+        assert_eq!(start(&broker), i64::from(is_old && !held), "{what}");
+        clock.advance(Duration::from_secs(59));
+        assert_eq!(start(&broker), i64::from(is_old && !held), "{what}");
+        let told = broker.findings().iter().filter(|f| f.kind == crate::finding::FindingKind::ClockLeapt).count();
+        assert_eq!(told, usize::from(held), "{what}");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(start(&broker), i64::from(is_old), "{what}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_put_right_while_retention_waits_deletes_nothing() {
+    let (storage, clock) = (MemoryStorage::new(), ManualClock::new(Timestamp::new(1_700_000_000_000)));
+    let open = || Broker::builder("/m").storage(storage.clone()).clock(clock.clone()).manual().open().unwrap();
+    let broker = open();
+    let config = TopicConfig::new().retention(Duration::from_secs(3600));
+    append(&broker.topic("t").config(config).create().unwrap().partition(0).unwrap(), &["x"]);
+    broker.close().unwrap();
+    clock.set_wall(Timestamp::new(2_000_000_000_000));
+    let broker = open();
+    broker.run_maintenance().unwrap();
+    clock.set_wall(Timestamp::new(1_700_000_001_000));
+    clock.advance(Duration::from_secs(600));
+    broker.run_maintenance().unwrap();
+    broker.run_maintenance().unwrap();
+    assert_eq!(broker.topic("t").open().unwrap().partition(0).unwrap().offsets().unwrap().log_start, 0);
+    clock.advance(Duration::from_secs(3600));
+    broker.run_maintenance().unwrap();
+    assert_eq!(broker.topic("t").open().unwrap().partition(0).unwrap().offsets().unwrap().log_start, 1);
+}
+
+#[test]
+fn a_clock_note_of_a_newer_release_is_refused_and_nonsense_is_none() {
+    let storage = MemoryStorage::new();
+    let open = || Broker::builder("/m").storage(storage.clone()).manual().open();
+    open().unwrap().close().unwrap();
+    for (text, refused) in [("1\n5\n", true), ("soon\n", false), ("", false), ("0\nlater\n", false)] {
+        crate::storage::replace_file(&storage, Path::new("/m/thalweg.clock"), text.as_bytes()).unwrap();
+        match open() {
+            Err(error) => assert!(refused && error.kind() == ErrorKind::Unsupported, "{text:?}: {error}"),
+            Ok(broker) => {
+                assert!(!refused, "{text:?}");
+                broker.close().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_killed_broker_left_open_is_recovered_by_several_threads_or_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for manual in [false, true] {
+        let broker = Broker::open(dir.path()).unwrap();
+        let topic = broker.topic("t").partitions(40).open_or_create().unwrap();
+        for partition in topic.partitions() {
+            append(&partition, &[&partition.topic_partition().to_string()]);
+        }
+        drop((broker, topic));
+        let builder = Broker::builder(dir.path());
+        let broker = if manual { builder.manual() } else { builder }.open().unwrap();
+        let partitions = broker.inner.registry.get("t").unwrap().partitions();
+        assert!(partitions.iter().all(|partition| partition.is_touched()));
+        let expected = 40 * (1 + usize::from(manual));
+        assert_eq!(broker.topic("t").open().unwrap().scan(Start::Earliest).map(Result::unwrap).count(), expected);
+        broker.close().unwrap();
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::registry::{Configured, TopicEntry, deleted, unknown};
 use super::survey::Whereabouts;
-use super::{Broker, Inner, directory};
+use super::{Broker, Inner, background, directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::topic::catalog::TopicImage;
 use crate::topic::{self, Checkpoint, Checkpoints, ConfigEntry, TopicConfig, name};
@@ -51,12 +51,11 @@ impl Inner {
         let (storage, root) = (&*self.context.storage, &self.context.root);
         let names = storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))?;
         let dirs: HashSet<_> = names.into_iter().map(|entry| entry.name).collect();
-        for partition in self.registry.all().iter().flat_map(|topic| topic.partitions()) {
-            let has_dir = dirs.contains(&partition.name().to_string());
-            if partition.recover_if_dirty(has_dir, found_clean).is_err() {
-                // Whoever touches the partition gets the error; the others must open all the same.
-                self.unsound.store(true, Ordering::Release);
-            }
+        let mut dirty: Vec<_> = self.registry.all().iter().flat_map(|topic| topic.partitions()).collect();
+        dirty.retain(|partition| partition.is_dirty(|name| dirs.contains(&name.to_string()), found_clean));
+        if background::for_each(&dirty, self.threads, "thalweg-open", topic::Partition::recover).is_err() {
+            // Whoever touches such a partition gets the error; the others must open all the same.
+            self.unsound.store(true, Ordering::Release);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
 use crate::record::{BatchFacts as ProducedFacts, BatchHeader, RecordBatch, TimestampType, validate_produced};
 use crate::segment::Segment;
@@ -18,6 +19,9 @@ use super::{Appended, Inner, LogConfig, LogPosition};
 /// Batches smaller than this are copied together; larger ones are written from where they are.
 const COPY_BYTES_MAX: usize = 4096;
 
+/// Between two appends the wall clock may go on by so much without anybody looking whether it jumped.
+const JUMP: Duration = Duration::from_secs(10);
+
 /// What the append lock guards: the end of the log as appended, not as written.
 #[derive(Debug)]
 pub(super) struct Appender {
@@ -27,8 +31,11 @@ pub(super) struct Appender {
     pub(super) size: u64,
     /// Largest timestamp of the active segment's first batch: the age of a segment counts from there.
     pub(super) first_timestamp: Option<Timestamp>,
-    /// When the active segment was started, for batches whose timestamps run backwards.
-    pub(super) started: Timestamp,
+    /// When the active segment was started, in monotonic time, for batches whose timestamps run backwards.
+    pub(super) started: Duration,
+    /// The wall clock's time at the last append, and whether it was right.
+    pub(super) wall: Timestamp,
+    pub(super) is_right: bool,
     pub(super) jitter: Duration,
     pub(super) epochs: EpochCache,
     pub(super) producers: ProducerStates,
@@ -217,8 +224,21 @@ impl Inner {
         if a.size > 0 && a.first_timestamp.is_none() {
             a.first_timestamp = a.active.first_header().map(|first| first.max_timestamp());
         }
-        let seals =
-            if must_roll(a, &config, batch.header(), last, now)? { Some(self.roll_to(a, base, now)?) } else { None };
+        let seals = if must_roll(a, &config, batch.header(), last, &*self.context.clock)? {
+            Some(self.roll_to(a, base)?)
+        } else {
+            None
+        };
+        let was_wrong = !a.is_right || a.active.ages_from().is_some();
+        if was_wrong || now < a.wall || now > a.wall.saturating_add(JUMP) {
+            let (time, is_right) = self.context.time.look();
+            a.is_right = is_right;
+            if was_wrong || !is_right {
+                // By the timestamps of a clock that was wrong nothing ages.
+                a.active.age_from(time);
+            }
+        }
+        a.wall = now;
         let needs_group = seals.is_some() || a.staged.groups.is_empty();
         let density = if needs_group { a.active.density() } else { None };
         let header = batch.header().placed(base, epoch);
@@ -263,7 +283,7 @@ impl Inner {
     }
 
     /// Makes a new segment at `base` the active one; its files appear when it is first written.
-    pub(super) fn roll_to(&self, a: &mut Appender, base: Offset, now: Timestamp) -> Result<Seal> {
+    pub(super) fn roll_to(&self, a: &mut Appender, base: Offset) -> Result<Seal> {
         let snapshot = a.producers.encode()?;
         let segment = Arc::new(Segment::new(self.home.clone(), base, self.index_sizes()));
         let sealed = std::mem::replace(&mut a.active, Arc::clone(&segment));
@@ -273,14 +293,14 @@ impl Inner {
         self.segments.store(Arc::new(segments));
         a.size = 0;
         a.first_timestamp = None;
-        a.started = now;
+        a.started = self.context.clock.monotonic();
         a.jitter = self.jitter();
         Ok(Seal { segment: Some(sealed), snapshot })
     }
 }
 
 /// Kafka's conditions for a new segment (`LogSegment.shouldRoll`).
-fn must_roll(a: &Appender, config: &LogConfig, header: &BatchHeader, last: Offset, now: Timestamp) -> Result<bool> {
+fn must_roll(a: &Appender, config: &LogConfig, header: &BatchHeader, last: Offset, clock: &dyn Clock) -> Result<bool> {
     if a.size + header.size_bytes() as u64 > u64::from(config.segment_bytes) {
         return Ok(a.size > 0);
     }
@@ -292,12 +312,13 @@ fn must_roll(a: &Appender, config: &LogConfig, header: &BatchHeader, last: Offse
     }
     let waited = match a.first_timestamp {
         Some(first) if first.get() >= 0 && header.max_timestamp() >= first => {
-            header.max_timestamp().get() - first.get()
+            header.max_timestamp().get().abs_diff(first.get()).into()
         }
-        _ => now.get() - a.started.get(),
+        // Of timestamps that run backwards nothing is learned.
+        _ => clock.monotonic().saturating_sub(a.started).as_millis(),
     };
     let limit = config.segment_age.saturating_sub(a.jitter).as_millis();
-    if u128::try_from(waited).is_ok_and(|waited| waited > limit) {
+    if waited > limit {
         return Ok(true);
     }
     let indexes = a.active.indexes()?;

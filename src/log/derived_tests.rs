@@ -68,6 +68,7 @@ impl Foreign {
         let state = StateFile::open(&*storage, Path::new(state)).unwrap();
         let context = LogContext {
             clock: Arc::new(self.clock.clone()),
+            time: Arc::new(SteadyTime::new(Arc::new(self.clock.clone()), None)),
             findings: Arc::clone(&self.findings),
             buffers: BufferPool::default(),
             partition: TopicPartition::new("t", 0),
@@ -337,7 +338,7 @@ fn retention_believes_batches_and_no_time_index() {
         let log = foreign.open();
         log.apply_retention(day, None).unwrap();
         assert_eq!(log.offsets().log_start, 0, "{how}");
-        foreign.clock.set_wall(Timestamp::new(T + 25 * 3_600_000));
+        foreign.clock.advance(Duration::from_secs(25 * 3600));
         log.apply_retention(day, None).unwrap();
         assert!(log.offsets().log_start > 30, "{how}: {:?}", log.offsets());
     }

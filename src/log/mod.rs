@@ -40,7 +40,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SteadyTime, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::record::{BatchBuilder, Record, RecordBatch};
@@ -80,6 +80,8 @@ const RESERVE_BYTES: usize = 16 << 10;
 pub(crate) struct LogContext {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// By which records and producers age.
+    pub(crate) time: Arc<SteadyTime>,
     /// Where what is found while opening and reading is told.
     pub(crate) findings: Arc<Findings>,
     pub(crate) buffers: BufferPool,
@@ -217,6 +219,7 @@ impl Log {
         let context = LogContext {
             boot_id: storage.boot_id(),
             storage,
+            time: Arc::new(SteadyTime::new(Arc::clone(&clock), None)),
             clock,
             findings: Arc::default(),
             buffers: BufferPool::default(),
@@ -251,7 +254,7 @@ impl Log {
         marks.reset(found.log_start, found.end);
         marks.set_recovery_point(found.recovery_point);
         marks.set_noted(found.noted);
-        let now = context.clock.now();
+        let (wall, is_right) = (context.clock.now(), context.time.look().1);
         let active = match found.segments.last() {
             Some(active) => Arc::clone(active),
             None => return Err(Error::new(ErrorKind::Corrupt, "recovery left no segment").path(dir)),
@@ -268,7 +271,9 @@ impl Log {
             end: found.end,
             size: active.written(),
             first_timestamp: None,
-            started: now,
+            started: context.clock.monotonic(),
+            wall,
+            is_right,
             jitter: Duration::ZERO,
             active,
             epochs: found.epochs,

@@ -223,7 +223,7 @@ impl Recovery<'_> {
             self.tell(Finding::new(FindingKind::OpenTransaction, message).offsets(first..found.end));
         }
         found.transactional = listed.has_aborted || !found.producers.is_empty();
-        found.producers.expire(self.context.clock.now(), self.config.producer_id_expiration);
+        found.producers.expire(self.context.time.passed(), self.config.producer_id_expiration);
         Ok(found)
     }
 
@@ -389,7 +389,7 @@ impl Recovery<'_> {
     fn snapshot(&self, at: Offset) -> Result<Option<ProducerStates>> {
         let path = FileKind::Snapshot.path(&self.home.dir, at);
         let Some(bytes) = read_file(&*self.context.storage, &path, SMALL_FILE_BYTES_MAX)? else { return Ok(None) };
-        let now = self.context.clock.now();
+        let now = self.context.time.passed();
         let states = ProducerStates::decode(&bytes, now, self.config.producer_id_expiration);
         match states.map_err(|e| e.path(&path))? {
             states if states.ends_before(at) => Ok(Some(states)),

@@ -1,3 +1,4 @@
+mod clock;
 mod damage;
 mod full;
 mod gaps;
@@ -714,8 +715,10 @@ impl Cuttable {
     fn context(&self, log_start: Offset) -> LogContext {
         let storage: Arc<dyn Storage> = Arc::new(self.disk.clone());
         let state = StateFile::open(&*storage, Path::new("data/thalweg.state")).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp::new(T)));
         LogContext {
-            clock: Arc::new(ManualClock::new(Timestamp::new(T))),
+            time: Arc::new(SteadyTime::new(Arc::clone(&clock), None)),
+            clock,
             findings: Arc::default(),
             buffers: BufferPool::default(),
             partition: TopicPartition::new("t", 0),

@@ -100,7 +100,7 @@ impl Inner {
     /// Deletes the oldest segments by Kafka's rules (`UnifiedLog.deleteOldSegments`): first those that keep the
     /// log above `bytes`, then those whose newest record is older than `age`. Never above the high watermark.
     pub(super) fn retain(&self, age: Option<Duration>, bytes: Option<u64>) -> Result<()> {
-        let now = self.context.clock.now();
+        let now = self.context.time.now();
         let high = self.marks.high_watermark();
         let segments = self.segments.load_full();
         let upper = |at: usize| segments.get(at + 1).map_or(self.marks.end(), |next| next.base());
@@ -137,6 +137,9 @@ impl Inner {
     }
 
     fn is_older(&self, segment: &Segment, age: Duration, now: Timestamp) -> Result<bool> {
+        if let Some(last) = segment.ages_from() {
+            return Ok(last.saturating_add(age) < now);
+        }
         let largest = match segment.indexes()?.largest_timestamp() {
             timestamp if timestamp.get() >= 0 => timestamp,
             // No record says: the file's own time, as Kafka does.
@@ -267,7 +270,7 @@ impl Inner {
             return Ok(());
         }
         let (end, position) = (appender.end, 0);
-        let seal = self.roll_to(&mut appender, end, self.context.clock.now())?;
+        let seal = self.roll_to(&mut appender, end)?;
         let group = Group::new(Arc::clone(&appender.active), position, end, Some(seal));
         appender.staged.groups.push(group);
         drop(appender);

@@ -130,7 +130,6 @@ impl Inner {
     /// Goes on at `to`, in a new segment and a higher leader epoch: offsets below are known outside. `pending` is
     /// the seal that the present segment waits for.
     pub(super) fn leave_out(&self, a: &mut Appender, to: Offset, pending: Option<Seal>) -> Result<()> {
-        let now = self.context.clock.now();
         let epoch = a.epochs.latest().unwrap_or(LeaderEpoch::new(-1)).get().saturating_add(1);
         self.lowest_epoch.fetch_max(epoch, Ordering::AcqRel);
         // A crash, too, goes on above.
@@ -152,7 +151,7 @@ impl Inner {
             if let Some(seal) = pending {
                 a.staged.groups.push(Group::new(Arc::clone(&a.active), 0, a.end, Some(seal)));
             }
-            Some(self.roll_to(a, to, now)?)
+            Some(self.roll_to(a, to)?)
         };
         a.end = to;
         a.staged.groups.push(Group::new(Arc::clone(&a.active), 0, to, seal));

@@ -26,7 +26,7 @@ use crate::finding::{Finding, FindingKind, Findings};
 use crate::index::TransactionIndex;
 use crate::record::BatchHeader;
 use crate::storage::{File, OpenMode, Storage};
-use crate::types::{Offset, ReadMode, TopicPartition, Verify};
+use crate::types::{Offset, ReadMode, Timestamp, TopicPartition, Verify};
 
 pub(crate) use buffer::BufferPool;
 pub(crate) use check::AbortedCheck;
@@ -70,6 +70,8 @@ pub(crate) struct Segment {
     until: AtomicI64,
     /// Where the log ended when this was its last segment; -1 where nobody knows.
     end: AtomicI64,
+    /// When it was last appended to; -1 while its timestamps tell, but for a clock that is wrong.
+    ages_from: AtomicI64,
     /// Made when something was found wrong, or by recovery.
     survey: RwLock<Option<Arc<Survey>>>,
     /// Counts truncations: a walk from before one knows nothing of the bytes behind it.
@@ -96,6 +98,7 @@ impl Segment {
             written: AtomicU64::new(0),
             until: AtomicI64::new(-1),
             end: AtomicI64::new(-1),
+            ages_from: AtomicI64::new(-1),
             survey: RwLock::new(None),
             cuts: AtomicU64::new(0),
             view: Arc::default(),
@@ -116,6 +119,7 @@ impl Segment {
             written: AtomicU64::new(len),
             until: AtomicI64::new(-1),
             end: AtomicI64::new(-1),
+            ages_from: AtomicI64::new(-1),
             survey: RwLock::new(None),
             cuts: AtomicU64::new(0),
             view: Arc::default(),
@@ -255,6 +259,16 @@ impl Segment {
     /// Says where the log ends whose last segment this is.
     pub(crate) fn set_end(&self, end: Offset) {
         self.end.store(end.get(), Ordering::Release);
+    }
+
+    /// Says when the last record came, because its timestamp does not.
+    pub(crate) fn age_from(&self, time: Timestamp) {
+        self.ages_from.store(time.get(), Ordering::Release);
+    }
+
+    /// When the last record came, where timestamps do not tell.
+    pub(crate) fn ages_from(&self) -> Option<Timestamp> {
+        Some(Timestamp::new(self.ages_from.load(Ordering::Acquire))).filter(|time| time.get() >= 0)
     }
 
     /// Walks the whole segment; see [`walk`].

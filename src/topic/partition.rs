@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::config::{CleanupPolicy, TopicSettings};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, SteadyTime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{
@@ -94,6 +94,7 @@ pub(crate) struct Checkpoint {
 pub(crate) struct PartitionContext {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) time: Arc<SteadyTime>,
     pub(crate) findings: Arc<Findings>,
     pub(crate) root: PathBuf,
     pub(crate) buffers: BufferPool,
@@ -246,6 +247,7 @@ impl Partition {
         let context = LogContext {
             storage,
             clock: Arc::clone(&self.context.clock),
+            time: Arc::clone(&self.context.time),
             findings: Arc::clone(&self.context.findings),
             partition: self.name.clone(),
             topic_id: Some(self.topic_id),
@@ -389,14 +391,18 @@ impl Partition {
         log.sync()
     }
 
-    /// Opens the log, which recovers it, when it was not closed in order. `found_clean`: a stock broker left
-    /// the directory in order, so what we know nothing of needs nothing.
-    pub(crate) fn recover_if_dirty(&self, has_dir: bool, found_clean: bool) -> Result<()> {
-        let dirty = match self.slot.load() {
+    /// Whether the log was not closed in order. `found_clean`: a stock broker left the directory in order, so what
+    /// we know nothing of needs nothing.
+    pub(crate) fn is_dirty(&self, has_dir: impl FnOnce(&TopicPartition) -> bool, found_clean: bool) -> bool {
+        match self.slot.load() {
             Some(state) => !state.clean,
-            None => has_dir && !found_clean,
-        };
-        if dirty { self.log().map(drop) } else { Ok(()) }
+            None => !found_clean && has_dir(&self.name),
+        }
+    }
+
+    /// Opens the log, which recovers it.
+    pub(crate) fn recover(&self) -> Result<()> {
+        self.log().map(drop)
     }
 
     /// Lets the log finish what waits for nobody: sealed segments, files of deleted ones.

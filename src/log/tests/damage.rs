@@ -114,6 +114,7 @@ pub(super) fn context(bed: &Bed, outside: Outside, recovery_point: i64) -> LogCo
     LogContext {
         storage: Arc::clone(&bed.storage),
         clock: Arc::new(bed.clock.clone()),
+        time: Arc::new(SteadyTime::new(Arc::new(bed.clock.clone()), None)),
         findings: Arc::default(),
         buffers: BufferPool::default(),
         partition: TopicPartition::new("t", 0),

@@ -1,7 +1,7 @@
 //! The catalog on a log in memory: round trips, refusals, kills at any byte, snapshots, foreign directories.
 
 use super::*;
-use crate::clock::ManualClock;
+use crate::clock::{Clock, ManualClock, SteadyTime};
 use crate::finding::Findings;
 use crate::log::LogContext;
 use crate::segment::BufferPool;
@@ -33,9 +33,11 @@ impl Dir {
     }
 
     fn try_open_with(&self, findings: Arc<Findings>) -> Result<Catalog> {
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp::new(1_700_000_000_000)));
         let context = LogContext {
             storage: self.storage.clone(),
-            clock: Arc::new(ManualClock::new(Timestamp::new(1_700_000_000_000))),
+            clock: Arc::clone(&clock),
+            time: Arc::new(SteadyTime::new(clock, None)),
             findings,
             buffers: BufferPool::default(),
             partition: TopicPartition::new("unset", 0),
