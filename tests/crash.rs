@@ -11,7 +11,18 @@ use thalweg::testing::{
     Choice, ExploreConfig, History, LogEvent, Replay, SimStorage, SweepConfig, WatchedLog, check_log, explore,
     sweep_errors,
 };
-use thalweg::{Clock, Durability, ErrorKind, LogConfig, Offset, ProducerId, Result, Storage, SystemClock, TxnOutcome};
+use thalweg::{
+    Clock, Durability, ErrorKind, LogConfig, Offset, ProducerId, ReadMode, Result, Storage, SystemClock, TxnOutcome,
+};
+
+#[path = "crash/broker.rs"]
+mod broker;
+#[path = "crash/rot.rs"]
+mod rot;
+#[path = "crash/total.rs"]
+mod total;
+
+use total::TOTAL;
 
 const DIR: &str = "data/events-0";
 const FIRST: u64 = 2;
@@ -25,13 +36,20 @@ const KNOWN: &[&str] = &[
 ];
 
 fn config(level: Durability) -> LogConfig {
-    LogConfig::default().segment_bytes(700).index_interval_bytes(100).recovery_note_bytes(150).durability(level)
+    // One of the two is read through maps.
+    let reading = if level == Durability::PowerLoss { ReadMode::Copied } else { ReadMode::Mapped };
+    let config = LogConfig::default().segment_bytes(700).index_interval_bytes(100).recovery_note_bytes(150);
+    config.durability(level).read_mode(reading)
 }
 
 /// Numbers that are the same for the same seed.
 struct Dice(Cell<u64>);
 
 impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(Cell::new(seed.wrapping_add(1)))
+    }
+
     fn below(&self, n: u64) -> u64 {
         self.0.set(self.0.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
         (self.0.get() >> 33) % n
@@ -57,7 +75,7 @@ impl<'a> Work<'a> {
     fn new(disk: &'a SimStorage, history: &'a History<LogEvent>, level: Durability, seed: u64) -> Result<Self> {
         let dir = PathBuf::from(DIR);
         let log = WatchedLog::open(disk, history, &dir, config(level))?;
-        let dice = Dice(Cell::new(seed.wrapping_add(1)));
+        let dice = Dice::new(seed);
         let (written, producer, in_transaction, sequence) = Default::default();
         Ok(Self { disk, history, dir, level, dice, log, written, producer, in_transaction, sequence })
     }
@@ -250,6 +268,7 @@ fn crashes(level: Durability) {
         let report = explore(workload(seed), check, &known().iter().fold(config, |c, text| c.known(*text)));
         points += report.crashes;
         println!("{report}");
+        TOTAL.add(&report.hits, &report.counts);
         report.assert_sound();
         budget.seed += 1;
     }
@@ -258,16 +277,20 @@ fn crashes(level: Durability) {
 
 #[test]
 fn a_power_loss_log_survives_crashes() {
-    crashes(Durability::PowerLoss);
+    TOTAL.part(|| crashes(Durability::PowerLoss));
 }
 
 #[test]
 fn a_process_crash_log_survives_crashes() {
-    crashes(Durability::ProcessCrash);
+    TOTAL.part(|| crashes(Durability::ProcessCrash));
 }
 
 #[test]
 fn a_failing_operation_costs_nothing_that_was_promised() {
+    TOTAL.part(failing_operations);
+}
+
+fn failing_operations() {
     let mut budget = Budget::of(4);
     let mut runs = 0;
     while !budget.left().is_zero() {
@@ -283,6 +306,7 @@ fn a_failing_operation_costs_nothing_that_was_promised() {
         let report = sweep_errors(workload, check, &known().iter().fold(config, |c, text| c.known(*text)));
         runs += report.runs;
         println!("{report}");
+        TOTAL.add(&report.hits, &report.failed);
         report.assert_sound();
         budget.seed += 1;
     }

@@ -84,21 +84,29 @@ fn is_kafkas_dir(storage: &dyn Storage, root: &Path, name: &str) -> bool {
     name.strip_suffix("-0") == Some(CLUSTER_METADATA) || (name::parse_partition_dir(name).is_some() && holds_log())
 }
 
-/// Makes the directory and what is missing above it, each name durable.
+/// Makes the directory and what is missing above it, each name durable: also that of one which is there, as an open
+/// that made it may have gone before that.
 pub(super) fn create(storage: &dyn Storage, root: &Path) -> Result<()> {
-    if root.as_os_str().is_empty() || storage.metadata(root).is_ok() {
+    if root.as_os_str().is_empty() {
         return Ok(());
     }
     let parent = root.parent().filter(|p| !p.as_os_str().is_empty());
-    if let Some(parent) = parent {
-        create(storage, parent)?;
-    }
-    match storage.create_dir(root) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        made => made.map_err(|e| Error::io("cannot make the directory", root, e))?,
+    let is_there = storage.metadata(root).is_ok();
+    if !is_there {
+        if let Some(parent) = parent {
+            create(storage, parent)?;
+        }
+        match storage.create_dir(root) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(|e| Error::io("cannot make the directory", root, e))?,
+        }
     }
     let parent = parent.unwrap_or(Path::new("."));
-    storage.sync_dir(parent).map_err(|e| Error::io("cannot sync the parent directory", parent, e))
+    match storage.sync_dir(parent) {
+        // Whoever made it had more rights than we have; or it was us, and the sync failed then.
+        Err(e) if is_there && e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced.map_err(|e| Error::io("cannot sync the parent directory", parent, e)),
+    }
 }
 
 /// Takes the clean-shutdown marker away, durably, before anything else is written: a stock broker that
@@ -239,6 +247,16 @@ mod tests {
         for name in [&format!("a-7.{hex}-stray"), &format!("a.{hex}-delete"), "a-7.0123-delete", "to-delete", "a-7"] {
             assert!(!is_deleted_dir(name), "{name}");
         }
+    }
+
+    #[test]
+    fn the_name_of_a_directory_is_durable_although_the_first_sync_of_it_failed() {
+        use crate::testing::{Choice, Errno, Fault, Operation, Repeat, SimStorage};
+        let disk = SimStorage::new();
+        disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::SyncDir));
+        create(&disk, Path::new("data")).unwrap_err();
+        create(&disk, Path::new("data")).unwrap();
+        disk.crash(Choice::Nothing).metadata(Path::new("data")).unwrap();
     }
 
     #[test]

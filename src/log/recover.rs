@@ -56,6 +56,19 @@ pub enum RecoveryRow {
     Reserved,
 }
 
+impl RecoveryRow {
+    /// All of them, in the order of the table.
+    pub const ALL: [Self; 7] = [
+        Self::Fresh,
+        Self::Clean,
+        Self::Scanned,
+        Self::TornTail,
+        Self::DamagedTail,
+        Self::DamagedSegment,
+        Self::Reserved,
+    ];
+}
+
 /// What opening a log found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -131,6 +131,8 @@ pub struct ExploreReport {
     pub operations: u64,
     /// Operations of the workload, of each kind.
     pub counts: BTreeMap<Operation, u64>,
+    /// What the check came by, and how often: see [`History::hit`].
+    pub hits: BTreeMap<String, u64>,
     /// Crashes that were made.
     pub crashes: u64,
     /// How many of them came during a recovery.
@@ -221,6 +223,7 @@ pub fn explore<E: Clone>(
         Some(replay) => explorer.replay(&moments, &history, replay, &Path::default()),
         None => explorer.all(&moments, &history),
     }
+    explorer.report.hits = history.hits();
     explorer.report
 }
 

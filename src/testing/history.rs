@@ -1,6 +1,7 @@
 //! What a test did and was told, with the operation of the disk at which it happened: an oracle judges by it what is
 //! found after a crash, at whatever operation that was.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,40 +23,55 @@ pub enum Entry<E> {
 /// Note what is *begun* before the call that does it, and what is *promised* after it: then an event belongs to every
 /// crash at its operation or later, and no promise comes too early.
 #[derive(Debug)]
-pub struct History<E>(Arc<Mutex<Noted<E>>>);
+pub struct History<E> {
+    noted: Arc<Mutex<Noted<E>>>,
+    hits: Arc<Mutex<BTreeMap<String, u64>>>,
+}
 
 type Noted<E> = Vec<(u64, Entry<E>)>;
 
 impl<E> Clone for History<E> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self { noted: Arc::clone(&self.noted), hits: Arc::clone(&self.hits) }
     }
 }
 
 impl<E> Default for History<E> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self { noted: Arc::default(), hits: Arc::default() }
     }
 }
 
 impl<E: Clone> History<E> {
     /// Notes an event as of now.
     pub fn note(&self, disk: &SimStorage, event: E) {
-        self.0.lock().push((disk.operations(), Entry::Event(event)));
+        self.noted.lock().push((disk.operations(), Entry::Event(event)));
+    }
+
+    /// Counts that the test came by here: a row of recovery, a state, whatever a search must not miss. The count goes
+    /// on over crashes.
+    pub fn hit(&self, what: impl fmt::Debug) {
+        *self.hits.lock().entry(format!("{what:?}")).or_default() += 1;
+    }
+
+    /// How often the test came by each of these.
+    #[must_use]
+    pub fn hits(&self) -> BTreeMap<String, u64> {
+        self.hits.lock().clone()
     }
 
     /// What was noted so far.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry<E>> {
-        self.0.lock().iter().map(|(_, entry)| entry.clone()).collect()
+        self.noted.lock().iter().map(|(_, entry)| entry.clone()).collect()
     }
 
     /// A history of its own that ends with a crash before the operation of this number.
     #[must_use]
     pub fn crashed(&self, operation: u64, choice: Choice) -> Self {
-        let mut entries: Vec<_> = self.0.lock().iter().filter(|(at, _)| *at <= operation).cloned().collect();
+        let mut entries: Vec<_> = self.noted.lock().iter().filter(|(at, _)| *at <= operation).cloned().collect();
         entries.push((operation, Entry::Crash(choice)));
-        Self(Arc::new(Mutex::new(entries)))
+        Self { noted: Arc::new(Mutex::new(entries)), hits: Arc::clone(&self.hits) }
     }
 }
 

@@ -111,6 +111,10 @@ pub struct SweepReport {
     pub operations: u64,
     /// Runs with a fault.
     pub runs: u64,
+    /// Runs in which an operation of this kind was let fail.
+    pub failed: BTreeMap<Operation, u64>,
+    /// What the check came by, and how often: see [`History::hit`].
+    pub hits: BTreeMap<String, u64>,
     /// Where to go on when time ran out.
     pub next: Option<u64>,
     /// Failures of each kind that is known.
@@ -190,8 +194,12 @@ pub fn sweep_errors<E: Clone + Send + 'static>(
         }
         for (errno, repeat, after) in ways(kind, config) {
             report.runs += 1;
+            *report.failed.entry(kind).or_default() += 1;
             let fault = Fault::new(errno, repeat).from_operation(operation);
-            if let Err(what) = run(&workload, &check, fault, after, report.operations) {
+            let history = History::default();
+            let judged = run(&workload, &check, fault, after, report.operations, &history);
+            history.hits().into_iter().for_each(|(what, count)| *report.hits.entry(what).or_default() += count);
+            if let Err(what) = judged {
                 if let Some(text) = config.known.iter().find(|text| what.contains(*text)) {
                     *report.known.entry(text.clone()).or_default() += 1;
                     continue;
@@ -229,8 +237,9 @@ fn run<E: Clone + Send + 'static>(
     fault: Fault,
     after: AfterFailedSync,
     operations: u64,
+    history: &History<E>,
 ) -> Result<(), String> {
-    let (disk, history) = (SimStorage::new(), History::default());
+    let disk = SimStorage::new();
     disk.after_failed_sync(after);
     disk.limit_operations(10 * operations + 10_000);
     disk.add_fault(fault);

@@ -45,6 +45,28 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::Open,
+        Self::Create,
+        Self::CreateDir,
+        Self::Rename,
+        Self::Remove,
+        Self::RemoveDir,
+        Self::List,
+        Self::Metadata,
+        Self::SyncDir,
+        Self::SyncFs,
+        Self::Lock,
+        Self::Read,
+        Self::Write,
+        Self::Sync,
+        Self::Allocate,
+        Self::SetLen,
+        Self::Len,
+        Self::Map,
+    ];
+
     /// Whether the disk may be another one after it.
     pub(super) fn changes_the_disk(self) -> bool {
         !matches!(self, Self::Open | Self::List | Self::Metadata | Self::Lock | Self::Read | Self::Len | Self::Map)

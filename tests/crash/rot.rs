@@ -1,0 +1,518 @@
+//! Bits that flip, sectors and pages that are zeroed, doubled or swapped, files that are cut or vanish, one after the
+//! other in directories that were closed in order or left by a crash. Whatever it is, a reader gets the records as they
+//! were or is told which offsets are lost; no offset is given out twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thalweg::testing::{Choice, SimStorage};
+use thalweg::{
+    BatchBuilder, Broker, Durability, EndMarker, EntryKind, Error, ErrorKind, Isolation, LeaderEpoch, Log, LogConfig,
+    LogOffsets, LogRead, ManualClock, Offset, OpenMode, ProducerId, Record, Result, Start, Storage, Timestamp,
+    TopicConfig, TxnOutcome,
+};
+
+use super::{Budget, Dice, TOTAL, directory};
+
+const NOW: Timestamp = Timestamp::new(1_700_000_000_000);
+const LOG: &str = "data/events-0";
+const SECTOR: usize = 512;
+const PAGE: usize = 4096;
+
+/// Files in which rot is known to do harm, each until that is mended.
+const KNOWN: &[&str] = &[
+    // Nothing bears out a transaction index that was written whole.
+    ".txnindex",
+];
+
+/// Something that happens to a file.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Flip { at: u64, bit: u8 },
+    Zero { at: usize, len: usize },
+    Copy { from: usize, to: usize, len: usize },
+    Swap { one: usize, other: usize, len: usize },
+    Cut { len: u64 },
+    Vanish,
+}
+
+impl Damage {
+    /// All that can happen to a file of these bytes: every bit of what is a batch's header or no log, a bit of every
+    /// other byte.
+    fn all(path: &Path, bytes: &[u8], dice: &Dice) -> Vec<Self> {
+        let mut all = vec![Self::Vanish, Self::Cut { len: 0 }];
+        let is_log = path.extension().is_some_and(|e| e == "log");
+        let headers = if is_log { headers(bytes) } else { std::iter::once(0..bytes.len()).collect() };
+        for at in 0..bytes.len() {
+            if !is_log && at >= PAGE && at % SECTOR != 0 {
+                // Zeros that only take up room.
+                continue;
+            }
+            let bits = match headers.iter().any(|header| header.contains(&at)) {
+                true => 0..8,
+                false => {
+                    let bit = dice.below(8) as u8;
+                    bit..bit + 1
+                }
+            };
+            all.extend(bits.map(|bit| Self::Flip { at: at as u64, bit }));
+            if dice.below(16) == 0 {
+                all.push(Self::Cut { len: at as u64 });
+            }
+        }
+        for len in [SECTOR, PAGE] {
+            for at in (0..bytes.len()).step_by(len) {
+                let len = len.min(bytes.len() - at);
+                all.push(Self::Zero { at, len });
+                if at + 2 * len <= bytes.len() {
+                    all.push(Self::Copy { from: at, to: at + len, len });
+                    all.push(Self::Swap { one: at, other: at + len, len });
+                }
+            }
+        }
+        all
+    }
+
+    fn happen(self, disk: &SimStorage, path: &Path) -> std::io::Result<()> {
+        let change = |change: &dyn Fn(&mut Vec<u8>)| {
+            let file = disk.open(path, OpenMode::Write)?;
+            let mut bytes = vec![0; file.len()? as usize];
+            file.read_exact_at(&mut bytes, 0)?;
+            change(&mut bytes);
+            file.set_len(bytes.len() as u64)?;
+            file.write_all_at(&bytes, 0)?;
+            file.sync_data()
+        };
+        match self {
+            Self::Flip { at, bit } => disk.flip_bit(path, at, bit),
+            Self::Zero { at, len } => change(&|bytes| bytes[at..at + len].fill(0)),
+            Self::Copy { from, to, len } => change(&|bytes| bytes.copy_within(from..from + len, to)),
+            Self::Swap { one, other, len } => change(&|bytes| {
+                let (left, right) = bytes.split_at_mut(other);
+                left[one..one + len].swap_with_slice(&mut right[..len]);
+            }),
+            Self::Cut { len } => change(&|bytes| bytes.truncate(len as usize)),
+            Self::Vanish => disk.vanish(path),
+        }
+    }
+}
+
+/// Where the headers of a log's batches lie.
+fn headers(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(length) = bytes.get(at + 8..at + 12) {
+        found.push(at..at + 61);
+        at += 12 + u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
+    }
+    found
+}
+
+/// Every file below `dir`, but the lock.
+fn files(disk: &SimStorage, dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in disk.list(dir).expect("a directory") {
+        let path = dir.join(&entry.name);
+        match entry.kind {
+            EntryKind::Directory => found.extend(files(disk, &path)),
+            _ if entry.name == ".lock" => {}
+            _ => {
+                let file = disk.open(&path, OpenMode::Read).expect("a file");
+                let mut bytes = vec![0; file.len().expect("a length") as usize];
+                file.read_exact_at(&mut bytes, 0).expect("its bytes");
+                found.push((path, bytes));
+            }
+        }
+    }
+    found
+}
+
+/// What a partition held before anything happened to it.
+#[derive(Clone, Default)]
+struct Known {
+    end: i64,
+    records: BTreeMap<i64, Vec<u8>>,
+    /// Those that a read-committed reader sees.
+    committed: BTreeSet<i64>,
+    /// The offset of the marker that ends a record's transaction.
+    markers: BTreeMap<i64, i64>,
+}
+
+impl Known {
+    fn of(offsets: LogOffsets, read: &dyn Fn(Offset, Isolation) -> Result<LogRead>) -> Self {
+        let mut known = Self { end: offsets.end.get(), ..Self::default() };
+        for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
+            let mut at = offsets.log_start;
+            while at < offsets.high_watermark {
+                let read = read(at, isolation).expect("a sound log");
+                for batch in read.batches().map(|batch| batch.expect("a sound batch")) {
+                    let header = batch.header();
+                    let (base, next) = (header.base_offset().get(), header.next_offset().get());
+                    match header.is_control() {
+                        // One producer: the marker ends all that is open.
+                        true => known.markers.values_mut().filter(|marker| **marker < 0).for_each(|m| *m = base),
+                        false if header.is_transactional() => known.markers.extend((base..next).map(|at| (at, -1))),
+                        false => {}
+                    }
+                }
+                for (offset, value) in values(&read).expect("sound batches") {
+                    match isolation {
+                        Isolation::ReadUncommitted => drop(known.records.insert(offset, value)),
+                        Isolation::ReadCommitted => drop(known.committed.insert(offset)),
+                    }
+                }
+                at = read.next_offset();
+            }
+        }
+        known
+    }
+
+    /// Answers how many records were lost, all of them told: by an error of the read or before it in `told`.
+    fn judge(
+        &self,
+        offsets: LogOffsets,
+        told: &[Range<Offset>],
+        read: &dyn Fn(Offset, Isolation) -> Result<LogRead>,
+    ) -> std::result::Result<usize, String> {
+        if offsets.end.get() < self.end {
+            return Err(format!("the log ends at {}, and offsets below {} were given out", offsets.end, self.end));
+        }
+        let mut lost = 0;
+        for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
+            let mut unseen: BTreeMap<_, _> = self.records.clone();
+            if isolation == Isolation::ReadCommitted {
+                unseen.retain(|offset, _| self.committed.contains(offset));
+            }
+            let mut gone: Vec<Range<i64>> = told.iter().map(|r| r.start.get()..r.end.get()).collect();
+            // A damaged marker leaves its transaction to the producer's next one.
+            let undecided = |offset: i64| {
+                let marker = self.markers.get(&offset).copied();
+                marker.is_some_and(|marker| told.iter().any(|range| range.contains(&Offset::new(marker))))
+            };
+            unseen.retain(|offset, _| !undecided(*offset));
+            let mut at = offsets.log_start;
+            while at.get() < self.end {
+                let read = match read(at, isolation) {
+                    Ok(read) if read.next_offset() <= at => break,
+                    Ok(read) => read,
+                    Err(error) => match error.at_offsets() {
+                        Some(range) if range.end > at => {
+                            gone.push(at.get().min(range.start.get())..range.end.get());
+                            at = range.end;
+                            continue;
+                        }
+                        _ if error.at_path().is_some() && error.kind() == ErrorKind::Corrupt => {
+                            gone.push(at.get()..self.end);
+                            break;
+                        }
+                        _ => return Err(format!("a read at {at} fails and names no offsets: {error}")),
+                    },
+                };
+                for (offset, value) in values(&read).map_err(|e| format!("what was read at {at}: {e}"))? {
+                    if offset >= self.end {
+                        continue;
+                    }
+                    match unseen.remove(&offset) {
+                        Some(known) if known == value => {}
+                        _ if offset < at.get() || undecided(offset) => {}
+                        Some(known) => return Err(format!("offset {offset} is {value:?}, and was {known:?}")),
+                        None => {
+                            return Err(format!("{isolation:?} sees {offset}, twice or what it must not: {value:?}"));
+                        }
+                    }
+                }
+                at = read.next_offset();
+            }
+            let silent = unseen.keys().find(|offset| !gone.iter().any(|range| range.contains(offset)));
+            if let Some(offset) = silent {
+                return Err(format!("{isolation:?} does not see {offset}, and nobody says so; {gone:?}, {offsets:?}"));
+            }
+            lost = lost.max(unseen.len());
+        }
+        Ok(lost)
+    }
+}
+
+/// The records that a reader sees.
+fn values(read: &LogRead) -> Result<Vec<(i64, Vec<u8>)>> {
+    let mut found = Vec::new();
+    for batch in read.data_batches() {
+        for record in batch?.decode()?.iter() {
+            let record = record?;
+            let text = [record.key().unwrap_or_default(), record.value().unwrap_or_default()].concat();
+            found.push((record.offset().get(), [text, record.timestamp().get().to_be_bytes().to_vec()].concat()));
+        }
+    }
+    Ok(found)
+}
+
+/// How it went, for all that happened.
+#[derive(Debug, Default)]
+struct Outcomes {
+    flips: u64,
+    others: u64,
+    harmless: u64,
+    told: u64,
+    refused: u64,
+    known: u64,
+}
+
+impl Outcomes {
+    fn count(&mut self, damage: Damage, outcome: Outcome) {
+        *(if matches!(damage, Damage::Flip { .. }) { &mut self.flips } else { &mut self.others }) += 1;
+        *(match outcome {
+            Outcome::Harmless => &mut self.harmless,
+            Outcome::Told => &mut self.told,
+            Outcome::Refused => &mut self.refused,
+        }) += 1;
+    }
+}
+
+enum Outcome {
+    Harmless,
+    Told,
+    Refused,
+}
+
+type Check = Box<dyn Fn(&SimStorage) -> std::result::Result<Outcome, String>>;
+
+/// A directory and what is to be found in it.
+struct Bed {
+    disk: SimStorage,
+    dir: &'static str,
+    /// It was not closed in order.
+    open_end: bool,
+    check: Check,
+}
+
+impl Bed {
+    /// The newest segment beside a file.
+    fn active(&self, path: &Path) -> String {
+        let listed = self.disk.list(path.parent().unwrap_or(path)).expect("a directory");
+        listed.into_iter().map(|entry| entry.name).filter(|name| name.ends_with(".log")).max().unwrap_or_default()
+    }
+
+    /// Lets each damage happen, or each `step`-th, to a fresh copy.
+    fn sweep(&self, what: &str, dice: &Dice, step: u64, outcomes: &mut Outcomes, wrong: &mut Vec<String>) {
+        for (path, bytes) in files(&self.disk, Path::new(self.dir)) {
+            for damage in Damage::all(&path, &bytes, dice) {
+                if dice.below(step) != 0 {
+                    continue;
+                }
+                let is_last = self.open_end && path.ends_with(self.active(&path));
+                if is_last && !matches!(damage, Damage::Flip { .. }) {
+                    // Behind the last synced note of the log's state, after a power cut: a torn tail looks like that.
+                    continue;
+                }
+                let disk = self.disk.crash(Choice::ProcessCrash);
+                damage.happen(&disk, &path).expect("a file that is there");
+                disk.limit_operations(disk.operations() + 100_000);
+                let judged = catch_unwind(AssertUnwindSafe(|| (self.check)(&disk)));
+                match judged.unwrap_or_else(|_| Err("panicked".to_owned())) {
+                    Ok(outcome) => outcomes.count(damage, outcome),
+                    Err(_) if KNOWN.iter().any(|part| path.to_string_lossy().contains(part)) => outcomes.known += 1,
+                    Err(text) if wrong.len() < 40 => {
+                        wrong.push(format!("{what}, {}, {damage:?}: {text}", path.display()))
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+}
+
+/// An error that says what is wrong and where is an answer; anything else is not.
+fn refused(error: &Error) -> std::result::Result<Outcome, String> {
+    match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::InvalidArgument if error.at_path().is_some() => {
+            Ok(Outcome::Refused)
+        }
+        _ => Err(format!("does not open: {error}")),
+    }
+}
+
+fn config() -> LogConfig {
+    LogConfig::default().segment_bytes(900).index_interval_bytes(150)
+}
+
+fn open(disk: &SimStorage) -> Result<Log> {
+    Log::open_on(Arc::new(disk.clone()), Arc::new(ManualClock::new(NOW)), LOG, config())
+}
+
+/// A log of several segments, with transactions and leader epochs; closed in order, or left by a crash.
+fn log_bed(seed: u64, closed: bool) -> Bed {
+    let disk = SimStorage::new();
+    directory(&disk);
+    let fill = || -> Result<Known> {
+        let log = open(&disk)?;
+        let dice = Dice::new(seed);
+        let mut sequence = 0;
+        for number in 0..14 {
+            let padding = "x".repeat([0, 10, 120][dice.below(3) as usize]);
+            let epoch = LeaderEpoch::new(number / 5);
+            let transactional = number % 3 == 1;
+            let mut batch = BatchBuilder::new();
+            if transactional {
+                batch = batch.producer(ProducerId::new(7), 0, sequence).transactional();
+                sequence += 2;
+            }
+            for part in 0..2 {
+                batch.push(NOW, &Record::new(format!("value {number}.{part} {padding}")))?;
+            }
+            log.append(&batch.finish()?, epoch)?;
+            if transactional {
+                let outcome = if number % 2 == 0 { TxnOutcome::Commit } else { TxnOutcome::Abort };
+                let marker = EndMarker { outcome, coordinator_epoch: 0 };
+                log.append(&BatchBuilder::end_marker(marker, ProducerId::new(7), 0, NOW)?, epoch)?;
+            }
+            log.sync()?;
+        }
+        log.advance_log_start(1)?;
+        log.run_maintenance()?;
+        let known = Known::of(log.offsets(), &|at, isolation| log.read(at, 1 << 16, isolation));
+        if closed {
+            log.close()?;
+        }
+        Ok(known)
+    };
+    let known = fill().expect("a disk that works");
+    let disk = disk.crash(if closed { Choice::ProcessCrash } else { Choice::Nothing });
+    let check = move |disk: &SimStorage| {
+        let log = match open(disk) {
+            Ok(log) => log,
+            Err(error) => return refused(&error),
+        };
+        let recovery = log.recovery().clone();
+        let hits = recovery.rows.iter().map(|row| (format!("{row:?}"), 1)).collect();
+        TOTAL.add(&hits, &BTreeMap::new());
+        let told = |wrong: String| format!("{wrong}; recovery said {recovery:?}");
+        let read = |at, isolation| log.read(at, 1 << 16, isolation);
+        let lost = known.judge(log.offsets(), &recovery.damaged, &read).map_err(told)?;
+        // Appends go on, and what is damaged stays what it is.
+        let appended =
+            log.append_records(["more"]).and_then(|a| log.wait(a.position, Durability::PowerLoss).map(|()| a));
+        let appended = appended.map_err(|e| told(format!("takes no append: {e}")))?;
+        if appended.base_offset.get() < known.end {
+            return Err(told(format!("offset {} is given out again", appended.base_offset)));
+        }
+        log.close().map_err(|e| told(format!("does not close: {e}")))?;
+        drop(log);
+        let log = open(disk).map_err(|e| told(format!("does not open again: {e}")))?;
+        let again = log.recovery().clone();
+        let read = |at, isolation| log.read(at, 1 << 16, isolation);
+        let told_again: Vec<_> = again.damaged.iter().chain(&recovery.damaged).cloned().collect();
+        known
+            .judge(log.offsets(), &told_again, &read)
+            .map_err(|wrong| told(format!("after closing and opening: {wrong}; {again:?}")))?;
+        let last = log.read(appended.base_offset, 1 << 16, Isolation::ReadUncommitted).and_then(|r| values(&r));
+        match last {
+            Ok(found) if found.iter().any(|(at, v)| *at == appended.base_offset.get() && v.starts_with(b"more")) => {}
+            other => return Err(told(format!("what was appended after it is not there: {other:?}"))),
+        }
+        Ok(if lost > 0 { Outcome::Told } else { Outcome::Harmless })
+    };
+    Bed { disk, dir: LOG, open_end: !closed, check: Box::new(check) }
+}
+
+fn open_broker(disk: &SimStorage) -> Result<Broker> {
+    Broker::builder("data").storage(disk.clone()).clock(ManualClock::new(NOW)).manual().open()
+}
+
+/// A small broker: two topics, a group, a catalog.
+fn broker_bed(closed: bool) -> Bed {
+    let disk = SimStorage::new();
+    let fill = || -> Result<BTreeMap<(String, i32), Known>> {
+        let broker = open_broker(&disk)?;
+        let config = TopicConfig::new().set("internal.segment.bytes", "600")?.index_interval_bytes(150);
+        let orders = broker.topic("orders").partitions(2).config(config).create()?;
+        let events = broker.topic("events").create()?;
+        for number in 0..8 {
+            for partition in orders.partitions().iter().chain(&events.partitions()) {
+                let appended = partition.append_records([format!("value {number}"), "y".repeat(60)])?;
+                partition.wait(appended.position, Durability::PowerLoss)?;
+            }
+        }
+        let billing = broker.consumer_group("billing");
+        billing.reset(["orders"], Start::Earliest)?;
+        billing.reset(["orders", "events"], Start::Latest)?;
+        let mut known = BTreeMap::new();
+        for topic in [&orders, &events] {
+            for partition in topic.partitions() {
+                let number = partition.topic_partition().partition().get();
+                let read = |at, isolation| partition.read(at, 1 << 16, isolation);
+                known.insert((topic.name().to_owned(), number), Known::of(partition.offsets()?, &read));
+            }
+        }
+        if closed {
+            broker.close()?;
+        }
+        Ok(known)
+    };
+    let known = fill().expect("a disk that works");
+    let disk = disk.crash(if closed { Choice::ProcessCrash } else { Choice::Nothing });
+    let check = move |disk: &SimStorage| {
+        let broker = match open_broker(disk) {
+            Ok(broker) => broker,
+            Err(error) => return refused(&error),
+        };
+        let mut lost = 0;
+        for ((topic, number), known) in &known {
+            let findings = || broker.findings();
+            let partition = match broker.topic(topic).open().and_then(|topic| topic.partition(*number)) {
+                Ok(partition) => partition,
+                Err(_) if broker.read_only().is_some() || !findings().is_empty() => return Ok(Outcome::Told),
+                Err(error) => return Err(format!("{topic}-{number} is gone, and nobody says so: {error}")),
+            };
+            let offsets = match partition.offsets() {
+                Ok(offsets) => offsets,
+                Err(error) => return refused(&error),
+            };
+            let name = partition.topic_partition();
+            let told: Vec<_> = findings()
+                .into_iter()
+                .filter(|f| f.partition.as_ref() == Some(name))
+                .filter_map(|f| f.offsets)
+                .collect();
+            let read = |at, isolation| partition.read(at, 1 << 16, isolation);
+            let judged = known.judge(offsets, &told, &read);
+            lost += judged.map_err(|wrong| format!("{name}: {wrong}; {:?}", findings()))?;
+            match broker.consumer_group("billing").committed(name) {
+                Ok(Some(at)) if at.offset().get() == known.end => {}
+                Ok(at) if findings().is_empty() => {
+                    return Err(format!("the group is at {at:?} of {name}, and nobody says so"));
+                }
+                Ok(_) => lost += 1,
+                Err(error) => return refused(&error),
+            }
+        }
+        broker.close().map_err(|e| format!("does not close: {e}"))?;
+        Ok(if lost > 0 { Outcome::Told } else { Outcome::Harmless })
+    };
+    Bed { disk, dir: "data", open_end: !closed, check: Box::new(check) }
+}
+
+#[test]
+fn rot_is_told_or_harmless() {
+    TOTAL.part(|| {
+        let mut budget = Budget::of(1);
+        // Everything, once there is time for it.
+        let step = if budget.end.is_some() { 1 } else { 150 };
+        let mut outcomes = Outcomes::default();
+        while !budget.left().is_zero() {
+            let (seed, mut wrong) = (budget.seed, Vec::new());
+            for closed in [true, false] {
+                let dice = Dice::new(seed);
+                let what = format!("seed {seed}, closed {closed}, log");
+                log_bed(seed, closed).sweep(&what, &dice, step, &mut outcomes, &mut wrong);
+                let what = format!("seed {seed}, closed {closed}, broker");
+                broker_bed(closed).sweep(&what, &dice, step, &mut outcomes, &mut wrong);
+            }
+            assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+            budget.seed += 1;
+        }
+        println!("rot, seeds up to {}: {outcomes:?}", budget.seed);
+    });
+}
