@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind, Findings};
 use crate::log::{decode_offsets, encode_offsets};
-use crate::storage::{EntryKind, Storage, read_file, replace_file};
+use crate::storage::{EntryKind, RESERVE, Storage, read_file, replace_file};
 use crate::topic::Checkpoints;
 use crate::topic::catalog::Catalog;
 use crate::topic::name::{self, CLUSTER_METADATA};
@@ -54,7 +54,8 @@ pub(super) fn inspect(storage: &dyn Storage, root: &Path) -> Result<Found> {
         return Ok(Found::Formatted);
     }
     // A first open that was interrupted leaves these.
-    let ours = |name: &str| name == LOCK || name.strip_suffix(".tmp").is_some_and(|n| n == META_PROPERTIES);
+    let ours =
+        |name: &str| [LOCK, RESERVE].contains(&name) || name.strip_suffix(".tmp").is_some_and(|n| n == META_PROPERTIES);
     match entries.iter().find(|e| !ours(&e.name)) {
         None => Ok(Found::Empty),
         Some(stranger) => {
@@ -257,6 +258,17 @@ mod tests {
         create(&disk, Path::new("data")).unwrap_err();
         create(&disk, Path::new("data")).unwrap();
         disk.crash(Choice::Nothing).metadata(Path::new("data")).unwrap();
+    }
+
+    #[test]
+    fn what_a_first_open_leaves_that_was_killed_is_an_empty_directory() {
+        let storage = MemoryStorage::new();
+        let root = Path::new("/data");
+        create(&storage, root).unwrap();
+        for name in [LOCK, RESERVE, "meta.properties.tmp"] {
+            storage.open(&root.join(name), crate::storage::OpenMode::CreateNew).unwrap();
+        }
+        assert_eq!(inspect(&storage, root).unwrap(), Found::Empty);
     }
 
     #[test]

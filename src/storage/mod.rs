@@ -30,7 +30,7 @@ pub use disk::DiskStorage;
 pub use memory::MemoryStorage;
 pub(crate) use overlay::OverlayStorage;
 pub(crate) use pool::PooledStorage;
-pub(crate) use reserve::ReservedStorage;
+pub(crate) use reserve::{RESERVE, ReservedStorage};
 
 /// Kafka's name for the file that is locked.
 const LOCK: &str = ".lock";

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
 
 /// The file's name, which means nothing to Kafka.
-const RESERVE: &str = "thalweg.reserve";
+pub(crate) const RESERVE: &str = "thalweg.reserve";
 
 /// A storage that has something in reserve.
 #[derive(Clone, Debug)]
