@@ -30,7 +30,8 @@ fn what_was_acknowledged_survives_sigkill() {
         for seed in from..(from + DEATHS_PER_DIRECTORY).min(first + kills) {
             let mut dice = Dice::new(seed);
             let moment = Moment::random(&mut dice);
-            let lines = ledger::run(&path, 0, seed, moment, || {});
+            let said = ledger::run(&path, 0, seed, moment, || {});
+            let lines = [said.before, said.meanwhile].concat();
             let failed = lines.iter().find(|line| line.starts_with("failed "));
             let compared = book.enter(&lines).and_then(|()| book.compare(&path, 0, Death::Process, dice.below(3) > 0));
             if let (Err(wrong), _) | (Ok(()), Some(wrong)) = (compared, failed.cloned()) {

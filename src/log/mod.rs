@@ -259,7 +259,9 @@ impl Log {
             Some(active) => Arc::clone(active),
             None => return Err(Error::new(ErrorKind::Corrupt, "recovery left no segment").path(dir)),
         };
-        let newest_epoch = found.epochs.latest().unwrap_or(LeaderEpoch::new(-1));
+        // A power cut may have taken all batches of an epoch, and the list of epochs with them.
+        let noted_epoch = context.slot.as_ref().and_then(|slot| slot.load()).map(|slot| slot.leader_epoch);
+        let newest_epoch = found.epochs.latest().max(noted_epoch).unwrap_or(LeaderEpoch::new(-1));
         let lowest_epoch = match found.report.rows.contains(&RecoveryRow::Reserved) {
             true => LeaderEpoch::new(newest_epoch.get().saturating_add(1)),
             false => newest_epoch.max(LeaderEpoch::new(0)),
@@ -320,6 +322,7 @@ impl Log {
         };
         inner.appender.lock().jitter = inner.jitter();
         if !found.clean {
+            inner.settle_epochs()?;
             inner.note_recovered()?;
             let leaves_out = inner.report.rows.contains(&RecoveryRow::Reserved);
             if let Some(slot) = inner.context.slot.as_ref().filter(|_| leaves_out) {

@@ -34,7 +34,7 @@ use super::{LogConfig, LogContext, Reserved};
 /// Longest producer snapshot that is read.
 const SMALL_FILE_BYTES_MAX: u64 = 256 << 20;
 /// Longest file of leader epochs: a line is about 20 bytes, and each restart of a broker adds one.
-const EPOCHS_BYTES_MAX: u64 = 16 << 20;
+pub(super) const EPOCHS_BYTES_MAX: u64 = 16 << 20;
 
 /// A row of the table above that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

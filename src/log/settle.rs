@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::FileKind;
-use crate::storage::place_file;
+use crate::storage::{place_file, read_file};
 use crate::types::Offset;
 
+use super::checkpoint;
 use super::commit::Writer;
 use super::state::SlotState;
 use super::{Inner, Reserved, recover};
@@ -19,6 +20,7 @@ impl Inner {
         SlotState {
             clean,
             weak_acks: reserved.volatile && !clean,
+            leader_epoch: self.epochs.load().latest().unwrap_or_default(),
             boot_id: self.context.boot_id,
             log_start: offsets.log_start,
             log_end: offsets.end,
@@ -31,6 +33,27 @@ impl Inner {
             doubted_below: self.doubted_below(),
             ..SlotState::default()
         }
+    }
+
+    /// Writes the leader epochs down where recovery learnt others from the batches than the file has. Once the state
+    /// slot says that these batches are durable, the next recovery believes the file.
+    pub(super) fn settle_epochs(&self) -> Result<()> {
+        let mut writer = self.writer();
+        let epochs = self.appender.lock().epochs.clone();
+        let path = self.home.dir.join(checkpoint::LEADER_EPOCHS);
+        let storage = &*self.context.storage;
+        if !writer.has_dir || epochs.latest().is_none() {
+            return Ok(());
+        }
+        // One that cannot be read is written anew.
+        let found = read_file(storage, &path, recover::EPOCHS_BYTES_MAX).ok().flatten();
+        if found.is_some_and(|found| found == epochs.encode().as_bytes()) {
+            return Ok(());
+        }
+        writer.epochs_changed = true;
+        self.place_epochs(&mut writer)?;
+        let dir = &*self.home.dir;
+        storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))
     }
 
     pub(super) fn close(&self) -> Result<()> {

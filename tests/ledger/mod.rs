@@ -61,11 +61,20 @@ impl Moment {
     }
 }
 
+/// What a worker said.
+pub(crate) struct Said {
+    /// Before its end came.
+    pub(crate) before: Vec<String>,
+    /// What it may have said while its end came. A file system that is being shut down may answer a sync with success
+    /// that nothing stands behind, which a machine without power cannot.
+    pub(crate) meanwhile: Vec<String>,
+}
+
 /// Runs a worker, the test `child` of this binary, until the moment comes, has `end` end it and gives all lines that it said.
 ///
 /// # Panics
 /// When it says that something is wrong, or nothing at all for long.
-pub(crate) fn run(dir: &Path, boot: u64, seed: u64, moment: Moment, end: impl FnOnce()) -> Vec<String> {
+pub(crate) fn run(dir: &Path, boot: u64, seed: u64, moment: Moment, end: impl FnOnce()) -> Said {
     let mut child = Command::new(std::env::current_exe().expect("a test knows its binary"))
         .args(["--exact", "child", "--nocapture"])
         .env(DIR, dir)
@@ -78,16 +87,17 @@ pub(crate) fn run(dir: &Path, boot: u64, seed: u64, moment: Moment, end: impl Fn
     let output = child.stdout.take().expect("its output is piped");
     let (said, lines) = mpsc::channel();
     let reader = std::thread::spawn(move || read(output, &said));
-    let mut seen = wait_for(moment, &lines);
+    let mut before = wait_for(moment, &lines);
+    before.extend(lines.try_iter());
     end();
     // It is gone, or nothing that it does now counts any more.
     child.kill().expect("it is our child");
     child.wait().expect("it is our child");
     reader.join().expect("reading does not panic");
-    seen.extend(lines.try_iter());
-    let wrong: Vec<_> = seen.iter().filter(|line| line.starts_with("wrong ")).collect();
+    let meanwhile: Vec<_> = lines.try_iter().collect();
+    let wrong: Vec<_> = before.iter().chain(&meanwhile).filter(|line| line.starts_with("wrong ")).collect();
     assert!(wrong.is_empty(), "the worker of seed {seed} says: {wrong:?}");
-    seen
+    Said { before, meanwhile }
 }
 
 fn read(output: ChildStdout, said: &mpsc::Sender<String>) {

@@ -136,7 +136,10 @@ impl Disk {
     }
 
     pub(crate) fn mount_again(&mut self) {
-        run("umount", &[path(&self.mount)]).and_then(|_| self.mount()).expect("it mounts again");
+        // A process that another thread is about to start holds all files for a moment.
+        let unmounted = (0..200).any(|_| run("umount", &[path(&self.mount)]).is_ok());
+        assert!(unmounted, "{} stays busy", self.mount.display());
+        self.mount().expect("it mounts again");
     }
 
     /// Leaves so many bytes free, about.

@@ -197,3 +197,35 @@ fn offsets_left_out_stay_so_when_nothing_is_appended_before_the_next_close() {
     assert_eq!(outcome(&log).damaged, []);
     assert_eq!(log.recovery().rows, [RecoveryRow::Clean]);
 }
+
+#[test]
+fn a_log_that_lost_all_its_batches_goes_on_in_a_higher_epoch() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    let appended = log.append_records(["never written"]).unwrap();
+    log.wait(appended.position, Durability::None).unwrap();
+    bed.kill(log);
+    let log = bed.open(LogConfig::default());
+    let appended = put(&log, &["value"]);
+    assert!(appended.base_offset > 0);
+    assert_eq!(log.leader_epoch(), LeaderEpoch::new(1));
+}
+
+#[test]
+fn an_epoch_that_one_recovery_learnt_is_not_doubted_by_the_next() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    replica(&log, 0, 0);
+    let before = bed.file(checkpoint::LEADER_EPOCHS);
+    replica(&log, 1, 1);
+    bed.kill(log);
+    // A power cut has taken the newer file.
+    let path = bed.dir.join(checkpoint::LEADER_EPOCHS);
+    crate::storage::replace_file(&*bed.storage, &path, &before).unwrap();
+    for _ in 0..2 {
+        let log = bed.open(LogConfig::default());
+        assert_eq!(told(&log), [""; 0]);
+        assert_eq!(log.leader_epoch(), LeaderEpoch::new(1));
+        bed.kill(log);
+    }
+}
