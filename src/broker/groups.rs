@@ -25,7 +25,7 @@ use crate::log::LogPosition;
 use crate::record::BatchBuilder;
 use crate::topic::name::CONSUMER_OFFSETS;
 use crate::topic::{self, CleanupPolicy, TopicConfig};
-use crate::types::{Offset, PartitionId, TopicPartition, Uuid};
+use crate::types::{Durability, Offset, PartitionId, TopicPartition, Uuid};
 
 /// All groups of a broker and those who want to hear of changes.
 #[derive(Debug, Default)]
@@ -271,12 +271,13 @@ impl Inner {
     }
 
     /// What all groups committed in a topic of that name means nothing any more. Waited for under the lock: no
-    /// topic of that name may come, and nobody commit in it, in between.
+    /// topic of that name may come, and nobody commit in it, in between. Synced at every level, as the catalog is: power
+    /// must not bring them back under a new topic.
     pub(super) fn forget_offsets_of(&self, state: &mut State, topic: &str) -> Result<()> {
         let appends = state.coordinator.topic_deleted(topic)?;
         let written = appends.into_iter().filter_map(|append| self.write(state, append).transpose());
         for Written { partition, position, last } in written.collect::<Result<Vec<_>>>()? {
-            partition.wait(position, partition.level())?;
+            partition.wait(position, Durability::PowerLoss)?;
             state.coordinator.settle(partition.name().partition(), last)?;
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use thalweg::testing::{
-    BrokerEvent, ExploreConfig, History, Replay, SimStorage, SweepConfig, WatchedBroker, check_broker, explore,
+    BrokerEvent, Choice, ExploreConfig, History, Replay, SimStorage, SweepConfig, WatchedBroker, check_broker, explore,
     sweep_errors,
 };
 use thalweg::{
@@ -320,6 +320,26 @@ fn a_failing_operation_costs_a_broker_nothing_that_was_promised() {
             budget.seed += 1;
         }
     });
+}
+
+#[test]
+fn power_does_not_bring_back_what_was_committed_in_a_deleted_topic() {
+    let (disk, history, level) = (SimStorage::new(), History::default(), Durability::ProcessCrash);
+    let open = |disk: &SimStorage| WatchedBroker::open(disk, &history, Path::new(ROOT), options(level));
+    let fill = || -> Result<()> {
+        let broker = open(&disk)?;
+        let topic = broker.create("orders", 1, TopicConfig::new())?;
+        broker.put(&topic.partition(0)?, ["one"], level)?;
+        broker.commit("billing", &topic)?;
+        broker.close()?;
+        let broker = open(&disk)?;
+        broker.delete(&broker.broker().topic("orders").open()?)?;
+        broker.create("orders", 1, TopicConfig::new()).map(drop)
+    };
+    fill().expect("a disk that works");
+    let broker = open(&disk.crash(Choice::Nothing)).expect("opens");
+    let found = broker.broker().consumer_group("billing").all_committed().expect("a sound log");
+    assert!(found.is_empty(), "{found:?}");
 }
 
 /// Two runs of one seed do the same to the disk, whatever ids they drew: a printed line makes the same crash again.
