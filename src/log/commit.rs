@@ -1,9 +1,9 @@
 //! The second step of an append: write what is staged, sync it, publish the offsets, wake who waits.
 //!
-//! Whoever waits first does it for all (group commit). The writer lock is held while writing and syncing, the
-//! append lock only to take the staged bytes; bytes of the next group are not written before the sync of this one
-//! has returned. What finds no space is taken back. After any other failed write, or a failed sync, the log is
-//! poisoned: a sync is never tried twice.
+//! Whoever waits first does it for all (group commit), and gathers for a moment those who will come at once. The
+//! writer lock is held while writing and syncing, the append lock only to take the staged bytes; bytes of the next
+//! group are not written before the sync of this one has returned. What finds no space is taken back. After any
+//! other failed write, or a failed sync, the log is poisoned: a sync is never tried twice.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -20,7 +20,8 @@ use crate::types::{Durability, Offset};
 
 use super::append::{Group, Seal};
 use super::checkpoint;
-use super::{Inner, LogPosition, Signal};
+use super::waiters::Gather;
+use super::{Inner, LogPosition};
 
 /// Weakly acknowledged offsets are reserved this far ahead, so that one synced note covers many appends.
 const RESERVE_AHEAD: i64 = 1 << 20;
@@ -47,20 +48,22 @@ pub(super) struct Writer {
     pub(super) unnoted: u64,
     /// The producer snapshot that is being synced.
     pub(super) held_snapshot: Offset,
+    pub(super) gather: Gather,
 }
 
-/// The writer lock. Whoever lost the race for it sleeps until it is let go and told.
+/// The writer lock. When it is let go, those who wait for a commit are told.
 pub(super) struct WriterGuard<'a> {
     // Dropped in this order.
     guard: MutexGuard<'a, Writer>,
     _tell: Tell<'a>,
 }
 
-struct Tell<'a>(&'a Signal);
+struct Tell<'a>(&'a Inner);
 
 impl Drop for Tell<'_> {
     fn drop(&mut self) {
-        self.0.notify();
+        self.0.signal.notify();
+        self.0.waiters.wake(|(position, level)| self.0.is_settled(*position, *level));
     }
 }
 
@@ -80,16 +83,26 @@ impl DerefMut for WriterGuard<'_> {
 
 impl Inner {
     pub(super) fn writer(&self) -> WriterGuard<'_> {
-        WriterGuard { guard: self.writer.lock(), _tell: Tell(&self.signal) }
+        WriterGuard { guard: self.writer.lock(), _tell: Tell(self) }
+    }
+
+    /// Whether the bytes of an append at `position` are where `level` asks them to be.
+    fn is_at(&self, position: LogPosition, level: Durability) -> bool {
+        match level {
+            Durability::None => true,
+            Durability::ProcessCrash => self.marks.written() >= position.end,
+            Durability::PowerLoss => self.marks.frontier() >= position.end,
+        }
+    }
+
+    /// Whether somebody who waits for an append has nothing more to wait for, for better or worse.
+    fn is_settled(&self, position: LogPosition, level: Durability) -> bool {
+        self.is_at(position, level) || position.era != self.era() || self.check_waitable().is_err()
     }
 
     /// Whether an append at `position` is as durable as `level` asks.
     pub(super) fn has_reached(&self, position: LogPosition, level: Durability) -> Result<bool> {
-        let reached = match level {
-            Durability::None => true,
-            Durability::ProcessCrash => self.marks.written() >= position.end,
-            Durability::PowerLoss => self.marks.frontier() >= position.end,
-        };
+        let reached = self.is_at(position, level);
         if level == Durability::None {
             // Before the look at the cuts: whoever cuts looks here after.
             self.told.fetch_max(position.end.get(), Ordering::SeqCst);
@@ -104,23 +117,27 @@ impl Inner {
     }
 
     pub(super) fn wait(&self, position: LogPosition, level: Durability) -> Result<()> {
-        loop {
-            let seen = self.signal.count();
-            if self.has_reached(position, level)? {
-                return Ok(());
+        let sync = level == Durability::PowerLoss;
+        let (mut place, mut is_counted) = (None, false);
+        while !self.has_reached(position, level)? {
+            if sync && !std::mem::replace(&mut is_counted, true) {
+                self.waiters.arrive();
             }
-            match self.writer.try_lock() {
-                Some(guard) => {
-                    let led =
-                        self.lead(WriterGuard { guard, _tell: Tell(&self.signal) }, level == Durability::PowerLoss);
+            match (self.writer.try_lock(), &place) {
+                (Some(guard), _) => {
+                    let mut writer = WriterGuard { guard, _tell: Tell(self) };
+                    if sync {
+                        writer.gather.wait(&self.waiters, self.config.load().commit_gather);
+                    }
                     // What was taken back for lack of space may be others' alone.
+                    let led = self.lead(writer, sync);
                     led.or_else(|e| if e.kind() == ErrorKind::StorageFull { self.check_waitable() } else { Err(e) })?;
                 }
-                None => {
-                    self.signal.wait_past(seen, None);
-                }
+                (None, None) => place = Some(self.waiters.enter((position, level))),
+                (None, Some(place)) => place.park(),
             }
         }
+        Ok(())
     }
 
     /// Writes what is staged, without a sync.
@@ -156,6 +173,7 @@ impl Inner {
 
     /// Writes what is staged. Where there is no space for it, it is taken back.
     fn write_staged(&self, writer: &mut Writer) -> Result<()> {
+        writer.gather.take(&self.waiters);
         let mut appender = self.appender.lock();
         let staged = std::mem::take(&mut appender.staged);
         writer.epochs_changed |= staged.epochs_changed;
@@ -193,6 +211,12 @@ impl Inner {
 
     fn write_group(&self, writer: &mut Writer, group: &mut Group) -> Result<()> {
         if let Some(Seal { segment, snapshot }) = &group.seals {
+            if let Some(segment) = segment
+                && segment.trim()?
+                && !writer.unsynced.last().is_some_and(|last| Arc::ptr_eq(last, segment))
+            {
+                writer.unsynced.push(Arc::clone(segment));
+            }
             if self.config.load().durability == Durability::PowerLoss {
                 // A power cut must not leave the new segment behind a torn one: readers would be stuck there.
                 self.sync_written(writer)?;
@@ -212,27 +236,23 @@ impl Inner {
         if let Err(error) = file.write_all_vectored_at(&mut slices, position) {
             let error = Error::io("cannot append to a segment", segment.path(FileKind::Log), error);
             // Nothing of the group was acknowledged: take its bytes back, so that no torn batch stays.
-            return Err(match self.take_back(&**file, position) {
+            return Err(match take_back(&segment, position) {
                 Ok(()) => self.place(error),
                 Err(e) => self.in_doubt(e, segment.path(FileKind::Log)),
             });
         }
         segment.set_end(end);
         segment.set_written(position + len);
+        let config = self.config.load();
+        // The metadata log is written too rarely to gain.
+        if config.durability == Durability::PowerLoss && self.context.slot.is_some() {
+            segment.make_room(len, config.segment_bytes.into());
+        }
         if !writer.unsynced.last().is_some_and(|last| Arc::ptr_eq(last, &segment)) {
             writer.unsynced.push(segment);
         }
         self.marks.set_written(end);
         Ok(())
-    }
-
-    /// Cuts off bytes of which nobody was told. They may be on the disk already, and must not come back.
-    fn take_back(&self, file: &dyn File, position: u64) -> std::io::Result<()> {
-        if file.len()? <= position {
-            return Ok(());
-        }
-        file.set_len(position)?;
-        file.sync_data()
     }
 
     fn sync_written(&self, writer: &mut Writer) -> Result<()> {
@@ -260,6 +280,7 @@ impl Inner {
         writer.unsynced.clear();
         writer.unsynced_files.clear();
         (writer.new_names, writer.new_dir) = (false, false);
+        writer.gather.served(&self.waiters);
         self.marks.set_frontier(written);
         self.publish(written);
         Ok(())
@@ -366,4 +387,14 @@ impl Inner {
         .source(source)
         .remedy("close the broker and open it again: recovery finds what is there")
     }
+}
+
+/// Cuts off bytes of which nobody was told. They may be on the disk already, and must not come back.
+fn take_back(segment: &Segment, position: u64) -> std::io::Result<()> {
+    let file = segment.file().map_err(std::io::Error::other)?;
+    if file.len()? <= position {
+        return Ok(());
+    }
+    segment.cut_file(position)?;
+    file.sync_data()
 }

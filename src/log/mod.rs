@@ -30,6 +30,7 @@ mod tests;
 mod transactions;
 mod trim;
 mod undo;
+mod waiters;
 
 use std::fmt;
 use std::path::Path;
@@ -53,6 +54,7 @@ use audit::Doubts;
 use commit::Writer;
 use marks::Marks;
 use undo::Cuts;
+use waiters::Waiters;
 
 pub(crate) use checkpoint::{
     LEADER_EPOCHS, PARTITION_METADATA, decode_epochs, decode_offsets, decode_partition_metadata, encode_offsets,
@@ -153,6 +155,7 @@ struct Inner {
     transactional: AtomicBool,
     doubts: Doubts,
     signal: Signal,
+    waiters: Waiters<(LogPosition, Durability)>,
     watchers: Mutex<Vec<Weak<Signal>>>,
     watched: AtomicUsize,
     /// Set under the append lock: nothing more is staged.
@@ -307,6 +310,7 @@ impl Log {
             told: AtomicI64::new(0),
             transactional: AtomicBool::new(found.transactional),
             signal: Signal::default(),
+            waiters: Waiters::default(),
             watchers: Mutex::new(Vec::new()),
             watched: AtomicUsize::new(0),
             closing: AtomicBool::new(false),

@@ -72,6 +72,10 @@ impl Inner {
         let (end, snapshot) = (appender.end, appender.producers.encode()?);
         drop(appender);
         active.create_files()?;
+        if active.trim()? {
+            let synced = active.file()?.sync_data();
+            synced.map_err(|e| Error::io("cannot sync a segment", active.path(FileKind::Log), e))?;
+        }
         for segment in writer.sealed.drain(..).chain([Arc::clone(&active)]) {
             segment.write_indexes()?;
             segment.sync_indexes()?;
