@@ -154,10 +154,11 @@ impl Side {
         median(&mut self.p99.iter().zip(&self.p50).map(|(p99, p50)| p99 / p50).collect::<Vec<_>>())
     }
 
-    fn goals(&self, name: &str, at_least: f64, limit: &Side) {
+    fn goals(&self, name: &str, writers: usize, at_least: f64, limit: &Side) {
         let (middle, low, high) = self.ratio(limit);
+        let by_p50 = Self::median(&limit.p50) / Self::median(&self.p50) * writers as f64;
         let note = format!(
-            "{:.0} commits/s, p50 {:.0} us; raw, one writer {:.0}/s, p50 {:.0} us, p99 {:.0} us; rounds {low:.2}-{high:.2}; {LEVEL}",
+            "{:.0} commits/s, p50 {:.0} us; raw, one writer {:.0}/s, p50 {:.0} us, p99 {:.0} us; by p50 {by_p50:.2}x; rounds {low:.2}-{high:.2}; {LEVEL}",
             Self::median(&self.per_second),
             Self::median(&self.p50),
             Self::median(&limit.per_second),
@@ -209,8 +210,8 @@ fn goals() {
         each.add(e);
         logs.iter().for_each(|log| log.close().expect("the log closes"));
     }
-    one.goals("G3/1w", 1.25, &raw);
-    shared.goals("G3/8w", 6.0, &raw);
+    one.goals("G3/1w", 1, 1.25, &raw);
+    shared.goals("G3/8w", WRITERS, 6.0, &raw);
     let (middle, low, high) = each.ratio(&raw_each);
     println!(
         "8 writers on 8 logs: {middle:.2}x of 8 threads with a raw file each ({:.0} and {:.0} commits/s; rounds {low:.2}-{high:.2}); {LEVEL}",

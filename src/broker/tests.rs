@@ -1,5 +1,7 @@
 //! The broker's promises on topics, directories and readers; groups and producers test their own.
 
+mod overlap;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

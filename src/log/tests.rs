@@ -4,6 +4,7 @@ mod full;
 mod gaps;
 mod notes;
 mod reads;
+mod rolls;
 mod room;
 
 use std::path::{Path, PathBuf};

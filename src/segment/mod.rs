@@ -36,6 +36,7 @@ pub(crate) use indexes::IndexSizes;
 use indexes::Indexes;
 pub(crate) use names::FileKind;
 pub(crate) use read::SegmentRead;
+pub(crate) use room::Prepared;
 use view::{View, ViewSlot};
 use walk::crc_matches;
 pub(crate) use walk::{Found, Frame, WalkEnd, walk};
@@ -180,9 +181,9 @@ impl Segment {
         self.written() > 0 || self.file.get().is_some()
     }
 
-    /// Creates the `.log` and two empty index files (a `.log` without an `.index` would be scanned anew by
-    /// a stock broker). `true` when it did; the directory is then to be synced.
-    pub(crate) fn create_files(&self) -> Result<bool> {
+    /// Creates the `.log`, or takes the one `prepared`, and two empty index files (a `.log` without an `.index` would
+    /// be scanned anew by a stock broker). `true` when it did; the directory is then to be synced.
+    pub(crate) fn create_files(&self, prepared: &mut Option<Prepared>) -> Result<bool> {
         if self.file.get().is_some() {
             return Ok(false);
         }
@@ -194,12 +195,15 @@ impl Segment {
             self.write_whole(kind, &[])?;
         }
         let path = self.path(FileKind::Log);
-        let file = self
-            .home
-            .storage
-            .open(&path, OpenMode::CreateIfAbsent)
-            .and_then(|file| file.set_len(0).map(|()| file))
-            .map_err(|e| Error::io("cannot create a segment", path, e))?;
+        let made = match prepared.take() {
+            Some(prepared) => prepared.take_place(&self.home, &path),
+            None => {
+                let opened = self.home.storage.open(&path, OpenMode::CreateIfAbsent);
+                opened.and_then(|file| file.set_len(0).map(|()| (file, 0)))
+            }
+        };
+        let (file, len) = made.map_err(|e| Error::io("cannot create a segment", path, e))?;
+        self.file_len.store(len, Ordering::Release);
         let _ = self.file.set(file);
         Ok(true)
     }
