@@ -1,4 +1,4 @@
-//! Appending batches of 64 KiB at process-crash level, beside raw `write(2)` of the same bytes: goals G1, G9, G10.
+//! Appending batches of 64 KiB at process-crash level, beside raw `write(2)` of the same bytes: goals G1, G9, G10, G11.
 //!
 //! `built` makes each batch from records in the loop, `prebuilt` hands over finished ones, `raw` writes the bytes of
 //! those to a plain file: the same sizes at the same positions. Nothing is synced but the log's rare note that
@@ -15,9 +15,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
-use support::{BATCH_BYTES, EPOCH, Payloads, Rounds, Side, anonymous_memory, append, files, goal, open_log, rounds};
+use support::{
+    BATCH_BYTES, EPOCH, Payloads, Rounds, Side, anonymous_memory, append, files, goal, median, open_log, rounds,
+};
 use tempfile::TempDir;
-use thalweg::{BatchBuilder, Durability, Isolation, Log, Offset, RecordBatch, Timestamp};
+use thalweg::{BatchBuilder, Broker, Durability, Isolation, Log, Offset, RecordBatch, Timestamp};
 
 /// Bytes of one pass; its file is deleted before the kernel begins to write it back.
 const PASS_BYTES: usize = 128 << 20;
@@ -36,6 +38,7 @@ fn main() {
     // The goals first: what the curves leave to be written back would slow them down.
     if support::wants_goals() {
         append_goals();
+        stall_goals();
         memory_and_disk_goals();
     }
     let mut criterion = support::criterion();
@@ -157,6 +160,87 @@ fn append_shared(log: &Log, payloads: &mut Payloads, n: usize) -> usize {
     }
     log.wait(last.expect("something was appended"), Durability::ProcessCrash).expect("the disk takes it");
     bytes
+}
+
+// ---- stalls
+
+const STALL_BYTES: usize = 2 << 30;
+const STALL_SEGMENT_BYTES: usize = 256 << 20;
+const STALL_ROUNDS: usize = 3;
+
+/// Latencies of appends, in microseconds.
+struct Latencies(Vec<f64>);
+
+impl Latencies {
+    fn of(mut call: impl FnMut(usize) -> usize) -> Self {
+        let (mut written, mut all, mut n) = (0, Vec::with_capacity(STALL_BYTES / BATCH_BYTES + 1), 0);
+        while written < STALL_BYTES {
+            let begun = Instant::now();
+            written += call(n);
+            all.push(begun.elapsed().as_secs_f64() * 1e6);
+            n += 1;
+        }
+        all.sort_by(f64::total_cmp);
+        Self(all)
+    }
+
+    fn max(&self) -> f64 {
+        self.0[self.0.len() - 1]
+    }
+
+    fn p999(&self) -> f64 {
+        self.0[self.0.len() * 999 / 1000]
+    }
+}
+
+/// The longest append over 2 GiB with rolls, on a broker whose threads prepare and complete segments meanwhile; beside
+/// it the same bytes in plain files of the same lengths. The median round counts.
+fn stall_goals() {
+    let mut payloads = Payloads::new(1024);
+    let batches = payloads.batches();
+    let (mut ratios, mut longest, mut p999, mut raw_longest) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..STALL_ROUNDS {
+        support::touch_memory(5 << 30);
+        let scratch = support::scratch();
+        let mut file = RawFile::create(&scratch.path().join("raw-0"));
+        let (mut files, mut left) = (1, STALL_SEGMENT_BYTES);
+        let raw = Latencies::of(|n| {
+            let batch = &batches[n % batches.len()];
+            if left < batch.size_bytes() {
+                file = RawFile::create(&scratch.path().join(format!("raw-{files}")));
+                (files, left) = (files + 1, STALL_SEGMENT_BYTES);
+            }
+            left -= batch.size_bytes();
+            file.write(batch)
+        });
+        drop(scratch);
+        support::touch_memory(5 << 30);
+        let scratch = support::scratch();
+        let broker = Broker::open(scratch.path().join("data")).expect("the broker opens");
+        let topic = broker.topic("t").durability(Durability::ProcessCrash);
+        let topic = topic.set("segment.bytes", &STALL_SEGMENT_BYTES.to_string()).create().expect("the topic is new");
+        let partition = topic.partition(0).expect("it has one");
+        let ours = Latencies::of(|n| {
+            let batch = &batches[n % batches.len()];
+            let appended = partition.append(batch).expect("the batch is sound");
+            partition.wait(appended.position, Durability::ProcessCrash).expect("the disk takes it");
+            batch.size_bytes()
+        });
+        ratios.push(ours.max() / ours.p999());
+        longest.push(ours.max() / 1e3);
+        p999.push(ours.p999());
+        raw_longest.push(raw.max() / 1e3);
+        broker.close().expect("the broker closes");
+    }
+    let (ratio, longest) = (median(&mut ratios), median(&mut longest));
+    let note = format!(
+        "p99.9 {:.0} us; raw writes into files of the same lengths: longest {:.2} ms; {} rolls; {LEVEL}",
+        median(&mut p999),
+        median(&mut raw_longest),
+        STALL_BYTES / STALL_SEGMENT_BYTES,
+    );
+    goal("G11/longest", &format!("{longest:.2} ms"), "<= 5 ms", longest <= 5.0, &note);
+    goal("G11/longest-to-p99.9", &format!("{ratio:.1}x"), "<= 10x", ratio <= 10.0, &note);
 }
 
 // ---- memory and disk

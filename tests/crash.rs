@@ -38,7 +38,9 @@ const KNOWN: &[&str] = &[
 fn config(level: Durability) -> LogConfig {
     // One of the two is read through maps.
     let reading = if level == Durability::PowerLoss { ReadMode::Copied } else { ReadMode::Mapped };
-    let config = LogConfig::default().segment_bytes(700).index_interval_bytes(100).recovery_note_bytes(150);
+    let config = LogConfig::default().segment_bytes(700).index_interval_bytes(100);
+    // Limits of notes and of unsynced bytes that are less than some batches.
+    let config = config.recovery_note_bytes(150).max_unsynced_bytes(200);
     config.durability(level).read_mode(reading)
 }
 
@@ -119,7 +121,7 @@ impl<'a> Work<'a> {
     /// Several appends, one after the other as from several threads; the last to come leads for all.
     fn group_commit(&self) -> Result<()> {
         let mut waiting = Vec::new();
-        for _ in 0..2 + self.dice.below(4) {
+        for _ in 0..2 + self.dice.below(7) {
             waiting.push(self.log.append([self.value().as_str()])?);
         }
         waiting.iter().rev().try_for_each(|appended| self.log.wait(appended, self.level))

@@ -460,7 +460,8 @@ fn an_inspection_of_disorder_finds_all_that_is_sound() {
         // What a stock broker left half written it may have acknowledged: that offset is not given out again.
         let end = |log: &LogInspection| 151 + i64::from(foreign && log.recovery.cut_bytes > 0);
         assert!(logs.iter().all(|log| log.offsets.end == end(log)), "{found}");
-        assert!(logs.iter().any(|log| log.recovery.cut_bytes == 100), "{found}");
+        // Behind the last batch there may have been room for more.
+        assert!(logs.iter().any(|log| log.recovery.cut_bytes >= 100), "{found}");
         assert_eq!(found.groups.len(), 1, "{found}");
     }
 }

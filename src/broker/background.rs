@@ -1,7 +1,8 @@
 //! The threads of a broker and what they are asked to do.
 //!
-//! `thalweg-sync` runs tasks whose time has come (producers' open batches) and settles partitions
-//! with appends that nobody waits for. `thalweg-maintenance` runs the slow rounds of `maintenance.rs`.
+//! `thalweg-sync` runs tasks whose time has come (producers' open batches) and tells when partitions with appends that
+//! nobody waits for are to be settled; `thalweg-sync-1` to `-4` do that, each one partition, so that their syncs
+//! overlap and hold up no task. `thalweg-maintenance` runs the slow rounds of `maintenance.rs` and tends logs that roll.
 //! Invariant: a thread holds the broker only within a round, so that dropping the last handle ends it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,6 +21,8 @@ use crate::topic::{self, Urgency};
 
 /// How long appends that nobody waits for gather before one sync takes them all.
 const GATHER: Duration = Duration::from_millis(2);
+/// Threads that settle partitions: a device takes that many syncs at once with gain.
+const SETTLERS: [&str; 4] = ["thalweg-sync-1", "thalweg-sync-2", "thalweg-sync-3", "thalweg-sync-4"];
 /// Threads that help to open or close many partitions.
 const HELPERS_MAX: usize = 8;
 /// How often the maintenance thread looks whether a round is due.
@@ -44,6 +47,10 @@ struct Pending {
 struct Queue {
     partitions: Vec<Arc<topic::Partition>>,
     urgent: bool,
+    /// Partitions whose time has come; each thread takes the next one.
+    due: Vec<Arc<topic::Partition>>,
+    /// Partitions whose logs have something to prepare or to complete.
+    to_tend: Vec<Arc<topic::Partition>>,
     tasks: Vec<Pending>,
 }
 
@@ -55,8 +62,10 @@ pub(crate) struct Background {
     round: Mutex<()>,
     /// Wakes the sync thread.
     wake: Signal,
+    /// Wakes those who settle.
+    settle: Signal,
     /// Wakes the maintenance thread.
-    stopping: Signal,
+    maintain: Signal,
     stopped: AtomicBool,
 }
 
@@ -67,7 +76,8 @@ impl Background {
             queue: Mutex::default(),
             round: Mutex::default(),
             wake: Signal::default(),
-            stopping: Signal::default(),
+            settle: Signal::default(),
+            maintain: Signal::default(),
             stopped: AtomicBool::new(false),
         }
     }
@@ -81,6 +91,17 @@ impl Background {
         if was_idle || urgency == Urgency::Now {
             self.wake.notify();
         }
+    }
+
+    /// Has what is queued settled at once: somebody waits.
+    pub(super) fn hasten(&self) {
+        self.queue.lock().urgent = true;
+        self.wake.notify();
+    }
+
+    pub(super) fn tend_later(&self, partition: &Arc<topic::Partition>) {
+        self.queue.lock().to_tend.push(Arc::clone(partition));
+        self.maintain.notify();
     }
 
     /// Has `task` run at `due`, in monotonic time.
@@ -101,7 +122,8 @@ impl Background {
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         self.wake.notify();
-        self.stopping.notify();
+        self.settle.notify();
+        self.maintain.notify();
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -133,21 +155,34 @@ impl Background {
         finished.fold(Ok(()), Result::and)
     }
 
-    fn take_partitions(&self) -> Vec<Arc<topic::Partition>> {
-        let mut queue = self.queue.lock();
-        queue.urgent = false;
-        std::mem::take(&mut queue.partitions)
-    }
-
-    /// Settles every queued partition. A failure is the partition's to report: it poisons its log, and
-    /// whoever waits or appends there is told.
+    /// Settles every queued partition on the calling thread. A failure is the partition's to report: it poisons its
+    /// log, and whoever waits or appends there is told.
     pub(super) fn settle_queued(&self) {
         self.run_due_tasks();
-        for partition in self.take_partitions() {
-            if self.is_stopped() {
-                return;
-            }
+        self.make_due();
+        self.settle_due();
+    }
+
+    /// The time of all queued partitions has come.
+    fn make_due(&self) {
+        let mut queue = self.queue.lock();
+        let Queue { partitions, urgent, due, .. } = &mut *queue;
+        *urgent = false;
+        due.append(partitions);
+    }
+
+    fn settle_due(&self) {
+        while !self.is_stopped() {
+            let Some(partition) = self.queue.lock().due.pop() else { return };
             drop(partition.settle());
+        }
+    }
+
+    /// Lets logs prepare what comes and complete what ended. A failure is told to those who append or close.
+    fn tend_due(&self) {
+        let to_tend = std::mem::take(&mut self.queue.lock().to_tend);
+        for partition in to_tend.iter().take_while(|_| !self.is_stopped()) {
+            drop(partition.tend());
         }
     }
 }
@@ -174,12 +209,16 @@ impl Worker {
 
 /// Starts the threads that a broker is documented to have.
 pub(super) fn start(inner: &Arc<Inner>) -> Result<Vec<Worker>> {
-    let spawn = |name: &str, body: fn(&Background, &Weak<Inner>)| {
+    let spawn = |name: &'static str, body: fn(&Background, &Weak<Inner>)| {
         let (background, inner) = (Arc::clone(&inner.background), Arc::downgrade(inner));
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || body(&background, &inner));
         thread.map(Worker).map_err(|e| Error::new(ErrorKind::Io, "cannot start a thread").source(e))
     };
-    Ok(vec![spawn("thalweg-sync", sync_loop)?, spawn("thalweg-maintenance", maintenance_loop)?])
+    let settlers = SETTLERS.iter().map(|name| spawn(name, settle_loop));
+    [spawn("thalweg-sync", sync_loop), spawn("thalweg-maintenance", maintenance_loop)]
+        .into_iter()
+        .chain(settlers)
+        .collect()
 }
 
 /// Calls `each` for all partitions, from several threads, called `name`, where the broker may have some: one waits
@@ -211,7 +250,7 @@ pub(super) fn for_each(
     })
 }
 
-fn sync_loop(background: &Background, inner: &Weak<Inner>) {
+fn sync_loop(background: &Background, _inner: &Weak<Inner>) {
     while !background.is_stopped() {
         let seen = background.wake.count();
         let next_task = background.run_due_tasks();
@@ -229,20 +268,33 @@ fn sync_loop(background: &Background, inner: &Weak<Inner>) {
         if !urgent {
             background.wake.wait_past(seen, Some(GATHER));
         }
+        background.make_due();
+        background.settle.notify();
+    }
+}
+
+fn settle_loop(background: &Background, inner: &Weak<Inner>) {
+    while !background.is_stopped() {
+        let seen = background.settle.count();
         // Held while writing, so that the directory's lock is.
-        let Some(_alive) = inner.upgrade() else { return };
-        background.settle_queued();
+        let Some(alive) = inner.upgrade() else { return };
+        background.settle_due();
+        drop(alive);
+        if !background.is_stopped() {
+            background.settle.wait_past(seen, None);
+        }
     }
 }
 
 fn maintenance_loop(background: &Background, inner: &Weak<Inner>) {
     while !background.is_stopped() {
-        let seen = background.stopping.count();
+        let seen = background.maintain.count();
         let Some(alive) = inner.upgrade() else { return };
+        background.tend_due();
         alive.run_due_rounds();
         drop(alive);
         if !background.is_stopped() {
-            background.stopping.wait_past(seen, Some(MAINTENANCE_TICK));
+            background.maintain.wait_past(seen, Some(MAINTENANCE_TICK));
         }
     }
 }

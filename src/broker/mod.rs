@@ -64,11 +64,11 @@ pub(crate) use crate::log::Signal;
 /// A directory of topics, open in this process. Clones are handles to the same one; all methods may be
 /// called from many threads.
 ///
-/// A broker has two threads of its own unless it is [`manual`](BrokerBuilder::manual) or read-only:
-/// `thalweg-sync` brings appends that nobody waits for to their topic's durability and sends producers'
-/// batches whose time has come; `thalweg-maintenance` applies retention and writes
-/// checkpoints. Opening and [`close`](Self::close) use up to eight more while they run, `thalweg-open` and
-/// `thalweg-close`.
+/// A broker has six threads of its own unless it is [`manual`](BrokerBuilder::manual) or read-only:
+/// `thalweg-sync` sends producers' batches whose time has come; `thalweg-sync-1` to `-4` bring appends that nobody
+/// waits for to their topic's durability, several partitions at once; `thalweg-maintenance` prepares new segments,
+/// completes old ones, applies retention and writes checkpoints. Opening and [`close`](Self::close) use up to eight
+/// more while they run, `thalweg-open` and `thalweg-close`.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
@@ -348,6 +348,10 @@ impl PartitionHost for Inner {
 
     fn settle_later(&self, partition: &Arc<topic::Partition>, urgency: Urgency) {
         self.background.settle_later(partition, urgency);
+    }
+
+    fn tend_later(&self, partition: &Arc<topic::Partition>) {
+        self.background.tend_later(partition);
     }
 }
 

@@ -121,6 +121,11 @@ impl Broker {
         self.inner.background.run_at(due, task);
     }
 
+    /// Has the broker's threads bring everything that was appended to its topic's durability at once.
+    pub(crate) fn hasten(&self) {
+        self.inner.background.hasten();
+    }
+
     /// Undoes `run_at`; when it returns, no thread of the broker holds the task.
     pub(crate) fn retire(&self, task: &std::sync::Weak<dyn super::Task>) {
         self.inner.background.retire(task);

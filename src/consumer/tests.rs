@@ -348,7 +348,7 @@ fn damage_is_told_until_the_consumer_seeks_behind_it() {
     let topic = topic(&broker, "t", 1);
     (0..3).for_each(|_| fill(&topic, 0, 1));
     let log = storage.open(Path::new("/m/t-0/00000000000000000000.log"), OpenMode::Write).unwrap();
-    let batch = log.len().unwrap() / 3;
+    let batch = topic.partition(0).unwrap().size_bytes().unwrap() / 3;
     log.write_all_at(&[0xff], batch + 65).unwrap();
     let mut consumer = broker.consumer_group("g").consumer(["t"]).join().unwrap();
     assert_eq!(places(&consumer.poll(LONG).unwrap()), ["0:0"]);

@@ -61,24 +61,37 @@ pub(super) struct Group {
     pub(super) seals: Option<Seal>,
     /// What it takes to go back to before the group.
     pub(super) undo: Undo,
+    len: u64,
     chunks: Vec<Bytes>,
     tail: BytesMut,
 }
 
-/// A segment that ended, and the producer state at its end.
-#[derive(Debug)]
+/// A segment that ended.
+#[derive(Clone, Debug)]
 pub(super) struct Seal {
     /// `None` once it is deleted.
     pub(super) segment: Option<Arc<Segment>>,
-    pub(super) snapshot: Vec<u8>,
+    /// Where the next one begins.
+    pub(super) next: Offset,
+    /// The producer state there, until the files are written.
+    pub(super) snapshot: Option<Vec<u8>>,
+}
+
+impl Seal {
+    /// Of a segment whose files are written.
+    pub(super) fn written(segment: Arc<Segment>) -> Self {
+        let next = segment.until().unwrap_or(segment.base());
+        Self { segment: Some(segment), next, snapshot: None }
+    }
 }
 
 impl Group {
     pub(super) fn new(segment: Arc<Segment>, position: u64, end: Offset, seals: Option<Seal>) -> Self {
-        Self { segment, position, end, seals, undo: Undo::default(), chunks: Vec::new(), tail: BytesMut::new() }
+        Self { segment, position, end, seals, len: 0, undo: Undo::default(), chunks: Vec::new(), tail: BytesMut::new() }
     }
 
     fn push(&mut self, prefix: [u8; 16], batch: &Bytes) {
+        self.len += batch.len() as u64;
         self.tail.extend_from_slice(&prefix);
         if batch.len() < COPY_BYTES_MAX {
             self.tail.extend_from_slice(&batch[prefix.len()..]);
@@ -239,7 +252,9 @@ impl Inner {
             }
         }
         a.wall = now;
-        let needs_group = seals.is_some() || a.staged.groups.is_empty();
+        // No group is larger than what may be written without a sync.
+        let has_room = |group: &Group| group.len + size <= u64::from(config.max_unsynced_bytes);
+        let needs_group = seals.is_some() || !a.staged.groups.last().is_some_and(has_room);
         let density = if needs_group { a.active.density() } else { None };
         let header = batch.header().placed(base, epoch);
         a.active.index_batch(a.size, &header)?;
@@ -295,7 +310,7 @@ impl Inner {
         a.first_timestamp = None;
         a.started = self.context.clock.monotonic();
         a.jitter = self.jitter();
-        Ok(Seal { segment: Some(sealed), snapshot })
+        Ok(Seal { segment: Some(sealed), next: base, snapshot: Some(snapshot) })
     }
 }
 

@@ -1,9 +1,9 @@
 //! The second step of an append: write what is staged, sync it, publish the offsets, wake who waits.
 //!
-//! Whoever waits first does it for all (group commit). The writer lock is held while writing and syncing, the
-//! append lock only to take the staged bytes; bytes of the next group are not written before the sync of this one
-//! has returned. What finds no space is taken back. After any other failed write, or a failed sync, the log is
-//! poisoned: a sync is never tried twice.
+//! Whoever waits first does it for all (group commit), and gathers for a moment those who will come at once. The
+//! writer lock is held while writing and syncing, the append lock only to take the staged bytes; bytes of the next
+//! group are not written before the sync of this one has returned. What finds no space is taken back. After any
+//! other failed write, or a failed sync, the log is poisoned: a sync is never tried twice.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -14,31 +14,37 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::segment::{FileKind, Segment};
-use crate::storage::{File, OpenMode, place_file};
+use crate::segment::{FileKind, Prepared, Segment};
+use crate::storage::place_file;
 use crate::types::{Durability, Offset};
 
 use super::append::{Group, Seal};
 use super::checkpoint;
-use super::{Inner, LogPosition, Signal};
+use super::waiters::Gather;
+use super::{Inner, LogConfig, LogPosition};
 
 /// Weakly acknowledged offsets are reserved this far ahead, so that one synced note covers many appends.
 const RESERVE_AHEAD: i64 = 1 << 20;
+
+/// Segments that ended and whose files are not complete, at most: beyond, the append that rolls completes one.
+const SEALED_MAX: usize = 4;
 
 /// What the writer lock guards: what is in files but not yet durable.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     /// Segments with bytes that were not synced, oldest first.
     pub(super) unsynced: Vec<Arc<Segment>>,
-    /// Small files to sync with them.
-    pub(super) unsynced_files: Vec<Arc<dyn File>>,
+    /// How many bytes that may be.
+    pub(super) unsynced_bytes: u64,
     /// Names in the partition's directory are not durable yet...
     pub(super) new_names: bool,
     /// ...nor is the directory's own.
     pub(super) new_dir: bool,
     pub(super) epochs_changed: bool,
-    /// Sealed segments whose indexes were not synced: the recovery point stays below them.
-    pub(super) sealed: Vec<Arc<Segment>>,
+    /// Segments that ended and are not complete: the recovery point stays below them.
+    pub(super) sealed: Vec<Seal>,
+    /// The file of the segment to come.
+    pub(super) prepared: Option<Prepared>,
     /// The directory exists.
     pub(super) has_dir: bool,
     /// Something changed since the state slot said "clean".
@@ -47,20 +53,22 @@ pub(super) struct Writer {
     pub(super) unnoted: u64,
     /// The producer snapshot that is being synced.
     pub(super) held_snapshot: Offset,
+    pub(super) gather: Gather,
 }
 
-/// The writer lock. Whoever lost the race for it sleeps until it is let go and told.
+/// The writer lock. When it is let go, those who wait for a commit are told.
 pub(super) struct WriterGuard<'a> {
     // Dropped in this order.
     guard: MutexGuard<'a, Writer>,
     _tell: Tell<'a>,
 }
 
-struct Tell<'a>(&'a Signal);
+struct Tell<'a>(&'a Inner);
 
 impl Drop for Tell<'_> {
     fn drop(&mut self) {
-        self.0.notify();
+        self.0.signal.notify();
+        self.0.waiters.wake(|(position, level)| self.0.is_settled(*position, *level));
     }
 }
 
@@ -80,16 +88,26 @@ impl DerefMut for WriterGuard<'_> {
 
 impl Inner {
     pub(super) fn writer(&self) -> WriterGuard<'_> {
-        WriterGuard { guard: self.writer.lock(), _tell: Tell(&self.signal) }
+        WriterGuard { guard: self.writer.lock(), _tell: Tell(self) }
+    }
+
+    /// Whether the bytes of an append at `position` are where `level` asks them to be.
+    fn is_at(&self, position: LogPosition, level: Durability) -> bool {
+        match level {
+            Durability::None => true,
+            Durability::ProcessCrash => self.marks.written() >= position.end,
+            Durability::PowerLoss => self.marks.frontier() >= position.end,
+        }
+    }
+
+    /// Whether somebody who waits for an append has nothing more to wait for, for better or worse.
+    fn is_settled(&self, position: LogPosition, level: Durability) -> bool {
+        self.is_at(position, level) || position.era != self.era() || self.check_waitable().is_err()
     }
 
     /// Whether an append at `position` is as durable as `level` asks.
     pub(super) fn has_reached(&self, position: LogPosition, level: Durability) -> Result<bool> {
-        let reached = match level {
-            Durability::None => true,
-            Durability::ProcessCrash => self.marks.written() >= position.end,
-            Durability::PowerLoss => self.marks.frontier() >= position.end,
-        };
+        let reached = self.is_at(position, level);
         if level == Durability::None {
             // Before the look at the cuts: whoever cuts looks here after.
             self.told.fetch_max(position.end.get(), Ordering::SeqCst);
@@ -104,23 +122,27 @@ impl Inner {
     }
 
     pub(super) fn wait(&self, position: LogPosition, level: Durability) -> Result<()> {
-        loop {
-            let seen = self.signal.count();
-            if self.has_reached(position, level)? {
-                return Ok(());
+        let sync = level == Durability::PowerLoss;
+        let (mut place, mut is_counted) = (None, false);
+        while !self.has_reached(position, level)? {
+            if sync && !std::mem::replace(&mut is_counted, true) {
+                self.waiters.arrive();
             }
-            match self.writer.try_lock() {
-                Some(guard) => {
-                    let led =
-                        self.lead(WriterGuard { guard, _tell: Tell(&self.signal) }, level == Durability::PowerLoss);
+            match (self.writer.try_lock(), &place) {
+                (Some(guard), _) => {
+                    let mut writer = WriterGuard { guard, _tell: Tell(self) };
+                    if sync {
+                        writer.gather.wait(&self.waiters, self.config.load().commit_gather);
+                    }
                     // What was taken back for lack of space may be others' alone.
+                    let led = self.lead(writer, sync);
                     led.or_else(|e| if e.kind() == ErrorKind::StorageFull { self.check_waitable() } else { Err(e) })?;
                 }
-                None => {
-                    self.signal.wait_past(seen, None);
-                }
+                (None, None) => place = Some(self.waiters.enter((position, level))),
+                (None, Some(place)) => place.park(),
             }
         }
+        Ok(())
     }
 
     /// Writes what is staged, without a sync.
@@ -130,7 +152,10 @@ impl Inner {
 
     /// Writes and syncs everything that was appended before.
     pub(super) fn sync_now(&self) -> Result<()> {
-        self.lead(self.writer(), true)
+        match self.config.load().durability {
+            Durability::PowerLoss => self.lead(self.writer(), true),
+            _ => self.sync_behind(),
+        }
     }
 
     fn lead(&self, mut writer: WriterGuard<'_>, sync: bool) -> Result<()> {
@@ -156,6 +181,7 @@ impl Inner {
 
     /// Writes what is staged. Where there is no space for it, it is taken back.
     fn write_staged(&self, writer: &mut Writer) -> Result<()> {
+        writer.gather.take(&self.waiters);
         let mut appender = self.appender.lock();
         let staged = std::mem::take(&mut appender.staged);
         writer.epochs_changed |= staged.epochs_changed;
@@ -192,33 +218,49 @@ impl Inner {
     }
 
     fn write_group(&self, writer: &mut Writer, group: &mut Group) -> Result<()> {
-        if let Some(Seal { segment, snapshot }) = &group.seals {
+        if let Some(Seal { segment, .. }) = &group.seals {
+            if let Some(segment) = segment
+                && segment.trim()?
+                && !writer.unsynced.last().is_some_and(|last| Arc::ptr_eq(last, segment))
+            {
+                writer.unsynced.push(Arc::clone(segment));
+            }
             if self.config.load().durability == Durability::PowerLoss {
                 // A power cut must not leave the new segment behind a torn one: readers would be stuck there.
                 self.sync_written(writer)?;
             }
-            segment.as_ref().map_or(Ok(()), |segment| segment.write_indexes())?;
-            let path = FileKind::Snapshot.path(&self.home.dir, group.segment.base());
-            let file = self.write_file(&path, snapshot)?;
-            writer.unsynced_files.push(file);
         }
-        writer.new_names |= group.segment.create_files()?;
-        writer.sealed.extend(group.seals.take().and_then(|seal| seal.segment));
+        writer.new_names |= group.segment.create_files(&mut writer.prepared)?;
+        if let Some(seal) = group.seals.take() {
+            // The rest is for maintenance to do; where nobody calls that, it is not put off for ever.
+            writer.sealed.push(seal);
+            self.wants_tending.store(true, Ordering::Release);
+        }
+        self.write_sealed(writer, SEALED_MAX)?;
         let (segment, position, end) = (Arc::clone(&group.segment), group.position, group.end);
         let chunks = group.take_chunks();
         let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
         let len: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        self.hold_to_limit(writer, len)?;
         let file = segment.file()?;
         if let Err(error) = file.write_all_vectored_at(&mut slices, position) {
             let error = Error::io("cannot append to a segment", segment.path(FileKind::Log), error);
             // Nothing of the group was acknowledged: take its bytes back, so that no torn batch stays.
-            return Err(match self.take_back(&**file, position) {
+            return Err(match take_back(&segment, position) {
                 Ok(()) => self.place(error),
                 Err(e) => self.in_doubt(e, segment.path(FileKind::Log)),
             });
         }
         segment.set_end(end);
         segment.set_written(position + len);
+        let config = self.config.load();
+        // The metadata log is written too rarely to gain.
+        if config.durability == Durability::PowerLoss && self.context.slot.is_some() {
+            segment.make_room(len, config.segment_bytes.into());
+        }
+        if position < half_of(&config) && position + len >= half_of(&config) {
+            self.wants_tending.store(true, Ordering::Release);
+        }
         if !writer.unsynced.last().is_some_and(|last| Arc::ptr_eq(last, &segment)) {
             writer.unsynced.push(segment);
         }
@@ -226,13 +268,28 @@ impl Inner {
         Ok(())
     }
 
-    /// Cuts off bytes of which nobody was told. They may be on the disk already, and must not come back.
-    fn take_back(&self, file: &dyn File, position: u64) -> std::io::Result<()> {
-        if file.len()? <= position {
-            return Ok(());
+    /// Sees to it that no more bytes than the state slot says are written and not synced, before `len` more are. Only
+    /// a log that survives loss of power keeps to a limit.
+    fn hold_to_limit(&self, writer: &mut Writer, len: u64) -> Result<()> {
+        let config = self.config.load();
+        let is_limited = config.durability == Durability::PowerLoss;
+        // A batch that is larger goes alone.
+        let limit = if is_limited { config.max_unsynced_bytes.max(u32::try_from(len).unwrap_or(u32::MAX)) } else { 0 };
+        if is_limited && writer.unsynced_bytes + len > u64::from(limit) {
+            self.sync_written(writer)?;
         }
-        file.set_len(position)?;
-        file.sync_data()
+        let noted = self.unsynced_max.load(Ordering::Acquire);
+        if noted == 0 && limit > 0 && writer.unsynced_bytes == 0 {
+            // It is kept from here on, and can be believed as soon as it can be read.
+            self.unsynced_max.store(limit, Ordering::Release);
+            self.note()?;
+        } else if noted > 0 && (limit == 0 || limit > noted) {
+            self.unsynced_max.store(limit, Ordering::Release);
+            self.note()?;
+            self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;
+        }
+        writer.unsynced_bytes += len;
+        Ok(())
     }
 
     fn sync_written(&self, writer: &mut Writer) -> Result<()> {
@@ -240,28 +297,61 @@ impl Inner {
         for segment in &writer.unsynced {
             segment.file()?.sync_data().map_err(|e| self.in_doubt(e, segment.path(FileKind::Log)))?;
         }
-        for file in &writer.unsynced_files {
-            file.sync_data().map_err(|e| self.in_doubt(e, self.home.dir.to_path_buf()))?;
-        }
         match self.place_epochs(writer) {
             // No batch of a new epoch waits for it: what it says too much is ignored.
             Err(e) if e.kind() == ErrorKind::StorageFull => {}
             written => written?,
         }
-        if writer.new_names {
-            let sync = |dir: &std::path::Path| {
-                self.context.storage.sync_dir(dir).map_err(|e| self.in_doubt(e, dir.to_path_buf()))
-            };
-            sync(&self.home.dir)?;
-            if let (true, Some(parent)) = (writer.new_dir, self.home.dir.parent()) {
-                sync(parent)?;
-            }
-        }
+        self.sync_names(writer.new_names, writer.new_dir)?;
         writer.unsynced.clear();
-        writer.unsynced_files.clear();
+        writer.unsynced_bytes = 0;
         (writer.new_names, writer.new_dir) = (false, false);
+        writer.gather.served(&self.waiters);
         self.marks.set_frontier(written);
         self.publish(written);
+        Ok(())
+    }
+
+    fn sync_names(&self, new_names: bool, new_dir: bool) -> Result<()> {
+        let sync =
+            |dir: &std::path::Path| self.context.storage.sync_dir(dir).map_err(|e| self.in_doubt(e, dir.to_path_buf()));
+        if new_names {
+            sync(&self.home.dir)?;
+        }
+        match self.home.dir.parent() {
+            Some(parent) if new_names && new_dir => sync(parent),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes durable what was appended before to a log whose appends do not wait for that: they go on meanwhile.
+    pub(super) fn sync_behind(&self) -> Result<()> {
+        let mut writer = self.writer();
+        self.write_and_sync(&mut writer, false)?;
+        let synced = self.place_epochs(&mut writer);
+        let segments: Vec<_> = writer.unsynced.iter().map(|s| (Arc::clone(s), s.written())).collect();
+        let (era, written) = (self.era(), self.marks.written());
+        let (new_names, new_dir) = (std::mem::take(&mut writer.new_names), std::mem::take(&mut writer.new_dir));
+        drop(writer);
+        // Oldest first: a power cut then takes nothing from before what it leaves.
+        let sync =
+            |segment: &Segment| segment.file()?.sync_data().map_err(|e| self.in_doubt(e, segment.path(FileKind::Log)));
+        let synced = synced
+            .and_then(|()| segments.iter().try_for_each(|(segment, _)| sync(segment)))
+            .and_then(|()| self.sync_names(new_names, new_dir));
+        let mut writer = self.writer();
+        if let Err(error) = synced {
+            self.poison(&error);
+            return Err(error);
+        }
+        if era == self.era() {
+            let is_done =
+                |s: &Arc<Segment>| segments.iter().any(|(synced, len)| Arc::ptr_eq(s, synced) && s.written() == *len);
+            writer.unsynced.retain(|segment| !is_done(segment));
+            self.marks.set_frontier(written.max(self.marks.frontier()));
+        }
+        drop(writer);
+        self.notify_watchers();
         Ok(())
     }
 
@@ -293,16 +383,6 @@ impl Inner {
         }
         (writer.has_dir, writer.new_dir, writer.new_names) = (true, true, true);
         Ok(())
-    }
-
-    pub(super) fn write_file(&self, path: &std::path::Path, bytes: &[u8]) -> Result<Arc<dyn File>> {
-        let write = || -> std::io::Result<Arc<dyn File>> {
-            let file = self.context.storage.open(path, OpenMode::CreateIfAbsent)?;
-            file.write_all_at(bytes, 0)?;
-            file.set_len(bytes.len() as u64)?;
-            Ok(file)
-        };
-        write().map_err(|e| Error::io("cannot write", path, e))
     }
 
     /// Raises what readers may see.
@@ -366,4 +446,19 @@ impl Inner {
         .source(source)
         .remedy("close the broker and open it again: recovery finds what is there")
     }
+}
+
+/// Cuts off bytes of which nobody was told. They may be on the disk already, and must not come back.
+fn take_back(segment: &Segment, position: u64) -> std::io::Result<()> {
+    let file = segment.file().map_err(std::io::Error::other)?;
+    if file.len()? <= position {
+        return Ok(());
+    }
+    segment.cut_file(position)?;
+    file.sync_data()
+}
+
+/// How long a segment gets before the next one is prepared, in bytes.
+pub(super) fn half_of(config: &LogConfig) -> u64 {
+    u64::from(config.segment_bytes / 2)
 }

@@ -30,10 +30,11 @@ mod tests;
 mod transactions;
 mod trim;
 mod undo;
+mod waiters;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -48,11 +49,12 @@ use crate::segment::{BufferPool, IndexSizes, Segment, SegmentHome};
 use crate::storage::{DiskStorage, Lock, ReservedStorage, Storage};
 use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ProducerId, Timestamp, TopicPartition, Uuid};
 
-use append::{Appender, Staged};
+use append::{Appender, Seal, Staged};
 use audit::Doubts;
 use commit::Writer;
 use marks::Marks;
 use undo::Cuts;
+use waiters::Waiters;
 
 pub(crate) use checkpoint::{
     LEADER_EPOCHS, PARTITION_METADATA, decode_epochs, decode_offsets, decode_partition_metadata, encode_offsets,
@@ -153,6 +155,7 @@ struct Inner {
     transactional: AtomicBool,
     doubts: Doubts,
     signal: Signal,
+    waiters: Waiters<(LogPosition, Durability)>,
     watchers: Mutex<Vec<Weak<Signal>>>,
     watched: AtomicUsize,
     /// Set under the append lock: nothing more is staged.
@@ -160,6 +163,10 @@ struct Inner {
     closed: AtomicBool,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
+    /// There is something for maintenance to do that rolls wait for.
+    wants_tending: AtomicBool,
+    /// What the state slot says of unsynced bytes.
+    unsynced_max: AtomicU32,
     /// The appender's epochs, for readers.
     epochs: ArcSwap<EpochCache>,
     epochs_proven: bool,
@@ -249,6 +256,7 @@ impl Log {
             findings: Arc::clone(&context.findings),
             partition: context.partition.clone(),
         };
+        let noted = context.slot.as_ref().and_then(|slot| slot.load());
         let found = recover::recover(&context, &home, &config)?;
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
@@ -288,7 +296,7 @@ impl Log {
             new_dir: found.report.rows.contains(&RecoveryRow::Fresh),
             changed: !found.clean,
             unnoted: found.report.scanned_bytes,
-            sealed,
+            sealed: sealed.into_iter().map(Seal::written).collect(),
             ..Writer::default()
         };
         let stable = appender.producers.transactions().last_stable_offset(found.end).max(found.log_start);
@@ -309,12 +317,15 @@ impl Log {
             told: AtomicI64::new(0),
             transactional: AtomicBool::new(found.transactional),
             signal: Signal::default(),
+            waiters: Waiters::default(),
             watchers: Mutex::new(Vec::new()),
             watched: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
+            wants_tending: AtomicBool::new(false),
+            unsynced_max: AtomicU32::new(noted.map_or(0, |slot| slot.unsynced_max)),
             lowest_epoch: AtomicI32::new(lowest_epoch.get()),
             epochs,
             epochs_proven: found.epochs_proven,
@@ -516,8 +527,9 @@ impl Log {
         self.inner.marks.frontier() < self.inner.marks.end()
     }
 
-    /// The work that waits for nobody: syncs what was appended, completes sealed segments, raises the recovery
-    /// point, removes the files of deleted segments. Cheap when there is nothing to do.
+    /// The work that waits for nobody: syncs what was appended, completes segments that ended, raises the recovery
+    /// point, prepares the next segment, removes the files of deleted ones. Cheap when there is nothing to do; where
+    /// nobody calls it, an append that starts a new segment does more of this itself.
     ///
     /// # Errors
     /// As [`Log::sync`].
@@ -526,9 +538,16 @@ impl Log {
             self.sync()?;
         }
         self.inner.raise_recovery_point()?;
+        self.inner.prepare_next()?;
         self.inner.bury()?;
         self.reserve.iter().for_each(ReservedStorage::fill);
         Ok(())
+    }
+
+    /// Whether rolls would go faster after [`run_maintenance`](Self::run_maintenance); asked once for each cause.
+    pub(crate) fn wants_tending(&self) -> bool {
+        let wants = &self.inner.wants_tending;
+        wants.load(Ordering::Acquire) && wants.swap(false, Ordering::AcqRel)
     }
 
     /// Applies a changed configuration to appends from now on. How the log is read stays as it is.

@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::segment::{FileKind, Segment, SegmentHome};
-use crate::storage::OpenMode;
 use crate::types::Offset;
 
 use super::Inner;
+use super::append::Seal;
 use super::commit::Writer;
 use super::read::floor;
 
@@ -27,11 +27,11 @@ impl Inner {
         if self.context.slot.is_none() || segment.is_doubted() {
             return;
         }
-        let path = FileKind::Snapshot.path(&self.home.dir, end);
         let mut file = || {
             self.place_epochs(writer)?;
+            self.write_sealed(writer, 0)?;
             segment.write_indexes_below(end)?;
-            self.write_file(&path, producers)
+            self.write_snapshot(end, producers)
         };
         if file().is_ok() {
             let before = self.marks.noted();
@@ -61,10 +61,12 @@ impl Inner {
         remove_snapshot(&self.home, at)
     }
 
-    /// Syncs what the last note speaks of, then says durably that nothing below it needs a scan.
+    /// Completes segments that ended and syncs their files and what the last note speaks of, then says durably that nothing below it needs a scan.
     pub(super) fn raise_recovery_point(&self) -> Result<()> {
         let mut writer = self.writer();
         self.check_waitable()?;
+        // Under the lock, lest a truncation takes from under it what is written here.
+        self.write_sealed(&mut writer, 0)?;
         let (era, before, frontier) = (self.era(), self.marks.recovery_point(), self.marks.frontier());
         // The newest segment that was written: an active one that is only staged has no file yet.
         let segments = self.segments.load_full();
@@ -72,7 +74,7 @@ impl Inner {
         let base = segments.iter().rev().find(begun).map_or(Offset::ZERO, |s| s.base());
         let noted = Some(self.marks.noted()).filter(|noted| (base..=frontier).contains(noted));
         let point = noted.unwrap_or(base).max(before);
-        let sealed: Vec<_> = writer.sealed.iter().filter(|s| s.base() < base).cloned().collect();
+        let sealed: Vec<_> = writer.sealed.iter().filter(|seal| seal.next <= base).cloned().collect();
         if point == before && sealed.is_empty() {
             return Ok(());
         }
@@ -87,7 +89,7 @@ impl Inner {
             return synced;
         }
         if synced.is_ok() {
-            writer.sealed.retain(|s| !sealed.iter().any(|synced| Arc::ptr_eq(s, synced)));
+            writer.sealed.retain(|seal| !sealed.iter().any(|synced| synced.next == seal.next));
             self.marks.set_recovery_point(point);
             writer.changed = true;
             self.note()?;
@@ -100,17 +102,13 @@ impl Inner {
     }
 
     /// Syncs the indexes of sealed segments, and what a note at `point` inside of `active` needs.
-    fn sync_derived(&self, sealed: &[Arc<Segment>], active: Option<&Arc<Segment>>, point: Offset) -> Result<()> {
-        for segment in sealed.iter().chain(active) {
-            segment.sync_indexes()?;
-        }
-        if active.is_none() {
-            return Ok(());
-        }
+    fn sync_derived(&self, sealed: &[Seal], active: Option<&Arc<Segment>>, point: Offset) -> Result<()> {
+        sealed.iter().try_for_each(|seal| self.sync_sealed(seal))?;
         let (storage, dir) = (&*self.context.storage, &*self.home.dir);
-        let path = FileKind::Snapshot.path(dir, point);
-        let synced = storage.open(&path, OpenMode::Write).and_then(|file| file.sync_data());
-        synced.map_err(|e| Error::io("cannot sync a producer snapshot", path, e))?;
+        if let Some(active) = active {
+            active.sync_indexes()?;
+            self.sync_snapshot(point)?;
+        }
         storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))
     }
 }

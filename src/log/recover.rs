@@ -304,13 +304,16 @@ impl Recovery<'_> {
             let words = "offsets that may be known outside were left out";
             self.tell_offsets(FindingKind::Skipped, words, held..above);
         }
-        if let Some(slot) = self.slot
-            && slot.frontier > found.end
-        {
+        let kept = self.slot.map_or(Offset::ZERO, |slot| match slot.boot_id == self.context.boot_id {
+            // Nothing but loss of power takes what the system was handed.
+            true => slot.frontier.max(slot.noted),
+            false => slot.frontier,
+        });
+        if kept > found.end {
             found.report.rows.push(RecoveryRow::DamagedTail);
-            found.report.damaged.push(found.end..slot.frontier);
-            self.tell_offsets(FindingKind::Lost, "bytes that were durable are missing", found.end..slot.frontier);
-            found.end = slot.frontier;
+            found.report.damaged.push(found.end..kept);
+            self.tell_offsets(FindingKind::Lost, "bytes that were durable are missing", found.end..kept);
+            found.end = kept;
             found.clean = false;
         }
         let goes_on = |s: &Arc<Segment>| found.end == if s.written() > 0 { held } else { s.base() };

@@ -54,6 +54,8 @@ pub(super) struct Scan<'a> {
 struct Scanned {
     next: Offset,
     survey: Arc<Survey>,
+    /// Where zeros begin behind the last batch of the log.
+    zeros_from: Option<u64>,
     /// An unfinished write, where the walk stopped.
     torn: Option<Flaw>,
 }
@@ -127,7 +129,7 @@ impl<'a> Scan<'a> {
             }
             next = scanned.next;
             if let Some(torn) = &scanned.torn {
-                self.cut(&segment, torn, at == last)?;
+                self.cut(&segment, torn, &scanned)?;
             }
             self.note_damage(&segment, &scanned, at == last);
             self.settle(&segment)?;
@@ -182,10 +184,11 @@ impl<'a> Scan<'a> {
         };
         let mut survey = Survey::new(from.1, segment.written());
         let (mut torn, mut failed) = (None, None);
-        let end = segment.walk_from(from, |found| {
+        let zeros_from = if is_last { Some(segment.find_room()?) } else { None };
+        let end = segment.walk_from(from, zeros_from, |found| {
             let noted = match &found {
                 Found::Batch(position, header, bytes) => self.take(segment, *position, header, bytes),
-                Found::Flaw(flaw) => self.is_torn(segment, is_last, flaw).map(|is_torn| {
+                Found::Flaw(flaw) => self.is_torn(segment, zeros_from, flaw).map(|is_torn| {
                     torn = is_torn.then(|| (*flaw).clone());
                 }),
             };
@@ -198,13 +201,18 @@ impl<'a> Scan<'a> {
         if let Some(error) = failed {
             return Err(error.path(segment.path(FileKind::Log)));
         }
+        if is_last && end.damage.is_none() && torn.is_none() && end.position < segment.written() {
+            // Room for more, or for what never came.
+            survey.cut(end.position);
+            segment.cut_file(end.position).map_err(|e| cannot_cut(segment, e))?;
+        }
         // Above its recovery point a stock broker does not believe its own either.
         let is_whole = survey.flaws().is_empty() && torn.is_none();
         segment.trust_scanned(end.next, is_whole && end.next <= self.recovery.context.recovery_point)?;
         self.found.report.scanned_bytes += end.position - from.0;
         // Of a part nothing is told: where something is wrong with it, the whole is scanned.
         let survey = if resumed.is_some() { Arc::new(survey) } else { segment.learn(survey) };
-        Ok(Scanned { next: end.next, survey, torn })
+        Ok(Scanned { next: end.next, survey, zeros_from, torn })
     }
 
     fn take(&mut self, segment: &Segment, position: u64, header: &BatchHeader, bytes: &[u8]) -> Result<()> {
@@ -223,10 +231,11 @@ impl<'a> Scan<'a> {
     }
 
     /// Whether a flaw is an unfinished write, which nobody was promised, and not rot.
-    fn is_torn(&self, segment: &Segment, is_last: bool, flaw: &Flaw) -> Result<bool> {
+    fn is_torn(&self, segment: &Segment, zeros_from: Option<u64>, flaw: &Flaw) -> Result<bool> {
         if !matches!(flaw.kind, FlawKind::Damaged(_)) {
             return Ok(false);
         }
+        let is_last = zeros_from.is_some();
         let is_end = flaw.positions.end == segment.written();
         let Recovery { context, config, slot, .. } = self.recovery;
         let Some(slot) = slot else {
@@ -238,7 +247,7 @@ impl<'a> Scan<'a> {
         let same_boot = slot.boot_id == context.boot_id;
         let is_torn = match is_last {
             // Without a power cut only the last write can be unfinished: it is short, and nothing follows it.
-            true => !same_boot || (is_end && !is_whole(segment, flaw)?),
+            true => !same_boot || (is_end && !is_whole(segment, flaw, zeros_from)?),
             // A segment of a `PowerLoss` log is synced before the next one begins.
             false => !same_boot && config.durability < Durability::PowerLoss,
         };
@@ -246,10 +255,11 @@ impl<'a> Scan<'a> {
     }
 
     /// Row `TornTail`.
-    fn cut(&mut self, segment: &Segment, torn: &Flaw, is_last: bool) -> Result<()> {
+    fn cut(&mut self, segment: &Segment, torn: &Flaw, scanned: &Scanned) -> Result<()> {
         let report = &mut self.found.report;
         report.rows.push(RecoveryRow::TornTail);
-        let (position, size) = (torn.positions.start, segment.written() - torn.positions.start);
+        let position = torn.positions.start;
+        let size = scanned.zeros_from.unwrap_or(segment.written()).saturating_sub(position);
         report.cut_bytes += size;
         // Of a torn batch the header may be whole, and its offsets known outside.
         let announced = match announced_end(segment, torn)? {
@@ -258,18 +268,15 @@ impl<'a> Scan<'a> {
             // At least one, whatever was there.
             None => torn.from.next(),
         };
+        let is_last = scanned.zeros_from.is_some();
         if is_last && self.recovery.slot.is_none() && self.recovery.context.slot.is_some() {
             self.found.known_outside = self.found.known_outside.max(announced);
         }
         let words = format!("an unfinished write of {size} bytes was cut off");
         self.recovery.tell_offsets(FindingKind::TornTail, words, torn.from..announced);
-        let file = segment.file()?;
         // Sync before the cut as well as after: the decision must not rest on cached bytes alone.
-        file.sync_data()
-            .and_then(|()| file.set_len(position))
-            .map_err(|e| Error::io("cannot cut a torn tail", segment.path(FileKind::Log), e))?;
-        segment.set_written(position);
-        Ok(())
+        let synced = segment.file()?.sync_data();
+        synced.and_then(|()| segment.cut_file(position)).map_err(|e| cannot_cut(segment, e))
     }
 
     /// Rows `DamagedTail` and `DamagedSegment`.
@@ -411,8 +418,14 @@ fn announced_end(segment: &Segment, flaw: &Flaw) -> Result<Option<Offset>> {
     Ok(count.and_then(|count| flaw.from.get().checked_add(count)).map(Offset::new))
 }
 
-/// Whether all bytes of the batch that a flaw was are there, by its length.
-fn is_whole(segment: &Segment, flaw: &Flaw) -> Result<bool> {
+fn cannot_cut(segment: &Segment, e: std::io::Error) -> Error {
+    Error::io("cannot cut the end of a segment", segment.path(FileKind::Log), e)
+}
+
+/// Whether all bytes of the batch that a flaw was are there, by its length. Behind an unfinished write may lie room:
+/// then at least its last page holds zeros alone, since the system takes a write page by page.
+fn is_whole(segment: &Segment, flaw: &Flaw, zeros_from: Option<u64>) -> Result<bool> {
+    const PAGE_BYTES: u64 = 4096;
     let mut front = [0; BatchHeader::MAGIC_AT + 1];
     let size = flaw.positions.end - flaw.positions.start;
     if size < front.len() as u64 {
@@ -420,7 +433,11 @@ fn is_whole(segment: &Segment, flaw: &Flaw) -> Result<bool> {
     }
     let read = segment.file()?.read_exact_at(&mut front, flaw.positions.start);
     read.map_err(|e| Error::io("cannot read the end of a segment", segment.path(FileKind::Log), e))?;
-    let fits = BatchHeader::announced_size(&front).is_ok_and(|announced| announced as u64 == size);
+    let fits = BatchHeader::announced_size(&front).is_ok_and(|announced| {
+        let end = flaw.positions.start + announced as u64;
+        let last_page = (end - 1) / PAGE_BYTES * PAGE_BYTES;
+        end == flaw.positions.end || zeros_from.is_some_and(|zeros| (last_page + 1..=end).contains(&zeros))
+    });
     Ok(fits && front[BatchHeader::MAGIC_AT] == 2 && front[..8] == flaw.from.get().to_be_bytes())
 }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::segment::FileKind;
-use crate::storage::{place_file, read_file};
-use crate::types::Offset;
+use crate::segment::{FileKind, Prepared};
+use crate::storage::{OpenMode, place_file, read_file};
+use crate::types::{Durability, Offset};
 
+use super::append::Seal;
 use super::checkpoint;
-use super::commit::Writer;
+use super::commit::{Writer, half_of};
 use super::state::SlotState;
 use super::{Inner, Reserved, recover};
 
@@ -31,6 +32,7 @@ impl Inner {
             noted: self.marks.noted(),
             reserved: if clean { Offset::ZERO } else { reserved.end },
             doubted_below: self.doubted_below(),
+            unsynced_max: self.unsynced_max.load(Ordering::Acquire),
             ..SlotState::default()
         }
     }
@@ -54,6 +56,69 @@ impl Inner {
         self.place_epochs(&mut writer)?;
         let dir = &*self.home.dir;
         storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))
+    }
+
+    /// Writes the index files and producer snapshots of segments that ended, but of the last `keep` of those that
+    /// lack them. Nothing is synced.
+    pub(super) fn write_sealed(&self, writer: &mut Writer, keep: usize) -> Result<()> {
+        let lack = writer.sealed.iter().filter(|seal| seal.snapshot.is_some()).count();
+        let unwritten = writer.sealed.iter_mut().filter(|seal| seal.snapshot.is_some());
+        for seal in unwritten.take(lack.saturating_sub(keep)) {
+            seal.segment.as_ref().map_or(Ok(()), |segment| segment.write_indexes())?;
+            seal.snapshot.as_ref().map_or(Ok(()), |snapshot| self.write_snapshot(seal.next, snapshot))?;
+            seal.snapshot = None;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_snapshot(&self, at: Offset, bytes: &[u8]) -> Result<()> {
+        let path = FileKind::Snapshot.path(&self.home.dir, at);
+        let write = || {
+            let file = self.context.storage.open(&path, OpenMode::CreateIfAbsent)?;
+            file.write_all_at(bytes, 0)?;
+            file.set_len(bytes.len() as u64)
+        };
+        write().map_err(|e| Error::io("cannot write a producer snapshot", &path, e))
+    }
+
+    /// Syncs what `write_sealed` wrote.
+    pub(super) fn sync_sealed(&self, seal: &Seal) -> Result<()> {
+        seal.segment.as_ref().map_or(Ok(()), |segment| segment.sync_indexes())?;
+        self.sync_snapshot(seal.next)
+    }
+
+    pub(super) fn sync_snapshot(&self, at: Offset) -> Result<()> {
+        let path = FileKind::Snapshot.path(&self.home.dir, at);
+        match self.context.storage.open(&path, OpenMode::Write).and_then(|file| file.sync_data()) {
+            // A truncation took it, or there never was one.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            synced => synced.map_err(|e| Error::io("cannot sync a producer snapshot", path, e)),
+        }
+    }
+
+    /// Makes the file of the next segment ahead of time, when the active one is half full.
+    pub(super) fn prepare_next(&self) -> Result<()> {
+        let config = self.config.load();
+        let begun = {
+            let writer = self.writer();
+            self.check_waitable()?;
+            let segments = self.segments.load();
+            let is_due = segments.last().is_some_and(|active| active.written() >= half_of(&config));
+            if !is_due || !writer.has_dir || !writer.changed || writer.prepared.is_some() {
+                return Ok(());
+            }
+            // Under the lock, so that none appears in a directory that is being deleted.
+            Prepared::begin(&self.home)
+        };
+        let room = if config.durability == Durability::PowerLoss { config.segment_bytes.into() } else { 0 };
+        // Without it a roll takes longer, and that is all.
+        let Some(prepared) = begun.and_then(|begun| begun.finish(&self.home, room)) else { return Ok(()) };
+        let mut writer = self.writer();
+        match self.closed.load(Ordering::Acquire) || writer.prepared.is_some() {
+            true => prepared.remove(&self.home),
+            false => writer.prepared = Some(prepared),
+        }
+        Ok(())
     }
 
     pub(super) fn close(&self) -> Result<()> {
@@ -86,6 +151,9 @@ impl Inner {
             Ok(()) => {}
         }
         self.bury()?;
+        if let Some(prepared) = writer.prepared.take() {
+            prepared.remove(&self.home);
+        }
         if !(writer.changed || self.doubts.were_settled()) || !writer.has_dir {
             return written;
         }
@@ -94,11 +162,17 @@ impl Inner {
         let active = Arc::clone(&appender.active);
         let (end, snapshot) = (appender.end, appender.producers.encode()?);
         drop(appender);
-        active.create_files()?;
-        for segment in writer.sealed.drain(..).chain([Arc::clone(&active)]) {
-            segment.write_indexes()?;
-            segment.sync_indexes()?;
+        active.create_files(&mut None)?;
+        self.write_sealed(writer, 0)?;
+        if active.trim()? {
+            let synced = active.file()?.sync_data();
+            synced.map_err(|e| Error::io("cannot sync a segment", active.path(FileKind::Log), e))?;
         }
+        for seal in writer.sealed.drain(..) {
+            self.sync_sealed(&seal)?;
+        }
+        active.write_indexes()?;
+        active.sync_indexes()?;
         // The leader epochs went out with the last sync.
         place_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;
         self.remove_old_snapshots(end)?;

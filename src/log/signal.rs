@@ -36,17 +36,12 @@ macro_rules! lock {
         guard
     }};
 }
+pub(super) use lock;
 
 impl Signal {
     /// The number of events so far. Read it before looking at what the events announce.
     pub(crate) fn count(&self) -> u64 {
         lock!(self.state).count
-    }
-
-    /// Whether a thread is blocked on it.
-    #[cfg(test)]
-    pub(crate) fn is_waited_on(&self) -> bool {
-        lock!(self.state).waiting > 0
     }
 
     /// Announces an event.
@@ -172,37 +167,6 @@ mod loom_tests {
             for appender in appenders {
                 appender.join().unwrap();
             }
-        });
-    }
-
-    /// Waiters elect a leader by `try_lock`; whoever loses is woken when the leader has let go.
-    #[test]
-    fn loom_a_waiter_that_lost_the_election_is_woken() {
-        loom::model(|| {
-            let done = Arc::new(AtomicU64::new(0));
-            let leader = Arc::new(loom::sync::Mutex::new(()));
-            let signal = Arc::new(Signal::default());
-            let wait = |done: Arc<AtomicU64>, leader: Arc<loom::sync::Mutex<()>>, signal: Arc<Signal>| {
-                loop {
-                    let seen = signal.count();
-                    if done.load(Ordering::Acquire) >= 1 {
-                        return;
-                    }
-                    if let Ok(guard) = leader.try_lock() {
-                        done.fetch_add(1, Ordering::Release);
-                        drop(guard);
-                        signal.notify();
-                        return;
-                    }
-                    signal.wait_past(seen, None);
-                }
-            };
-            let other = {
-                let (d, l, s) = (Arc::clone(&done), Arc::clone(&leader), Arc::clone(&signal));
-                loom::thread::spawn(move || wait(d, l, s))
-            };
-            wait(Arc::clone(&done), Arc::clone(&leader), Arc::clone(&signal));
-            other.join().unwrap();
         });
     }
 }

@@ -47,7 +47,11 @@ impl Inner {
         drop(appender);
         self.drop_segments_below(to);
         let first = self.segments.load().first().map_or(to, |s| s.base());
-        writer.sealed.retain(|s| s.base() >= first);
+        for seal in &mut writer.sealed {
+            seal.segment = seal.segment.take().filter(|segment| segment.base() >= first);
+        }
+        // The producer state where the first one begins is still of use.
+        writer.sealed.retain(|seal| seal.next >= first);
         let buried = self.bury();
         drop(writer);
         self.notify();
@@ -227,7 +231,7 @@ impl Inner {
             let emptied =
                 std::mem::replace(&mut segment, Arc::new(Segment::new(self.home.clone(), end, self.index_sizes())));
             emptied.remove_files()?;
-            writer.new_names |= segment.create_files()?;
+            writer.new_names |= segment.create_files(&mut None)?;
             kept.push(Arc::clone(&segment));
         }
         self.segments.store(Arc::new(kept));
@@ -243,7 +247,7 @@ impl Inner {
         (appender.end, appender.active, appender.size) = (end, segment, position);
         appender.first_timestamp = None;
         appender.staged = Staged { epochs_changed: true, ..Staged::default() };
-        writer.sealed.retain(|s| s.base() < appender.active.base());
+        writer.sealed.retain(|seal| seal.next <= appender.active.base());
         // Of what was cut, no stock broker shall take up the producers.
         self.remove_old_snapshots(end)
     }

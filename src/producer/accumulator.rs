@@ -358,10 +358,19 @@ impl Accumulator {
         oldest
     }
 
+    /// Sends everything that is open. The caller is going to wait for it: the broker's threads begin to sync what
+    /// lies on other partitions than the one that the caller syncs first.
+    pub(super) fn send_all(&self) {
+        self.send_open(None);
+        if self.in_flight.lock().batches.len() > 1 {
+            self.broker.hasten();
+        }
+    }
+
     /// Sends everything that is open and waits for everything in flight. Fails with the first failure that no
     /// ticket told anybody.
     pub(super) fn flush(&self) -> Result<()> {
-        self.send_open(None);
+        self.send_all();
         // Not what others enqueue meanwhile: that may have no end.
         let entered = self.in_flight.lock().entered;
         while self.in_flight.lock().settled < entered && self.wait_for_oldest() {}

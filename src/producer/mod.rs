@@ -205,6 +205,7 @@ impl Producer {
     {
         let pushed: Vec<_> =
             records.into_iter().map(|record| self.push(topic, record.into(), Waiting::Later)).collect();
+        self.shared.accumulator.send_all();
         pushed.into_iter().map(|ticket| ticket.and_then(Ticket::wait)).collect()
     }
 

@@ -11,6 +11,7 @@ mod headers;
 mod indexes;
 mod names;
 mod read;
+mod room;
 mod view;
 mod walk;
 
@@ -35,6 +36,7 @@ pub(crate) use indexes::IndexSizes;
 use indexes::Indexes;
 pub(crate) use names::FileKind;
 pub(crate) use read::SegmentRead;
+pub(crate) use room::Prepared;
 use view::{View, ViewSlot};
 use walk::crc_matches;
 pub(crate) use walk::{Found, Frame, WalkEnd, walk};
@@ -66,6 +68,10 @@ pub(crate) struct Segment {
     file: OnceLock<Arc<dyn File>>,
     /// Bytes of whole batches that the operating system holds.
     written: AtomicU64,
+    /// Length of the file: more than `written` where there is room.
+    file_len: AtomicU64,
+    /// Room could not be made, and is not tried again.
+    has_no_room: AtomicBool,
     /// Base offset of the next segment; -1 while there is none.
     until: AtomicI64,
     /// Where the log ended when this was its last segment; -1 where nobody knows.
@@ -96,6 +102,8 @@ impl Segment {
             sizes,
             file: OnceLock::new(),
             written: AtomicU64::new(0),
+            file_len: AtomicU64::new(0),
+            has_no_room: AtomicBool::new(false),
             until: AtomicI64::new(-1),
             end: AtomicI64::new(-1),
             ages_from: AtomicI64::new(-1),
@@ -117,6 +125,8 @@ impl Segment {
             sizes,
             file: OnceLock::new(),
             written: AtomicU64::new(len),
+            file_len: AtomicU64::new(len),
+            has_no_room: AtomicBool::new(false),
             until: AtomicI64::new(-1),
             end: AtomicI64::new(-1),
             ages_from: AtomicI64::new(-1),
@@ -141,6 +151,7 @@ impl Segment {
 
     /// Says that the batches up to `position` are in the file.
     pub(crate) fn set_written(&self, position: u64) {
+        self.file_len.fetch_max(position, Ordering::AcqRel);
         self.written.store(position, Ordering::Release);
     }
 
@@ -170,9 +181,9 @@ impl Segment {
         self.written() > 0 || self.file.get().is_some()
     }
 
-    /// Creates the `.log` and two empty index files (a `.log` without an `.index` would be scanned anew by
-    /// a stock broker). `true` when it did; the directory is then to be synced.
-    pub(crate) fn create_files(&self) -> Result<bool> {
+    /// Creates the `.log`, or takes the one `prepared`, and two empty index files (a `.log` without an `.index` would
+    /// be scanned anew by a stock broker). `true` when it did; the directory is then to be synced.
+    pub(crate) fn create_files(&self, prepared: &mut Option<Prepared>) -> Result<bool> {
         if self.file.get().is_some() {
             return Ok(false);
         }
@@ -184,12 +195,15 @@ impl Segment {
             self.write_whole(kind, &[])?;
         }
         let path = self.path(FileKind::Log);
-        let file = self
-            .home
-            .storage
-            .open(&path, OpenMode::CreateIfAbsent)
-            .and_then(|file| file.set_len(0).map(|()| file))
-            .map_err(|e| Error::io("cannot create a segment", path, e))?;
+        let made = match prepared.take() {
+            Some(prepared) => prepared.take_place(&self.home, &path),
+            None => {
+                let opened = self.home.storage.open(&path, OpenMode::CreateIfAbsent);
+                opened.and_then(|file| file.set_len(0).map(|()| (file, 0)))
+            }
+        };
+        let (file, len) = made.map_err(|e| Error::io("cannot create a segment", path, e))?;
+        self.file_len.store(len, Ordering::Release);
         let _ = self.file.set(file);
         Ok(true)
     }
@@ -273,13 +287,19 @@ impl Segment {
 
     /// Walks the whole segment; see [`walk`].
     pub(crate) fn walk(&self, each: impl FnMut(Found<'_>) -> bool) -> Result<WalkEnd> {
-        self.walk_from((0, self.base), each)
+        self.walk_from((0, self.base), None, each)
     }
 
-    /// The same from the batch at a position, with this offset.
-    pub(crate) fn walk_from(&self, from: (u64, Offset), each: impl FnMut(Found<'_>) -> bool) -> Result<WalkEnd> {
+    /// The same from the batch at a position, with this offset, in a log's last segment up to zeros that are no batch
+    /// where it may end with some: see [`Self::find_room`].
+    pub(crate) fn walk_from(
+        &self,
+        from: (u64, Offset),
+        zeros_from: Option<u64>,
+        each: impl FnMut(Found<'_>) -> bool,
+    ) -> Result<WalkEnd> {
         let end = Some(Offset::new(self.end.load(Ordering::Acquire))).filter(|end| end.get() >= 0);
-        let frame = Frame { base: self.base, until: self.until(), end, compacted: self.home.compacted };
+        let frame = Frame { base: self.base, until: self.until(), end, zeros_from, compacted: self.home.compacted };
         walk(&**self.file()?, from.0, self.written(), from.1, frame, &self.home.buffers, each)
             .map_err(|e| self.io_error("cannot read a segment", e))
     }
@@ -379,9 +399,7 @@ impl Segment {
         let kept = if taken.is_held() {
             self.copied(position)?
         } else {
-            let cut = self.file()?.set_len(position);
-            cut.map_err(|e| self.io_error("cannot truncate a segment", e))?;
-            self.set_written(position);
+            self.cut_file(position).map_err(|e| self.io_error("cannot truncate a segment", e))?;
             Arc::clone(self)
         };
         drop(taken);

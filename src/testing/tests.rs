@@ -195,7 +195,7 @@ fn the_oracle_finds_a_lost_and_a_garbled_record() {
         log.put([value], Durability::PowerLoss).unwrap();
     }
     let segment = "events-0/00000000000000000000.log";
-    let size = disk.metadata(Path::new(segment)).unwrap().len;
+    let size = log.log().size_bytes();
     let cut = disk.crash(Choice::ProcessCrash);
     open(&cut, segment).set_len(size * 2 / 3).unwrap();
     let lost = check_log(&cut, &history.crashed(disk.operations(), Choice::Nothing), dir, &config).unwrap_err();

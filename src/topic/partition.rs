@@ -40,6 +40,9 @@ pub(crate) trait PartitionHost: Send + Sync {
 
     /// Has [`Partition::settle`] called in a moment: at once when somebody waits for it.
     fn settle_later(&self, partition: &Arc<Partition>, urgency: Urgency);
+
+    /// Has [`Partition::tend`] called soon.
+    fn tend_later(&self, partition: &Arc<Partition>);
 }
 
 /// Whether somebody waits for a partition to settle who cannot do it himself.
@@ -301,6 +304,11 @@ impl Partition {
         *newest = (*newest).max(Some(appended.position));
         drop(newest);
         self.queue(Urgency::Soon);
+        if self.log.get().is_some_and(Log::wants_tending)
+            && let Some(host) = self.host()
+        {
+            host.tend_later(self);
+        }
         Ok(appended)
     }
 

@@ -78,7 +78,8 @@ fn an_offset_told_from_memory_is_not_given_out_again() {
     full.no_room(true);
     let told = log.append_records(["one", "two"]).unwrap();
     log.wait(told.position, Durability::None).unwrap();
-    let refused = log.append_records(["three"]).unwrap();
+    // More than there is room for behind the last batch.
+    let refused = log.append_records(["three".repeat(5000)]).unwrap();
     assert!(is_refused(log.wait(refused.position, Durability::PowerLoss)));
     let epoch = log.leader_epoch();
     full.no_room(false);
