@@ -101,12 +101,9 @@ impl Inner {
 
     /// Syncs the indexes of sealed segments, and what a note at `point` inside of `active` needs.
     fn sync_derived(&self, sealed: &[Arc<Segment>], active: Option<&Arc<Segment>>, point: Offset) -> Result<()> {
-        for segment in sealed.iter().chain(active) {
-            segment.sync_indexes()?;
-        }
-        if active.is_none() {
-            return Ok(());
-        }
+        sealed.iter().try_for_each(|segment| self.complete(segment))?;
+        let Some(active) = active else { return Ok(()) };
+        active.sync_indexes()?;
         let (storage, dir) = (&*self.context.storage, &*self.home.dir);
         let path = FileKind::Snapshot.path(dir, point);
         let synced = storage.open(&path, OpenMode::Write).and_then(|file| file.sync_data());

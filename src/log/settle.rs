@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::segment::FileKind;
+use crate::segment::{FileKind, Segment};
 use crate::storage::{place_file, read_file};
 use crate::types::Offset;
 
@@ -31,6 +31,7 @@ impl Inner {
             noted: self.marks.noted(),
             reserved: if clean { Offset::ZERO } else { reserved.end },
             doubted_below: self.doubted_below(),
+            truncating: self.truncating.load(Ordering::Acquire),
             ..SlotState::default()
         }
     }
@@ -54,6 +55,13 @@ impl Inner {
         self.place_epochs(&mut writer)?;
         let dir = &*self.home.dir;
         storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))
+    }
+
+    /// Syncs what lies beside a segment; one that has ended is sealed.
+    pub(super) fn complete(&self, segment: &Segment) -> Result<()> {
+        segment.sync_indexes()?;
+        // Nothing of ours lies in the metadata log.
+        if self.context.slot.is_some() { segment.seal() } else { Ok(()) }
     }
 
     pub(super) fn close(&self) -> Result<()> {
@@ -97,7 +105,7 @@ impl Inner {
         active.create_files()?;
         for segment in writer.sealed.drain(..).chain([Arc::clone(&active)]) {
             segment.write_indexes()?;
-            segment.sync_indexes()?;
+            self.complete(&segment)?;
         }
         // The leader epochs went out with the last sync.
         place_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;

@@ -10,7 +10,9 @@ mod flaws;
 mod headers;
 mod indexes;
 mod names;
+mod patient;
 mod read;
+mod seal;
 mod view;
 mod walk;
 
@@ -19,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Result};
 use crate::finding::{Finding, FindingKind, Findings};
@@ -33,8 +35,10 @@ pub(crate) use check::AbortedCheck;
 pub(crate) use flaws::{Flaw, FlawKind, Survey};
 pub(crate) use indexes::IndexSizes;
 use indexes::Indexes;
-pub(crate) use names::FileKind;
+pub(crate) use names::{FileKind, is_seal};
+pub(crate) use patient::{Patient, UNREADABLE};
 pub(crate) use read::SegmentRead;
+pub(crate) use seal::{Broken, Tally};
 use view::{View, ViewSlot};
 use walk::crc_matches;
 pub(crate) use walk::{Found, Frame, WalkEnd, walk};
@@ -84,6 +88,12 @@ pub(crate) struct Segment {
     doubted: AtomicBool,
     /// There was no space for the index files.
     unwritten: AtomicBool,
+    /// A seal lies beside the segment...
+    sealed: AtomicBool,
+    /// ...with which its length was not compared yet.
+    unproven: AtomicBool,
+    /// Held while it is sealed, cut or removed; true once it was removed: then no seal of it may come into being.
+    removed: Mutex<bool>,
 }
 
 impl Segment {
@@ -106,6 +116,9 @@ impl Segment {
             aborted: RwLock::new(Some(TransactionIndex::default())),
             doubted: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
+            unproven: AtomicBool::new(false),
+            removed: Mutex::new(false),
         }
     }
 
@@ -127,6 +140,9 @@ impl Segment {
             aborted: RwLock::new(None),
             doubted: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
+            unproven: AtomicBool::new(false),
+            removed: Mutex::new(false),
         }
     }
 
@@ -225,7 +241,8 @@ impl Segment {
         if self.written().saturating_sub(position) < header.len() as u64 {
             return Ok(None);
         }
-        let read = self.file()?.read_exact_at(&mut header, position);
+        // What the disk does not give is no header.
+        let read = Patient::new(&**self.file()?).read_exact_at(&mut header, position);
         read.map_err(|e| self.io_error("cannot read a segment", e))?;
         Ok(Some(header))
     }
@@ -236,7 +253,7 @@ impl Segment {
         if header.size_bytes() as u64 > self.written() - position {
             return Ok(None);
         }
-        let matches = crc_matches(&**self.file()?, position, &header);
+        let matches = crc_matches(&Patient::new(&**self.file()?), position, &header);
         Ok(matches.map_err(|e| self.io_error("cannot read a segment", e))?.then_some(header))
     }
 
@@ -308,6 +325,7 @@ impl Segment {
         if let Some(error) = failed {
             return Err(error);
         }
+        self.contradict(&mut survey, rebuilt.kept_tally())?;
         let mut held = self.indexes.write();
         if !held.as_ref().is_some_and(|held| held.from_batches) {
             let mut indexes = rebuilt.indexes.into_inner();
@@ -375,6 +393,12 @@ impl Segment {
     /// map would kill the process.
     pub(crate) fn truncate(self: &Arc<Self>, position: u64, end: Offset) -> Result<Arc<Self>> {
         self.load_aborted()?;
+        let sealing = self.removed.lock();
+        self.set_until(None);
+        self.remove(FileKind::Seal)?;
+        self.sealed.store(false, Ordering::Release);
+        self.unproven.store(false, Ordering::Release);
+        drop(sealing);
         let taken = self.view.take();
         let kept = if taken.is_held() {
             self.copied(position)?
@@ -423,6 +447,7 @@ impl Segment {
         };
         copy().map_err(|e| self.io_error("cannot copy a segment that is to be truncated", e))?;
         self.set_until(None);
+        *self.removed.lock() = true;
         let copied = Self::existing(self.home.clone(), self.base, self.sizes, len);
         copied.doubted.store(self.is_doubted(), Ordering::Release);
         copied.aborted.write().clone_from(&self.aborted.read());
@@ -431,6 +456,8 @@ impl Segment {
 
     /// Removes all files of the segment.
     pub(crate) fn remove_files(&self) -> Result<()> {
+        let mut removed = self.removed.lock();
+        *removed = true;
         FileKind::ALL.into_iter().try_for_each(|kind| self.remove(kind))
     }
 }

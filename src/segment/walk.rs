@@ -14,6 +14,7 @@ use crate::types::{LeaderEpoch, Offset};
 
 use super::buffer::{Buffer, BufferPool};
 use super::flaws::{Flaw, FlawKind, Prefix, Successor, Verdict, judge};
+use super::patient::{Patient, UNREADABLE};
 
 /// One read's worth of bytes.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -67,8 +68,9 @@ pub(crate) fn walk(
     buffers: &BufferPool,
     mut each: impl FnMut(Found<'_>) -> bool,
 ) -> io::Result<WalkEnd> {
+    let file = Patient::new(file);
     let mut walk = Walk {
-        file,
+        file: &file,
         len,
         frame,
         buffer: buffers.take(CHUNK_BYTES),
@@ -128,7 +130,7 @@ enum Mended {
 }
 
 struct Walk<'a> {
-    file: &'a dyn File,
+    file: &'a Patient<'a>,
     len: u64,
     frame: Frame,
     buffers: &'a BufferPool,
@@ -335,8 +337,9 @@ impl Walk<'_> {
         let to = sound_at.as_ref().map(|(_, header)| header.base_offset());
         let end = sound_at.map_or(self.len, |(at, _)| at);
         let to = to.or(self.frame.until.filter(|until| until.get() >= self.expected));
-        let flaw =
-            Flaw { positions: self.position..end, from: Offset::new(self.expected), to, kind: FlawKind::Damaged(why) };
+        let (positions, from) = (self.position..end, Offset::new(self.expected));
+        let why = if self.file.has_lost(&positions) { UNREADABLE } else { why };
+        let flaw = Flaw { positions, from, to, kind: FlawKind::Damaged(why) };
         Ok(Mended::Not(flaw))
     }
 
