@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 //!
 //! The pages that the table names are here as well: [`docs`], and first of all [`docs::graduate`]. To see what is in a
-//! directory: [`Broker::inspect`].
+//! directory: [`Broker::inspect`]. What opening one does after a crash, or with a bad disk: [`docs::recovery`].
 
 mod broker;
 mod clock;

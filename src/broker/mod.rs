@@ -162,7 +162,7 @@ impl Broker {
         let root = options.root.as_path();
         let is_foreign = directory::drop_stale_state(&*storage, root, &catalog, &findings)?;
         let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
-        let checkpoints = directory::read_checkpoints(&*storage, root, found_clean)?;
+        let checkpoints = directory::read_checkpoints(&*storage, root, found_clean, is_foreign)?;
         let known = directory::read_time(&*storage, root)?;
         let inner = Arc::new(Inner {
             context: Arc::new(PartitionContext {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::{Inner, directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
-use crate::log::{PARTITION_METADATA, decode_partition_metadata, encode_partition_metadata};
+use crate::log::{PARTITION_METADATA, decode_partition_metadata, encode_partition_metadata, is_seal};
 use crate::storage::{EntryKind, read_file, replace_file};
 use crate::topic::catalog::{Elsewhere, TopicImage};
 use crate::topic::{Checkpoint, name};
@@ -48,9 +48,12 @@ impl Inner {
         let entries = storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))?;
         let mut names: Vec<_> = entries.into_iter().filter(|e| e.kind != EntryKind::File).map(|e| e.name).collect();
         names.sort_unstable();
-        let mut survey = Survey::default();
+        let (mut survey, mut dropped) = (Survey::default(), 0);
         for name in names {
             let path = root.join(&name);
+            if is_foreign && name::parse_partition_dir(&name).is_some() {
+                dropped += self.drop_seals(&path)?;
+            }
             match name::parse_partition_dir(&name) {
                 Some((topic, number)) => self.survey_partition(&mut survey, topic, number.into(), is_foreign)?,
                 None if directory::is_deleted_dir(&name) => self.remove_deleted(&path)?,
@@ -58,7 +61,27 @@ impl Inner {
                 None => self.leftover(&path, what_is(&name)),
             }
         }
+        if dropped > 0 {
+            let message = format!("another program wrote here since; {dropped} seals of segments were dropped");
+            self.context.findings.add(Finding::new(FindingKind::ForeignWriter, message).path(root));
+        }
         Ok(survey)
+    }
+
+    /// Removes our own accounts of a partition's segments, which somebody else may have changed since.
+    fn drop_seals(&self, dir: &Path) -> Result<usize> {
+        let storage = &*self.context.storage;
+        let entries = storage.list(dir).map_err(|e| Error::io("cannot list a partition's directory", dir, e))?;
+        let mut dropped = 0;
+        for entry in entries.iter().filter(|entry| is_seal(&entry.name)) {
+            let path = dir.join(&entry.name);
+            storage.remove_file(&path).map_err(|e| Error::io("cannot remove a stale seal", path, e))?;
+            dropped += 1;
+        }
+        if dropped > 0 {
+            storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
+        }
+        Ok(dropped)
     }
 
     fn survey_partition(&self, survey: &mut Survey, topic: &str, number: PartitionId, is_foreign: bool) -> Result<()> {

@@ -10,6 +10,9 @@ pub mod format {}
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
 
+#[doc = include_str!("recovery.md")]
+pub mod recovery {}
+
 #[doc = include_str!("offsets.md")]
 pub mod offsets {}
 

@@ -33,7 +33,7 @@ fn files_of(storage: &dyn Storage) -> Files {
 }
 
 fn is_derived(name: &str) -> bool {
-    !name.ends_with(".log")
+    !name.ends_with(".log") && !name.ends_with(".seal")
 }
 
 /// A directory that another program stopped in good order at `end`.
@@ -51,7 +51,8 @@ impl Foreign {
         for dir in ["data", DIR] {
             storage.create_dir(Path::new(dir)).unwrap();
         }
-        for (name, bytes) in files {
+        // Seals are dropped when another program had the directory.
+        for (name, bytes) in files.iter().filter(|(name, _)| !name.ends_with(".seal")) {
             let file = storage.open(&Path::new(DIR).join(name), OpenMode::CreateNew).unwrap();
             file.write_all_at(bytes, 0).unwrap();
         }

@@ -5,6 +5,7 @@
 //! Lock order: writer, then appender; readers take neither.
 
 mod append;
+mod aside;
 mod audit;
 mod checkpoint;
 mod commit;
@@ -20,6 +21,7 @@ mod poison;
 mod producers;
 mod read;
 mod recover;
+mod report;
 mod scan;
 mod settle;
 mod signal;
@@ -30,9 +32,11 @@ mod tests;
 mod transactions;
 mod trim;
 mod undo;
+mod verdict;
 mod waiters;
 
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -56,6 +60,7 @@ use marks::Marks;
 use undo::Cuts;
 use waiters::Waiters;
 
+pub(crate) use crate::segment::is_seal;
 pub(crate) use checkpoint::{
     LEADER_EPOCHS, PARTITION_METADATA, decode_epochs, decode_offsets, decode_partition_metadata, encode_offsets,
     encode_partition_metadata,
@@ -67,7 +72,7 @@ pub use offsets::{Appended, LogOffsets, LogPosition, OffsetAtTime};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use producers::ProducerStates;
 pub use read::LogRead;
-pub use recover::{LogRecovery, RecoveryRow};
+pub use report::{LogRecovery, RecoveryRow};
 pub(crate) use signal::Signal;
 pub(crate) use state::{StateFile, StateSlot};
 
@@ -108,6 +113,8 @@ pub(crate) struct Outside {
     pub(crate) high_watermark: Offset,
     /// A stock broker closed the directory in order: all bytes were written whole.
     pub(crate) clean: bool,
+    /// Another program had the directory since we last did: of what we kept nothing is evidence.
+    pub(crate) foreign: bool,
 }
 
 /// One partition's log, alone in its directory or as part of a [`Broker`](crate::Broker).
@@ -146,6 +153,8 @@ struct Inner {
     graveyard: Mutex<Vec<Arc<Segment>>>,
     /// Held while the state slot is written: a note must not overtake a newer one.
     reserved: Mutex<Reserved>,
+    /// A truncation is under way, for the state slot.
+    truncating: AtomicBool,
     /// Counts how often the end went back; what went then is in `cuts`.
     era: AtomicU64,
     cuts: Mutex<Cuts>,
@@ -170,6 +179,8 @@ struct Inner {
     /// The appender's epochs, for readers.
     epochs: ArcSwap<EpochCache>,
     epochs_proven: bool,
+    /// Offsets of segments that are gone.
+    missing: ArcSwap<Vec<Range<Offset>>>,
     report: LogRecovery,
     /// No leader appends below: 0, or above all epochs before where offsets were left out.
     lowest_epoch: AtomicI32,
@@ -271,7 +282,7 @@ impl Log {
         let noted_epoch = context.slot.as_ref().and_then(|slot| slot.load()).map(|slot| slot.leader_epoch);
         let newest_epoch = found.epochs.latest().max(noted_epoch).unwrap_or(LeaderEpoch::new(-1));
         let lowest_epoch = match found.report.rows.contains(&RecoveryRow::Reserved) {
-            true => LeaderEpoch::new(newest_epoch.get().saturating_add(1)),
+            true => LeaderEpoch::new(newest_epoch.max(found.noted_epoch).get().saturating_add(1)),
             false => newest_epoch.max(LeaderEpoch::new(0)),
         };
         let epochs = ArcSwap::from_pointee(found.epochs.clone());
@@ -312,6 +323,7 @@ impl Log {
             segments: ArcSwap::from_pointee(found.segments),
             graveyard: Mutex::new(Vec::new()),
             reserved: Mutex::new(found.reserved),
+            truncating: AtomicBool::new(false),
             era: AtomicU64::new(0),
             cuts: Mutex::default(),
             told: AtomicI64::new(0),
@@ -329,15 +341,15 @@ impl Log {
             lowest_epoch: AtomicI32::new(lowest_epoch.get()),
             epochs,
             epochs_proven: found.epochs_proven,
+            missing: ArcSwap::from_pointee(found.missing),
             report: found.report,
         };
         inner.appender.lock().jitter = inner.jitter();
         if !found.clean {
             inner.settle_epochs()?;
             inner.note_recovered()?;
-            let leaves_out = inner.report.rows.contains(&RecoveryRow::Reserved);
-            if let Some(slot) = inner.context.slot.as_ref().filter(|_| leaves_out) {
-                // What spoke of the offsets left out may have been cut off: from here on only the note does.
+            if let Some(slot) = inner.context.slot.as_ref().filter(|_| found.must_note) {
+                // What spoke of offsets left out may have been cut off, and what is appended is not to be truncated.
                 slot.sync()?;
             }
         }

@@ -127,6 +127,7 @@ impl Inner {
         if offset >= limit {
             return Ok(read);
         }
+        self.check_missing(offset, offset.next())?;
         let segments = self.segments.load_full();
         let first = floor(&segments, offset);
         for (at, segment) in segments.iter().enumerate().skip(first) {
@@ -147,12 +148,22 @@ impl Inner {
                 return Ok(read);
             }
             if let Some(following) = segments.get(at + 1) {
+                self.check_missing(offset, following.base())?;
                 self.check_hole(segment, following, offset)?;
             }
         }
         // Nothing but a hole (compacted away, or reserved) up to the visible end.
         read.next = limit;
         Ok(read)
+    }
+
+    /// Fails when one of the offsets from `offset` on lies in a segment that is gone, by its seal.
+    fn check_missing(&self, offset: Offset, before: Offset) -> Result<()> {
+        let missing = self.missing.load();
+        let Some(gone) = missing.iter().find(|gone| offset < gone.end && gone.start < before) else { return Ok(()) };
+        let remedy = format!("restore the segment, or go on reading at offset {}", gone.end);
+        let error = self.error(ErrorKind::Corrupt, "the segment of these offsets is missing").offset(gone.start);
+        Err(error.offsets(gone.clone()).path(FileKind::Log.path(&self.home.dir, gone.start)).remedy(remedy))
     }
 
     /// Fails when offsets between two segments are gone that nobody left out.

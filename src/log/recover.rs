@@ -1,15 +1,11 @@
-//! Opening a log: what is on disk -> what is done about it, as a table.
-//!
-//! | row | state on disk | decision |
-//! |---|---|---|
-//! | `Fresh` | no directory, or no segment in it | start empty at the log start |
-//! | `Clean` | the state slot says "clean", and size and tail of the active segment prove it | adopt, scan nothing |
-//! | `Scanned` ... | no proof of a clean close | see the table of `scan` |
-//! | `Reserved` | offsets beyond the end may be known outside | go on above them, in a higher leader epoch |
+//! Opening a log: what is on disk -> what is done about it. The rows and the decision of each are a table in
+//! `docs::recovery`; which of them a damaged place falls under is `verdict`'s business, what lies between two
+//! segments `scan`'s.
 //!
 //! Invariants: nothing that was durable is deleted; no offset is given out twice; a second open finds nothing
 //! to do. Before anything is built on what recovery read, it is synced.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
@@ -19,14 +15,15 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
 use crate::record::BatchHeader;
-use crate::segment::{FileKind, IndexSizes, Segment, SegmentHome};
-use crate::storage::{place_file, read_file};
-use crate::types::Offset;
+use crate::segment::{FileKind, IndexSizes, Patient, Segment, SegmentHome};
+use crate::storage::{File, place_file, read_file};
+use crate::types::{LeaderEpoch, Offset};
 
 use super::checkpoint;
 use super::epochs::EpochCache;
 use super::notes::remove_snapshot;
 use super::producers::ProducerStates;
+use super::report::{LogRecovery, RecoveryRow};
 use super::scan::{Begin, Scan};
 use super::state::{SlotState, TAIL_LEN};
 use super::{LogConfig, LogContext, Reserved};
@@ -36,53 +33,6 @@ const SMALL_FILE_BYTES_MAX: u64 = 256 << 20;
 /// Longest file of leader epochs: a line is about 20 bytes, and each restart of a broker adds one.
 pub(super) const EPOCHS_BYTES_MAX: u64 = 16 << 20;
 
-/// A row of the table above that was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum RecoveryRow {
-    /// No directory, or no segment in it.
-    Fresh,
-    /// Closed cleanly, with proof.
-    Clean,
-    /// Scanned from the recovery point and found sound.
-    Scanned,
-    /// An unfinished write was cut off the end.
-    TornTail,
-    /// Durable bytes at the end are damaged; they were kept.
-    DamagedTail,
-    /// Bytes inside a sealed segment are damaged and were kept, or a whole segment is missing.
-    DamagedSegment,
-    /// Offsets were left out because they may be known outside.
-    Reserved,
-}
-
-impl RecoveryRow {
-    /// All of them, in the order of the table.
-    pub const ALL: [Self; 7] = [
-        Self::Fresh,
-        Self::Clean,
-        Self::Scanned,
-        Self::TornTail,
-        Self::DamagedTail,
-        Self::DamagedSegment,
-        Self::Reserved,
-    ];
-}
-
-/// What opening a log found and did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LogRecovery {
-    /// The rows taken, in the order of the table.
-    pub rows: Vec<RecoveryRow>,
-    /// Bytes that were scanned.
-    pub scanned_bytes: u64,
-    /// Bytes that were cut off the end.
-    pub cut_bytes: u64,
-    /// The offsets that damage costs, where it was found: reads of them fail, the rest is served.
-    pub damaged: Vec<Range<Offset>>,
-}
-
 /// A log's state as recovery leaves it.
 pub(super) struct Recovered {
     pub(super) segments: Vec<Arc<Segment>>,
@@ -90,6 +40,8 @@ pub(super) struct Recovered {
     pub(super) log_start: Offset,
     pub(super) end: Offset,
     pub(super) epochs: EpochCache,
+    /// The newest that the checkpoint names, even where its batches are gone.
+    pub(super) noted_epoch: LeaderEpoch,
     /// They are our own, or all batches bore them out.
     pub(super) epochs_proven: bool,
     pub(super) producers: ProducerStates,
@@ -106,15 +58,19 @@ pub(super) struct Recovered {
     pub(super) above_damage: Option<Offset>,
     /// Offsets below may be known outside, by what a stock broker left.
     pub(super) known_outside: Offset,
+    /// Segments that are gone, by their seals.
+    pub(super) missing: Vec<Range<Offset>>,
+    /// What the state slot says is not so any more: the note of it must be durable before the log is used.
+    pub(super) must_note: bool,
     pub(super) report: LogRecovery,
 }
 
 pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConfig) -> Result<Recovered> {
     let slot = context.slot.as_ref().and_then(|slot| slot.load());
-    let recovery = Recovery { context, home, config, slot: slot.as_ref() };
+    let recovery = Recovery { context, home, config, slot: slot.as_ref(), rebuilt: Cell::default() };
     let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
     super::swaps::finish(home)?;
-    let Some(listed) = recovery.list()? else {
+    let Some(mut listed) = recovery.list()? else {
         return recovery.finish(Vec::new(), Listed::default(), false);
     };
     let mut segments = Vec::with_capacity(listed.bases.len());
@@ -124,6 +80,9 @@ pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConf
         let segment = Segment::existing(home.clone(), base, sizes, found.len);
         if slot.is_none_or(|slot| base < slot.doubted_below) {
             segment.doubt();
+        }
+        if listed.seals.remove(&base) {
+            segment.set_sealed();
         }
         segments.push(Arc::new(segment));
     }
@@ -137,6 +96,10 @@ struct Listed {
     bases: BTreeSet<Offset>,
     /// The offsets of the producer snapshots.
     snapshots: BTreeSet<Offset>,
+    /// Those of seals; of those whose segment is gone, once the others were taken out.
+    seals: BTreeSet<Offset>,
+    /// How many index files there are.
+    indexes: usize,
     /// A segment has a transaction index: aborted records are there, whether or not their producers are known.
     has_aborted: bool,
 }
@@ -146,6 +109,8 @@ pub(super) struct Recovery<'a> {
     pub(super) home: &'a SegmentHome,
     pub(super) config: &'a LogConfig,
     pub(super) slot: Option<&'a SlotState>,
+    /// A derived file was made anew.
+    rebuilt: Cell<bool>,
 }
 
 impl Recovery<'_> {
@@ -160,19 +125,27 @@ impl Recovery<'_> {
         for entry in entries {
             match FileKind::parse(&entry.name) {
                 Some((FileKind::Log, base)) => drop(listed.bases.insert(base)),
+                Some((FileKind::Seal, base)) => drop(listed.seals.insert(base)),
+                Some((FileKind::OffsetIndex | FileKind::TimeIndex, _)) => listed.indexes += 1,
                 Some((FileKind::TxnIndex, _)) => listed.has_aborted = true,
                 Some((FileKind::Snapshot, at)) => drop(listed.snapshots.insert(at)),
                 None if entry.name.ends_with(".deleted") => {
                     let path = dir.join(&entry.name);
                     storage.remove_file(&path).map_err(|e| Error::io("cannot remove a deleted file", path, e))?;
                 }
-                _ => {}
+                None => {}
             }
         }
         Ok(Some(listed))
     }
 
-    fn finish(&self, mut segments: Vec<Arc<Segment>>, listed: Listed, has_dir: bool) -> Result<Recovered> {
+    fn finish(&self, mut segments: Vec<Arc<Segment>>, mut listed: Listed, has_dir: bool) -> Result<Recovered> {
+        let started = self.context.clock.monotonic();
+        let truncated = self.slot.filter(|slot| slot.truncating).map(|slot| slot.log_end);
+        if let Some(to) = truncated {
+            super::trim::finish_truncation(self.home, &mut segments, to)?;
+            listed.seals = listed.seals.split_off(&Offset::ZERO).into_iter().filter(|base| *base < to).collect();
+        }
         let first = segments.first().map_or(Offset::ZERO, |s| s.base());
         let known = match (self.slot, &self.context.slot) {
             (Some(slot), _) => slot.log_start,
@@ -180,7 +153,10 @@ impl Recovery<'_> {
             // Nothing is left of the log, or nothing but the checkpoint is known of it.
             (None, _) => self.context.log_start,
         };
-        let log_start = known.max(first);
+        let missing = self.missing(&segments, &listed.seals, known)?;
+        // A log never starts later because its first segment is gone.
+        let log_start = missing.first().map_or(known.max(first), |gone| known.max(first.min(gone.start)));
+        let log_start = truncated.map_or(log_start, |to| log_start.min(to));
         self.drop_below(&mut segments, log_start)?;
         for pair in segments.windows(2) {
             pair[0].set_until(Some(pair[1].base()));
@@ -191,6 +167,7 @@ impl Recovery<'_> {
             log_start,
             end: log_start,
             epochs: EpochCache::default(),
+            noted_epoch: LeaderEpoch::new(-1),
             epochs_proven: true,
             producers: ProducerStates::default(),
             transactional: false,
@@ -201,13 +178,26 @@ impl Recovery<'_> {
             reserved: Reserved::default(),
             above_damage: None,
             known_outside: Offset::ZERO,
+            missing,
+            must_note: truncated.is_some(),
             report: LogRecovery::default(),
         };
+        if truncated.is_some() {
+            found.report.take(RecoveryRow::TruncationFinished);
+        }
+        let is_lost = self.slot.is_none() && self.context.slot.is_some() && !self.context.outside.foreign;
+        if is_lost && !found.segments.is_empty() {
+            found.report.take(RecoveryRow::StateLost);
+        }
         if found.segments.is_empty() {
-            found.report.rows.push(RecoveryRow::Fresh);
+            found.report.take(RecoveryRow::Fresh);
             found.clean = self.slot.is_none_or(|s| s.clean);
+            found.end = truncated.unwrap_or(log_start);
             found.epochs = self.epochs()?.unwrap_or_default();
         } else if !self.adopt_clean(&mut found, listed.has_aborted)? {
+            if listed.indexes < 2 * listed.bases.len() {
+                self.rebuilt.set(true);
+            }
             let newest = listed.snapshots.last().copied().unwrap_or_default();
             // What was noted inside of a segment may turn out not to fit the batches.
             if !Scan::new(self, &mut found, newest, Begin::Noted)?.run()? {
@@ -215,10 +205,11 @@ impl Recovery<'_> {
             }
             self.drop_snapshots(&found, listed.snapshots)?;
         }
+        self.tell_missing(&mut found);
         self.go_above_reserved(&mut found);
         let is_told = |row| matches!(row, &RecoveryRow::Reserved | &RecoveryRow::DamagedTail);
         if !found.clean && !found.report.rows.iter().any(is_told) && self.goes_on_above_gap(&found)? {
-            found.report.rows.push(RecoveryRow::Reserved);
+            found.report.take(RecoveryRow::Reserved);
         }
         if (found.log_start..=found.end).contains(&self.context.log_start) {
             // A checkpoint that lies beyond the end is of another log, and deletes nothing.
@@ -237,7 +228,62 @@ impl Recovery<'_> {
         }
         found.transactional = listed.has_aborted || !found.producers.is_empty();
         found.producers.expire(self.context.time.passed(), self.config.producer_id_expiration);
+        if self.rebuilt.get() {
+            found.report.take(RecoveryRow::DerivedRebuilt);
+        }
+        found.must_note |= found.report.rows.contains(&RecoveryRow::Reserved);
+        found.report.took = self.context.clock.monotonic().saturating_sub(started);
         Ok(found)
+    }
+
+    /// What is gone by the seals that stayed; seals of what was deleted or overwritten in good order go.
+    fn missing(
+        &self,
+        segments: &[Arc<Segment>],
+        seals: &BTreeSet<Offset>,
+        log_start: Offset,
+    ) -> Result<Vec<Range<Offset>>> {
+        let mut missing = Vec::new();
+        for &base in seals {
+            let gone = self.new_segment(base);
+            gone.set_sealed();
+            let end = gone.evidence()?.map_or(base, |sealed| sealed.end);
+            let before = segments.iter().rfind(|segment| segment.base() < base);
+            let covered = before.map_or(Ok(Offset::ZERO), |before| end_of(before))? > base;
+            if end > log_start && !covered {
+                missing.push(base.max(log_start)..end);
+                continue;
+            }
+            let path = FileKind::Seal.path(&self.home.dir, base);
+            self.context.storage.remove_file(&path).map_err(|e| Error::io("cannot remove an old seal", path, e))?;
+        }
+        Ok(missing)
+    }
+
+    /// Row `MissingSegment`.
+    fn tell_missing(&self, found: &mut Recovered) {
+        for gone in &found.missing {
+            found.report.take(RecoveryRow::MissingSegment);
+            found.report.damaged.push(gone.clone());
+            self.tell_offsets(FindingKind::Lost, "a sealed segment is missing", gone.clone());
+        }
+        if let Some(last) = found.missing.last().filter(|last| last.end > found.end) {
+            found.end = last.end;
+            found.above_damage = Some(last.end);
+            found.clean = false;
+        }
+    }
+
+    /// Below it everything survives loss of power: by the slot or, where that is lost, by the recovery point, and by
+    /// the newest seal.
+    pub(super) fn durable(&self, segments: &[Arc<Segment>]) -> Result<Offset> {
+        let noted = self.slot.map_or(Offset::ZERO, |slot| slot.frontier.max(slot.recovery_point));
+        for segment in segments.iter().rev() {
+            if let Some(sealed) = segment.evidence()? {
+                return Ok(noted.max(sealed.end));
+            }
+        }
+        Ok(noted)
     }
 
     /// Segments that lie wholly below the log start were deleted; a crash may have brought them back.
@@ -278,10 +324,10 @@ impl Recovery<'_> {
         (found.epochs, found.producers) = (epochs, producers);
         (found.end, found.recovery_point) = (slot.log_end, slot.log_end);
         found.clean = true;
-        found.report.rows.push(RecoveryRow::Clean);
+        found.report.take(RecoveryRow::Clean);
         if slot.reserved > Offset::ZERO && slot.reserved == slot.log_end {
             found.reserved = Reserved { end: slot.reserved, volatile: slot.weak_acks };
-            found.report.rows.push(RecoveryRow::Reserved);
+            found.report.take(RecoveryRow::Reserved);
         }
         Ok(true)
     }
@@ -300,7 +346,7 @@ impl Recovery<'_> {
             found.end = above;
             // Until a segment stands there, the next recovery must do the same.
             found.reserved = Reserved { end: found.end, volatile: true };
-            found.report.rows.push(RecoveryRow::Reserved);
+            found.report.take(RecoveryRow::Reserved);
             let words = "offsets that may be known outside were left out";
             self.tell_offsets(FindingKind::Skipped, words, held..above);
         }
@@ -310,7 +356,7 @@ impl Recovery<'_> {
             false => slot.frontier,
         });
         if kept > found.end {
-            found.report.rows.push(RecoveryRow::DamagedTail);
+            found.report.take(RecoveryRow::DamagedTail);
             found.report.damaged.push(found.end..kept);
             self.tell_offsets(FindingKind::Lost, "bytes that were durable are missing", found.end..kept);
             found.end = kept;
@@ -329,15 +375,7 @@ impl Recovery<'_> {
         if active.written() > 0 || self.config.compacted {
             return Ok(false);
         }
-        let (mut end, mut position) = (before.base(), 0);
-        if before.written() > 0 {
-            position = u64::from(before.indexes()?.offset.last().1);
-        }
-        while let Some(header) = before.header_at(position)? {
-            end = header.next_offset();
-            position += header.size_bytes() as u64;
-        }
-        Ok(end < active.base())
+        Ok(end_of(before)? < active.base())
     }
 
     /// Makes a new segment at `base` the active one.
@@ -397,6 +435,7 @@ impl Recovery<'_> {
     }
 
     pub(super) fn tell_epochs(&self, fault: &str) {
+        self.rebuilt.set(true);
         let finding = Finding::new(FindingKind::Rebuilt, format!("{fault}; it was rebuilt from the log"));
         self.tell(finding.path(self.home.dir.join(checkpoint::LEADER_EPOCHS)));
     }
@@ -470,6 +509,7 @@ impl Recovery<'_> {
     pub(super) fn replace_snapshot(&self, at: Offset, producers: &ProducerStates) -> Result<()> {
         let path = FileKind::Snapshot.path(&self.home.dir, at);
         place_file(&*self.context.storage, &path, &producers.encode()?)?;
+        self.rebuilt.set(true);
         let message = "it is nonsense; it was rebuilt from the log";
         self.tell(Finding::new(FindingKind::Rebuilt, message).path(path));
         Ok(())
@@ -486,12 +526,26 @@ pub(super) struct Latest {
     pub(super) resumed: Option<(u64, Offset)>,
 }
 
+/// Where a segment ends, by its index and the headers behind its last entry.
+pub(super) fn end_of(segment: &Segment) -> Result<Offset> {
+    let (mut end, mut position) = (segment.base(), 0);
+    if segment.written() > 0 {
+        position = u64::from(segment.indexes()?.offset.last().1);
+    }
+    while let Some(header) = segment.header_at(position)? {
+        end = header.next_offset();
+        position += header.size_bytes() as u64;
+    }
+    Ok(end)
+}
+
 /// CRC-32C of the last bytes before `end` in a segment: proof that a "clean" state slot speaks of this file.
 pub(super) fn tail_crc(segment: &Segment, end: u64) -> Result<u32> {
     let len = end.min(TAIL_LEN);
     let mut tail = vec![0; len as usize];
     let failed = |e| Error::io("cannot read the end of a segment", segment.path(FileKind::Log), e);
-    segment.file()?.read_exact_at(&mut tail, end - len).map_err(failed)?;
+    // What the disk does not give proves nothing.
+    Patient::new(&**segment.file()?).read_exact_at(&mut tail, end - len).map_err(failed)?;
     Ok(crate::wire::crc32c(&tail))
 }
 

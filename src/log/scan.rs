@@ -1,26 +1,21 @@
-//! Recovery's walk over the segments from the recovery point on: rebuilds all that is derived from batches, and
-//! tells an unfinished write from rot.
-//!
-//! | row | what the walk meets | decision |
-//! |---|---|---|
-//! | `Scanned` | sound batches | rebuild indexes, epochs, producers |
-//! | `TornTail` | an unfinished write: beyond the frontier, or beyond all that a stock broker noted | cut it off |
-//! | `DamagedTail` | damage in the active segment that is no unfinished write | keep the bytes, go on in a new segment |
-//! | `DamagedSegment` | damage inside a sealed segment, or a hole between two | keep it; reads of it fail, the rest is served |
+//! Recovery's walk over the segments from the recovery point on: rebuilds all that is derived from batches, cuts off
+//! what `verdict` calls an unfinished write, keeps what it calls rot, and looks for what is missing between segments.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::finding::FindingKind;
-use crate::record::{BatchHeader, Codec, RecordBatch};
-use crate::segment::{FileKind, Flaw, FlawKind, Found, Segment, Survey};
+use crate::record::{BatchHeader, RecordBatch};
+use crate::segment::{Broken, FileKind, Flaw, FlawKind, Found, Segment, Survey};
 use crate::storage::read_file;
 use crate::types::{Durability, LeaderEpoch, Offset};
 
 use super::epochs::EpochCache;
 use super::producers::{BatchFacts, ProducerStates};
-use super::recover::{Latest, Recovered, Recovery, RecoveryRow};
+use super::recover::{Latest, Recovered, Recovery, end_of};
+use super::report::RecoveryRow;
+use super::verdict::{Known, Verdict, announced_end, beyond, used_end};
 
 /// Damaged places that a report names.
 const DAMAGED_MAX: usize = 1 << 10;
@@ -48,16 +43,16 @@ pub(super) struct Scan<'a> {
     /// The same by the index of the active segment.
     indexed: Offset,
     epochs: EpochScan,
+    /// Everything below survives loss of power.
+    durable: Offset,
 }
 
 /// What a walk over one segment found.
 struct Scanned {
     next: Offset,
     survey: Arc<Survey>,
-    /// Where zeros begin behind the last batch of the log.
-    zeros_from: Option<u64>,
-    /// An unfinished write, where the walk stopped.
-    torn: Option<Flaw>,
+    /// Where the walk stopped before the end: nothing was ever there, or an unfinished write.
+    stopped: Option<(Flaw, Verdict)>,
 }
 
 impl<'a> Scan<'a> {
@@ -85,25 +80,20 @@ impl<'a> Scan<'a> {
         let latest = latest.map_or_else(|| recovery.latest_snapshot(&found.segments, from), Ok)?;
         let Latest { at: replay_from, producers, unreadable, resumed } = latest;
         found.producers = producers;
+        found.noted_epoch = noted.as_ref().and_then(EpochCache::latest).unwrap_or(LeaderEpoch::new(-1));
         let first = found.segments.first().map_or(Offset::ZERO, |first| first.base());
         found.epochs_proven = recovery.slot.is_some() || replay_from <= first;
         // Epochs of what is not scanned come from the checkpoint, the rest from the batches.
         found.epochs = noted.clone().unwrap_or_default();
         found.epochs.truncate_from_end(replay_from);
         let epochs = EpochScan { noted, pending: None, last: Offset::ZERO };
-        let mut scan = Self {
-            recovery,
-            found,
-            replay_from,
-            resumed,
-            unreadable,
-            evidence: Offset::ZERO,
-            indexed: Offset::ZERO,
-            epochs,
-        };
+        let durable = recovery.durable(&found.segments)?;
+        let (evidence, indexed) = (Offset::ZERO, Offset::ZERO);
+        let mut scan = Self { recovery, found, replay_from, resumed, unreadable, evidence, indexed, epochs, durable };
         scan.weigh(newest_snapshot)?;
         if let Some(active) = scan.found.segments.last() {
-            active.set_end(recovery.slot.map_or(scan.evidence, |slot| slot.log_end));
+            let known = scan.evidence.max(scan.found.known_outside);
+            active.set_end(recovery.slot.map_or(known, |slot| slot.log_end));
         }
         Ok(scan)
     }
@@ -111,29 +101,44 @@ impl<'a> Scan<'a> {
     /// `false` where the batches contradict what was noted of them: nothing was changed then.
     pub(super) fn run(mut self) -> Result<bool> {
         let first = super::read::floor(&self.found.segments, self.replay_from);
-        let last = self.found.segments.len() - 1;
+        let mut last = self.found.segments.len() - 1;
         let mut next = self.found.segments[first].base();
         let mut before: Option<Arc<Survey>> = None;
-        for at in first..=last {
+        let mut at = first;
+        while at <= last {
             let segment = Arc::clone(&self.found.segments[at]);
-            if let Some(before) = before {
-                self.check_border(&before, &segment)?;
+            if let Some(before) = before
+                && !self.check_border(&before, &segment, at == last)?
+            {
+                self.cut_segments(at, before.end)?;
+                last = at - 1;
+                break;
             }
             if self.unreadable.contains(&segment.base()) {
                 self.recovery.replace_snapshot(segment.base(), &self.found.producers)?;
             }
             let resumed = self.resumed.filter(|_| at == first);
+            if resumed.is_some() && segment.evidence()?.is_some_and(|sealed| sealed.size != segment.written()) {
+                return Ok(false);
+            }
             let scanned = self.scan_segment(&segment, at == last, resumed)?;
             if resumed.is_some() && (scanned.next < self.replay_from || !scanned.survey.flaws().is_empty()) {
                 return Ok(false);
             }
             next = scanned.next;
-            if let Some(torn) = &scanned.torn {
-                self.cut(&segment, torn, &scanned)?;
+            if let Some((flaw, verdict)) = &scanned.stopped {
+                self.cut(&segment, flaw, *verdict, at == last)?;
+                if let Verdict::Torn(_) = verdict
+                    && at < last
+                {
+                    self.cut_segments(at + 1, next)?;
+                    last = at;
+                }
             }
             self.note_damage(&segment, &scanned, at == last);
             self.settle(&segment)?;
             before = Some(scanned.survey);
+            at += 1;
         }
         let durable = self.recovery.slot.map_or(Offset::new(i64::MAX), |slot| slot.frontier);
         self.epochs.finish(&mut self.found.epochs, durable);
@@ -155,11 +160,11 @@ impl<'a> Scan<'a> {
         // Indexes that were made anew are not synced.
         let kept = if self.resumed.is_some() { self.replay_from } else { found.segments[first].base() };
         (found.recovery_point, found.noted) = (synced.min(kept).min(found.end), kept.min(found.end));
-        if found.report.rows.is_empty() {
-            found.report.rows.push(RecoveryRow::Scanned);
+        if found.report.cut_bytes == 0 && found.report.damaged.is_empty() {
+            found.report.take(RecoveryRow::Scanned);
         }
         if noted > found.end {
-            found.report.rows.push(RecoveryRow::DamagedTail);
+            found.report.take(RecoveryRow::DamagedTail);
             found.report.damaged.push(found.end..noted);
             recovery.tell_offsets(FindingKind::Lost, "records that a stock broker noted are missing", found.end..noted);
             (found.end, found.above_damage) = (noted, Some(noted));
@@ -175,6 +180,13 @@ impl<'a> Scan<'a> {
 
     /// Walks one segment, all or from the batch at `resumed`, and rebuilds all that is derived from its batches.
     fn scan_segment(&mut self, segment: &Segment, is_last: bool, resumed: Option<(u64, Offset)>) -> Result<Scanned> {
+        let sealed = segment.evidence()?;
+        if sealed.is_some_and(|sealed| segment.pass_over_excess(&sealed)) {
+            self.found.report.take(RecoveryRow::SizeDiffers);
+        }
+        if sealed.is_none() && !is_last && self.recovery.slot.is_some() {
+            self.found.report.take(RecoveryRow::RolledUnsealed);
+        }
         let from = match resumed {
             Some(from) => from,
             None => {
@@ -183,36 +195,61 @@ impl<'a> Scan<'a> {
             }
         };
         let mut survey = Survey::new(from.1, segment.written());
-        let (mut torn, mut failed) = (None, None);
-        let zeros_from = if is_last { Some(segment.find_room()?) } else { None };
-        let end = segment.walk_from(from, zeros_from, |found| {
+        let (mut stopped, mut failed) = (None, None);
+        let end = segment.walk_from(from, |found| {
             let noted = match &found {
                 Found::Batch(position, header, bytes) => self.take(segment, *position, header, bytes),
-                Found::Flaw(flaw) => self.is_torn(segment, zeros_from, flaw).map(|is_torn| {
-                    torn = is_torn.then(|| (*flaw).clone());
+                Found::Flaw(flaw) => self.weigh_flaw(segment, flaw, is_last, sealed.is_some()).map(|verdict| {
+                    stopped = verdict.map(|verdict| ((*flaw).clone(), verdict));
                 }),
             };
             failed = noted.err();
-            if torn.is_none() {
+            if stopped.is_none() {
                 survey.note(&found);
             }
-            failed.is_none() && torn.is_none()
+            failed.is_none() && stopped.is_none()
         })?;
         if let Some(error) = failed {
             return Err(error.path(segment.path(FileKind::Log)));
         }
-        if is_last && end.damage.is_none() && torn.is_none() && end.position < segment.written() {
-            // Room for more, or for what never came.
-            survey.cut(end.position);
-            segment.cut_file(end.position).map_err(|e| cannot_cut(segment, e))?;
-        }
         // Above its recovery point a stock broker does not believe its own either.
-        let is_whole = survey.flaws().is_empty() && torn.is_none();
+        let is_whole = survey.flaws().is_empty() && stopped.is_none();
         segment.trust_scanned(end.next, is_whole && end.next <= self.recovery.context.recovery_point)?;
         self.found.report.scanned_bytes += end.position - from.0;
-        // Of a part nothing is told: where something is wrong with it, the whole is scanned.
-        let survey = if resumed.is_some() { Arc::new(survey) } else { segment.learn(survey) };
-        Ok(Scanned { next: end.next, survey, zeros_from, torn })
+        let mut next = end.next;
+        if resumed.is_some() {
+            // Of a part nothing is told: where something is wrong with it, the whole is scanned.
+            return Ok(Scanned { next, survey: Arc::new(survey), stopped });
+        }
+        if let Some(sealed) = sealed {
+            match segment.contradict(&mut survey, segment.kept_tally())? {
+                Some(Broken::Size) => self.found.report.take(RecoveryRow::SizeDiffers),
+                Some(Broken::Content) => self.found.report.take(RecoveryRow::SealDiffers),
+                None => {}
+            }
+            next = next.max(sealed.end);
+        }
+        Ok(Scanned { next, survey: segment.learn(survey), stopped })
+    }
+
+    /// The verdict on a flaw at which the walk is to stop; `None` where it goes on.
+    fn weigh_flaw(
+        &mut self,
+        segment: &Segment,
+        flaw: &Flaw,
+        is_last: bool,
+        is_sealed: bool,
+    ) -> Result<Option<Verdict>> {
+        let known = Known { is_last, is_sealed, durable: self.durable, evidence: self.evidence_at(flaw.from) };
+        match self.recovery.judge(segment, flaw, known)? {
+            Verdict::Rot(row) => {
+                if matches!(row, RecoveryRow::RotBeyondCap | RecoveryRow::Unreadable) {
+                    self.found.report.take(row);
+                }
+                Ok(None)
+            }
+            stops => Ok(Some(stops)),
+        }
     }
 
     fn take(&mut self, segment: &Segment, position: u64, header: &BatchHeader, bytes: &[u8]) -> Result<()> {
@@ -230,53 +267,60 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Whether a flaw is an unfinished write, which nobody was promised, and not rot.
-    fn is_torn(&self, segment: &Segment, zeros_from: Option<u64>, flaw: &Flaw) -> Result<bool> {
-        if !matches!(flaw.kind, FlawKind::Damaged(_)) {
-            return Ok(false);
+    /// Takes off a segment what it does not hold any more from a flaw on.
+    fn cut(&mut self, segment: &Segment, flaw: &Flaw, verdict: Verdict, is_last: bool) -> Result<()> {
+        let position = flaw.positions.start;
+        if let Verdict::Torn(row) = verdict {
+            let end = used_end(segment, flaw)?;
+            let size = end - position;
+            self.found.report.take(row);
+            self.found.report.cut_bytes += size;
+            // Of a torn batch the header may be whole, and its offsets known outside; it had at least one.
+            let announced = announced_end(segment, flaw)?.unwrap_or(flaw.from.next());
+            if is_last && self.recovery.slot.is_none() && self.recovery.context.slot.is_some() {
+                self.found.known_outside = self.found.known_outside.max(announced);
+            }
+            let words = match row {
+                RecoveryRow::TornTail => format!("an unfinished write of {size} bytes was cut off"),
+                _ => format!("{size} bytes that were never synced, with a hole in them, were cut off"),
+            };
+            self.tell_cut(segment, position..end, words, flaw.from..announced);
         }
-        let is_last = zeros_from.is_some();
-        let is_end = flaw.positions.end == segment.written();
-        let Recovery { context, config, slot, .. } = self.recovery;
-        let Some(slot) = slot else {
-            // Nothing follows an unfinished write. Zeros behind all that is known are no batch, whoever put them there.
-            let is_kept = flaw.from < self.evidence_at(flaw.from)
-                || (context.outside.clean && context.slot.is_some() && !is_zero(segment, flaw)?);
-            return Ok(is_last && is_end && !is_kept);
-        };
-        let same_boot = slot.boot_id == context.boot_id;
-        let is_torn = match is_last {
-            // Without a power cut only the last write can be unfinished: it is short, and nothing follows it.
-            true => !same_boot || (is_end && !is_whole(segment, flaw, zeros_from)?),
-            // A segment of a `PowerLoss` log is synced before the next one begins.
-            false => !same_boot && config.durability < Durability::PowerLoss,
-        };
-        Ok(is_torn && flaw.from >= slot.frontier)
-    }
-
-    /// Row `TornTail`.
-    fn cut(&mut self, segment: &Segment, torn: &Flaw, scanned: &Scanned) -> Result<()> {
-        let report = &mut self.found.report;
-        report.rows.push(RecoveryRow::TornTail);
-        let position = torn.positions.start;
-        let size = scanned.zeros_from.unwrap_or(segment.written()).saturating_sub(position);
-        report.cut_bytes += size;
-        // Of a torn batch the header may be whole, and its offsets known outside.
-        let announced = match announced_end(segment, torn)? {
-            Some(end) => end,
-            None if is_zero(segment, torn)? => torn.from,
-            // At least one, whatever was there.
-            None => torn.from.next(),
-        };
-        let is_last = scanned.zeros_from.is_some();
-        if is_last && self.recovery.slot.is_none() && self.recovery.context.slot.is_some() {
-            self.found.known_outside = self.found.known_outside.max(announced);
-        }
-        let words = format!("an unfinished write of {size} bytes was cut off");
-        self.recovery.tell_offsets(FindingKind::TornTail, words, torn.from..announced);
         // Sync before the cut as well as after: the decision must not rest on cached bytes alone.
         let synced = segment.file()?.sync_data();
-        synced.and_then(|()| segment.cut_file(position)).map_err(|e| cannot_cut(segment, e))
+        synced
+            .and_then(|()| segment.cut_file(position))
+            .map_err(|e| Error::io("cannot cut the end of a segment", segment.path(FileKind::Log), e))
+    }
+
+    /// The segments from `at` on go with what was cut off before them, from `end` on.
+    fn cut_segments(&mut self, at: usize, end: Offset) -> Result<()> {
+        self.found.report.take(RecoveryRow::TornUnsynced);
+        for segment in self.found.segments.split_off(at) {
+            let size = segment.written();
+            self.found.report.cut_bytes += size;
+            let words = format!("a segment of {size} bytes that were never synced was cut off with those before it");
+            let known = end_of(&segment).unwrap_or(segment.base());
+            self.tell_cut(&segment, 0..size, words, end..known.max(end));
+            segment.remove_files()?;
+        }
+        if let Some(last) = self.found.segments.last() {
+            last.set_until(None);
+        }
+        Ok(())
+    }
+
+    /// Keeps what is to be cut off, as far as that can be, and tells of it.
+    fn tell_cut(&mut self, segment: &Segment, bytes: Range<u64>, words: String, offsets: Range<Offset>) {
+        let words = match super::aside::keep(self.recovery.home, segment, bytes) {
+            Ok((path, bytes)) => {
+                let words = format!("{words}; {bytes} of them are kept in {}", path.display());
+                self.found.report.kept.push(path);
+                words
+            }
+            Err(e) => format!("{words}; they could not be kept: {e}"),
+        };
+        self.recovery.tell_offsets(FindingKind::TornTail, words, offsets);
     }
 
     /// Rows `DamagedTail` and `DamagedSegment`.
@@ -296,24 +340,32 @@ impl<'a> Scan<'a> {
             self.found.above_damage = Some(end);
         }
         let report = &mut self.found.report;
-        report.rows.push(if is_last { RecoveryRow::DamagedTail } else { RecoveryRow::DamagedSegment });
-        report.rows.dedup();
+        report.take(if is_last { RecoveryRow::DamagedTail } else { RecoveryRow::DamagedSegment });
         let ranges = flaws().map(|flaw| flaw.from..flaw.to.or(segment.until()).unwrap_or(end));
         report.damaged.extend(ranges.take(DAMAGED_MAX));
     }
 
     /// A segment that does not begin where the one before it ended: something between them is missing, unless
-    /// offsets were left out there on purpose.
-    fn check_border(&mut self, before: &Survey, segment: &Segment) -> Result<()> {
-        // Where nothing was appended yet, offsets were left out by an earlier opening.
-        if segment.written() > 0 && is_hole(before, segment, self.epochs.noted.as_ref())? {
-            let hole = before.end..segment.base();
-            self.recovery.tell_offsets(FindingKind::Lost, "a segment is missing or short", hole.clone());
-            self.found.report.rows.push(RecoveryRow::DamagedSegment);
-            self.found.report.rows.dedup();
-            self.found.report.damaged.push(hole);
+    /// offsets were left out there on purpose. `false` where what is missing was never synced: then neither was this.
+    fn check_border(&mut self, before: &Survey, segment: &Segment, is_last: bool) -> Result<bool> {
+        // Where nothing was appended yet, or what was is torn, offsets were left out by an earlier opening.
+        let is_empty = segment.written() == 0 || (is_last && segment.sound_header_at(0)?.is_none());
+        if is_empty || !is_hole(before, segment, self.epochs.noted.as_ref())? {
+            return Ok(true);
         }
-        Ok(())
+        let Recovery { context, config, slot, .. } = self.recovery;
+        let power_cut = slot.is_some_and(|slot| slot.boot_id != context.boot_id);
+        if power_cut && config.durability < Durability::PowerLoss && before.end >= self.durable {
+            return Ok(false);
+        }
+        let hole = before.end..segment.base();
+        if self.found.missing.iter().any(|gone| gone.start < hole.end && hole.start < gone.end) {
+            return Ok(true);
+        }
+        self.recovery.tell_offsets(FindingKind::Lost, "a segment is missing or short", hole.clone());
+        self.found.report.take(RecoveryRow::DamagedSegment);
+        self.found.report.damaged.push(hole);
+        Ok(true)
     }
 
     fn settle(&self, segment: &Segment) -> Result<()> {
@@ -327,9 +379,16 @@ impl<'a> Scan<'a> {
         if slot.is_some() || context.slot.is_none() {
             return Ok(());
         }
-        self.evidence = context.outside.high_watermark.max(context.recovery_point).max(newest_snapshot);
-        if let Some(active) = self.found.segments.last() {
-            self.indexed = self.indexed_end(active)?;
+        self.evidence = context.outside.high_watermark.max(context.recovery_point);
+        let indexed = match self.found.segments.last() {
+            Some(active) => self.indexed_end(active)?,
+            None => Offset::ZERO,
+        };
+        if context.outside.foreign {
+            (self.evidence, self.indexed) = (self.evidence.max(newest_snapshot), indexed);
+        } else {
+            // Our own are written ahead of the batches' sync: no proof of these, but of their offsets.
+            self.found.known_outside = self.found.known_outside.max(newest_snapshot).max(indexed);
         }
         Ok(())
     }
@@ -385,76 +444,6 @@ pub(super) fn is_hole(before: &Survey, next: &Segment, noted: Option<&EpochCache
     let epoch = first.leader_epoch();
     let begins = noted.is_none_or(|noted| noted.begins_at(next.base()) || noted.latest() < Some(epoch));
     Ok(!(epoch > before.epoch && begins))
-}
-
-/// An offset above all that the batch may have held that a flaw was. One above even a sound batch of which only the
-/// base offset is wrong: it must not seem to fit its place because of the place that was left for it.
-fn beyond(segment: &Segment, flaw: &Flaw) -> Offset {
-    if let Ok(Some(end)) = announced_end(segment, flaw) {
-        return end;
-    }
-    let sound = segment.sound_header_at(flaw.positions.start).ok().flatten();
-    sound.map_or(flaw.from, |header| flaw.from.next() + i64::from(header.last_offset_delta())).next()
-}
-
-/// Where the batch that a flaw was would end, by what its header says, as far as that can be.
-fn announced_end(segment: &Segment, flaw: &Flaw) -> Result<Option<Offset>> {
-    /// The smallest record, uncompressed.
-    const RECORD_BYTES_MIN: u64 = 7;
-    const RATIO_MAX: u64 = 1 << 10;
-    let Some(header) = segment.raw_header_at(flaw.positions.start)? else { return Ok(None) };
-    if header[..8] != flaw.from.get().to_be_bytes() {
-        return Ok(None);
-    }
-    let counts = BatchHeader::claimed_counts(&header);
-    let announced = BatchHeader::announced_size(&header).map_or(0, |size| size as u64);
-    let records = announced.max(flaw.positions.end - flaw.positions.start).saturating_sub(BatchHeader::LEN as u64);
-    let most = BatchHeader::parse(&header).map_or(records, |header| match header.codec() {
-        Codec::None => records / RECORD_BYTES_MIN,
-        _ => records.saturating_mul(RATIO_MAX),
-    });
-    let can_be = |count: &i64| counts[0] == counts[1] || u64::try_from(*count).is_ok_and(|count| count <= most);
-    let count = counts.into_iter().filter(|&count| count > 0).filter(can_be).max();
-    Ok(count.and_then(|count| flaw.from.get().checked_add(count)).map(Offset::new))
-}
-
-fn cannot_cut(segment: &Segment, e: std::io::Error) -> Error {
-    Error::io("cannot cut the end of a segment", segment.path(FileKind::Log), e)
-}
-
-/// Whether all bytes of the batch that a flaw was are there, by its length. Behind an unfinished write may lie room:
-/// then at least its last page holds zeros alone, since the system takes a write page by page.
-fn is_whole(segment: &Segment, flaw: &Flaw, zeros_from: Option<u64>) -> Result<bool> {
-    const PAGE_BYTES: u64 = 4096;
-    let mut front = [0; BatchHeader::MAGIC_AT + 1];
-    let size = flaw.positions.end - flaw.positions.start;
-    if size < front.len() as u64 {
-        return Ok(false);
-    }
-    let read = segment.file()?.read_exact_at(&mut front, flaw.positions.start);
-    read.map_err(|e| Error::io("cannot read the end of a segment", segment.path(FileKind::Log), e))?;
-    let fits = BatchHeader::announced_size(&front).is_ok_and(|announced| {
-        let end = flaw.positions.start + announced as u64;
-        let last_page = (end - 1) / PAGE_BYTES * PAGE_BYTES;
-        end == flaw.positions.end || zeros_from.is_some_and(|zeros| (last_page + 1..=end).contains(&zeros))
-    });
-    Ok(fits && front[BatchHeader::MAGIC_AT] == 2 && front[..8] == flaw.from.get().to_be_bytes())
-}
-
-fn is_zero(segment: &Segment, flaw: &Flaw) -> Result<bool> {
-    let file = segment.file()?;
-    let mut chunk = [0; 16 << 10];
-    let mut at = flaw.positions.start;
-    while at < flaw.positions.end {
-        let len = (flaw.positions.end - at).min(chunk.len() as u64) as usize;
-        file.read_exact_at(&mut chunk[..len], at)
-            .map_err(|e| Error::io("cannot read the end of a segment", segment.path(FileKind::Log), e))?;
-        if chunk[..len].iter().any(|&byte| byte != 0) {
-            return Ok(false);
-        }
-        at += len as u64;
-    }
-    Ok(true)
 }
 
 /// Follows the leader epochs of a log's batches. The field lies outside the checksum: a rise counts once the

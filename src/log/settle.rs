@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::segment::{FileKind, Prepared};
+use crate::segment::{FileKind, Prepared, Segment};
 use crate::storage::{OpenMode, place_file, read_file};
 use crate::types::{Durability, Offset};
 
@@ -33,6 +33,7 @@ impl Inner {
             reserved: if clean { Offset::ZERO } else { reserved.end },
             doubted_below: self.doubted_below(),
             unsynced_max: self.unsynced_max.load(Ordering::Acquire),
+            truncating: self.truncating.load(Ordering::Acquire),
             ..SlotState::default()
         }
     }
@@ -83,7 +84,7 @@ impl Inner {
 
     /// Syncs what `write_sealed` wrote.
     pub(super) fn sync_sealed(&self, seal: &Seal) -> Result<()> {
-        seal.segment.as_ref().map_or(Ok(()), |segment| segment.sync_indexes())?;
+        seal.segment.as_ref().map_or(Ok(()), |segment| self.complete(segment))?;
         self.sync_snapshot(seal.next)
     }
 
@@ -119,6 +120,13 @@ impl Inner {
             false => writer.prepared = Some(prepared),
         }
         Ok(())
+    }
+
+    /// Syncs what lies beside a segment; one that has ended is sealed.
+    pub(super) fn complete(&self, segment: &Segment) -> Result<()> {
+        segment.sync_indexes()?;
+        // Nothing of ours lies in the metadata log.
+        if self.context.slot.is_some() { segment.seal() } else { Ok(()) }
     }
 
     pub(super) fn close(&self) -> Result<()> {
@@ -172,7 +180,7 @@ impl Inner {
             self.sync_sealed(&seal)?;
         }
         active.write_indexes()?;
-        active.sync_indexes()?;
+        self.complete(&active)?;
         // The leader epochs went out with the last sync.
         place_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;
         self.remove_old_snapshots(end)?;

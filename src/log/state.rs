@@ -39,6 +39,7 @@ const USED: u32 = 1;
 const CLEAN: u32 = 1 << 1;
 const WEAK_ACKS: u32 = 1 << 2;
 const POISONED: u32 = 1 << 3;
+const TRUNCATING: u32 = 1 << 4;
 
 /// What a slot holds of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub(crate) struct SlotState {
     /// On a log that survives loss of power, no more than so many bytes were ever written and not synced; 0 where
     /// nobody kept to a limit.
     pub(crate) unsynced_max: u32,
+    /// A truncation to `log_end` was begun: what lies above it counts no more.
+    pub(crate) truncating: bool,
 }
 
 type Key = (Uuid, PartitionId);
@@ -389,9 +392,12 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
     let mut copy = [0; COPY_LEN];
     let mut out = &mut copy[CHECKED_AT..];
     let flag = |set, flag| if set { flag } else { 0 };
-    out.put_u32(
-        state.map_or(0, |s| USED | flag(s.clean, CLEAN) | flag(s.weak_acks, WEAK_ACKS) | flag(s.poisoned, POISONED)),
-    );
+    out.put_u32(state.map_or(0, |s| {
+        USED | flag(s.clean, CLEAN)
+            | flag(s.weak_acks, WEAK_ACKS)
+            | flag(s.poisoned, POISONED)
+            | flag(s.truncating, TRUNCATING)
+    }));
     out.put_u64(sequence);
     if let Some(state) = state {
         out.put_slice(key.0.as_bytes());
@@ -449,6 +455,7 @@ fn decode_copy(copy: &[u8]) -> Option<DecodedCopy> {
         poisoned: flags & POISONED != 0,
         noted: body.get_i64().into(),
         unsynced_max: body.get_u32(),
+        truncating: flags & TRUNCATING != 0,
     };
     (sequence > 0).then_some(DecodedCopy { sequence, content: (flags & USED != 0).then_some((key, state)) })
 }
@@ -492,6 +499,7 @@ mod tests {
             poisoned: log_end % 9 == 0,
             noted: Offset::new(9),
             unsynced_max: 10,
+            truncating: false,
         }
     }
 

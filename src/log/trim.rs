@@ -1,11 +1,12 @@
 //! Taking records away: from the front (log start, retention) and from the end (truncation).
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::segment::{FileKind, Found, Segment};
+use crate::segment::{FileKind, Found, Segment, SegmentHome};
 use crate::types::{Offset, Timestamp};
 
 use super::Inner;
@@ -183,27 +184,7 @@ impl Inner {
         let segments = self.segments.load_full();
         let at = floor(&segments, to);
         let mut segment = Arc::clone(&segments[at]);
-        // A batch that holds `to` goes whole, and the log then ends where it began.
-        let (mut position, mut end) = (0, to);
-        let (offsets, mut damaged) = (self.marks.load(), None);
-        segment.walk(|found| match found {
-            Found::Batch(_, header, _) if header.next_offset() > to => {
-                end = to.min(header.base_offset());
-                false
-            }
-            Found::Batch(start, header, _) => {
-                position = start + header.size_bytes() as u64;
-                true
-            }
-            Found::Flaw(flaw) if flaw.kind.is_unreadable() => {
-                let end = flaw.to.unwrap_or(offsets.end);
-                damaged = Some(flaw.from..end).filter(|range| range.contains(&to));
-                // What is damaged below stays, and is told to readers.
-                position = if flaw.from < to { flaw.positions.end } else { position };
-                damaged.is_none() && flaw.from < to
-            }
-            Found::Flaw(_) => true,
-        })?;
+        let Place { position, end, damaged } = place_of(&segment, to, self.marks.end())?;
         if let Some(range) = damaged {
             return Err(self
                 .error(ErrorKind::Corrupt, "cannot truncate inside of damage")
@@ -216,6 +197,7 @@ impl Inner {
         self.begin_era(end, self.error(ErrorKind::Indeterminate, what));
         self.told.fetch_min(end.get(), Ordering::SeqCst);
         self.marks.cut(end, segment.base());
+        self.truncating.store(true, Ordering::Release);
         self.note()?;
         self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;
         // From the end on, so that a kill leaves no gap.
@@ -234,6 +216,7 @@ impl Inner {
             writer.new_names |= segment.create_files(&mut None)?;
             kept.push(Arc::clone(&segment));
         }
+        self.forget_missing(end)?;
         self.segments.store(Arc::new(kept));
         let synced = segment.file()?.sync_data().and_then(|()| self.context.storage.sync_dir(&self.home.dir));
         synced.map_err(|e| Error::io("cannot sync a truncated log", &*self.home.dir, e))?;
@@ -249,7 +232,23 @@ impl Inner {
         appender.staged = Staged { epochs_changed: true, ..Staged::default() };
         writer.sealed.retain(|seal| seal.next <= appender.active.base());
         // Of what was cut, no stock broker shall take up the producers.
-        self.remove_old_snapshots(end)
+        self.remove_old_snapshots(end)?;
+        // Before anything is appended: an opening would cut that off as well.
+        self.truncating.store(false, Ordering::Release);
+        self.note()?;
+        self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())
+    }
+
+    /// Segments that are gone anyway, at or above `end`, are not missed any more.
+    fn forget_missing(&self, end: Offset) -> Result<()> {
+        let mut missing = Vec::clone(&self.missing.load());
+        for gone in missing.extract_if(.., |gone| gone.start >= end) {
+            let path = FileKind::Seal.path(&self.home.dir, gone.start);
+            let removed = self.context.storage.remove_file(&path);
+            removed.map_err(|e| Error::io("cannot remove the seal of a segment", path, e))?;
+        }
+        self.missing.store(Arc::new(missing));
+        Ok(())
     }
 
     /// Keeps the producer snapshots at segment bases and at the end, as Kafka does.
@@ -280,4 +279,63 @@ impl Inner {
         drop(appender);
         self.sync_now()
     }
+}
+
+/// Where a truncation cuts a segment.
+struct Place {
+    position: u64,
+    /// Where the log ends then: a batch that holds the offset goes whole.
+    end: Offset,
+    /// The offset lies in damage.
+    damaged: Option<Range<Offset>>,
+}
+
+/// Where a log that ends at `log_end` is to be cut so that it ends at `to`, which lies in `segment`.
+fn place_of(segment: &Segment, to: Offset, log_end: Offset) -> Result<Place> {
+    let mut place = Place { position: 0, end: to, damaged: None };
+    segment.walk(|found| match found {
+        Found::Batch(_, header, _) if header.next_offset() > to => {
+            place.end = to.min(header.base_offset());
+            false
+        }
+        Found::Batch(start, header, _) => {
+            place.position = start + header.size_bytes() as u64;
+            true
+        }
+        Found::Flaw(flaw) if flaw.kind.is_unreadable() => {
+            place.damaged = Some(flaw.from..flaw.to.unwrap_or(log_end)).filter(|range| range.contains(&to));
+            // What is damaged below stays, and is told to readers.
+            place.position = if flaw.from < to { flaw.positions.end } else { place.position };
+            place.damaged.is_none() && flaw.from < to
+        }
+        Found::Flaw(_) => true,
+    })?;
+    Ok(place)
+}
+
+/// Finishes a truncation to `to` that a crash cut short: some of what was to go may be there still.
+pub(super) fn finish_truncation(home: &SegmentHome, segments: &mut Vec<Arc<Segment>>, to: Offset) -> Result<()> {
+    let kept = segments.partition_point(|segment| segment.base() <= to);
+    for gone in segments.drain(kept..) {
+        gone.remove_files()?;
+    }
+    let Some(last) = segments.last_mut() else { return Ok(()) };
+    last.set_until(None);
+    let Place { position, end, damaged } = place_of(last, to, to)?;
+    if damaged.is_none() && end == to && position < last.written() {
+        *last = last.truncate(position, to)?;
+    }
+    let (storage, dir) = (&*home.storage, &*home.dir);
+    for entry in storage.list(dir).map_err(|e| Error::io("cannot list a partition's directory", dir, e))? {
+        let is_above = FileKind::parse(&entry.name).is_some_and(|(kind, at)| match kind {
+            FileKind::Snapshot => at > to,
+            FileKind::Seal => at >= last.base(),
+            _ => false,
+        });
+        if is_above {
+            let path = dir.join(&entry.name);
+            storage.remove_file(&path).map_err(|e| Error::io("cannot remove what was truncated", path, e))?;
+        }
+    }
+    Ok(())
 }

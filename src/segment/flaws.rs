@@ -62,7 +62,7 @@ pub(crate) struct Survey {
     /// In order of position, and nowhere overlapping.
     flaws: Vec<Flaw>,
     /// The position up to which the walk went.
-    pub(super) len: u64,
+    pub(crate) len: u64,
     /// The end of the last sound batch, and its leader epoch.
     pub(crate) end: Offset,
     pub(crate) epoch: LeaderEpoch,
@@ -90,12 +90,7 @@ impl Survey {
         }
     }
 
-    /// Says that the segment was cut to `len` bytes, behind the last batch.
-    pub(crate) fn cut(&mut self, len: u64) {
-        self.len = len;
-    }
-
-    fn add(&mut self, flaw: Flaw) {
+    pub(super) fn add(&mut self, flaw: Flaw) {
         let full = self.flaws.len() >= FLAWS_MAX;
         match self.flaws.last_mut() {
             Some(last) if full => {
@@ -104,6 +99,11 @@ impl Survey {
             }
             _ => self.flaws.push(flaw),
         }
+    }
+
+    /// Nothing counts but `flaw`.
+    pub(super) fn replace_all(&mut self, flaw: Flaw) {
+        self.flaws = vec![flaw];
     }
 
     pub(crate) fn flaws(&self) -> &[Flaw] {

@@ -12,7 +12,7 @@ use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
 
 use super::check::{AbortedCheck, Fault, OffsetCheck, TimeCheck, is_unfinished};
 use super::headers::headers;
-use super::{FileKind, Found, Segment};
+use super::{FileKind, Found, Segment, Tally};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
 use crate::index::{AbortedTxn, IndexWriter, IndexedBatch, OffsetIndex, TimeIndex, TransactionIndex};
@@ -35,6 +35,8 @@ pub(crate) struct Indexes {
     pub(crate) offset: OffsetIndex,
     pub(crate) time: TimeIndex,
     density: IndexWriter,
+    /// Of all batches so far; `None` where some were never looked at, or one does not follow another.
+    pub(super) tally: Option<Tally>,
     /// Made from the batches: what they do not give is not there.
     pub(super) from_batches: bool,
     /// So many entries of either are in the files, as they are here.
@@ -49,6 +51,7 @@ impl Indexes {
             offset: OffsetIndex::new(base, sizes.max),
             time: TimeIndex::new(base, sizes.max),
             density: IndexWriter::new(base, sizes.interval),
+            tally: Some(Tally::new(base)),
             from_batches: true,
             filed: [0; 2],
             check: None,
@@ -68,6 +71,7 @@ impl Indexes {
             size: u32::try_from(header.size_bytes()).unwrap_or(u32::MAX),
             max_timestamp: header.max_timestamp(),
         };
+        self.tally = self.tally.and_then(|tally| tally.with(position, header));
         self.density.on_batch(&mut self.offset, &mut self.time, &batch)
     }
 
@@ -227,7 +231,8 @@ impl Segment {
         aborted.truncate(limit);
         let filed = [offset.len(), time.len()];
         let density = IndexWriter::resume(&time, self.sizes.interval);
-        *self.indexes.write() = Some(Indexes { offset, time, density, from_batches: false, filed, check: None });
+        let tally = None;
+        *self.indexes.write() = Some(Indexes { offset, time, density, tally, from_batches: false, filed, check: None });
         *self.aborted.write() = Some(aborted);
         Ok(Some(from))
     }
@@ -525,7 +530,8 @@ impl Segment {
             Some(time) => {
                 let density = IndexWriter::resume(&time, self.sizes.interval);
                 let filed = [offset.len(), time.len()];
-                Ok(Ok(Indexes { offset, time, density, from_batches: false, filed, check: None }))
+                let tally = Some(Tally::new(self.base)).filter(|_| written == 0);
+                Ok(Ok(Indexes { offset, time, density, tally, from_batches: false, filed, check: None }))
             }
         }
     }

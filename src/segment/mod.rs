@@ -10,8 +10,10 @@ mod flaws;
 mod headers;
 mod indexes;
 mod names;
+mod patient;
 mod read;
 mod room;
+mod seal;
 mod view;
 mod walk;
 
@@ -20,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Result};
 use crate::finding::{Finding, FindingKind, Findings};
@@ -34,9 +36,11 @@ pub(crate) use check::AbortedCheck;
 pub(crate) use flaws::{Flaw, FlawKind, Survey};
 pub(crate) use indexes::IndexSizes;
 use indexes::Indexes;
-pub(crate) use names::FileKind;
+pub(crate) use names::{FileKind, is_seal};
+pub(crate) use patient::{Patient, UNREADABLE};
 pub(crate) use read::SegmentRead;
 pub(crate) use room::Prepared;
+pub(crate) use seal::{Broken, Tally};
 use view::{View, ViewSlot};
 use walk::crc_matches;
 pub(crate) use walk::{Found, Frame, WalkEnd, walk};
@@ -90,6 +94,12 @@ pub(crate) struct Segment {
     doubted: AtomicBool,
     /// There was no space for the index files.
     unwritten: AtomicBool,
+    /// A seal lies beside the segment...
+    sealed: AtomicBool,
+    /// ...with which its length was not compared yet.
+    unproven: AtomicBool,
+    /// Held while it is sealed, cut or removed; true once it was removed: then no seal of it may come into being.
+    removed: Mutex<bool>,
 }
 
 impl Segment {
@@ -114,6 +124,9 @@ impl Segment {
             aborted: RwLock::new(Some(TransactionIndex::default())),
             doubted: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
+            unproven: AtomicBool::new(false),
+            removed: Mutex::new(false),
         }
     }
 
@@ -137,6 +150,9 @@ impl Segment {
             aborted: RwLock::new(None),
             doubted: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
+            unproven: AtomicBool::new(false),
+            removed: Mutex::new(false),
         }
     }
 
@@ -239,7 +255,8 @@ impl Segment {
         if self.written().saturating_sub(position) < header.len() as u64 {
             return Ok(None);
         }
-        let read = self.file()?.read_exact_at(&mut header, position);
+        // What the disk does not give is no header.
+        let read = Patient::new(&**self.file()?).read_exact_at(&mut header, position);
         read.map_err(|e| self.io_error("cannot read a segment", e))?;
         Ok(Some(header))
     }
@@ -250,7 +267,7 @@ impl Segment {
         if header.size_bytes() as u64 > self.written() - position {
             return Ok(None);
         }
-        let matches = crc_matches(&**self.file()?, position, &header);
+        let matches = crc_matches(&Patient::new(&**self.file()?), position, &header);
         Ok(matches.map_err(|e| self.io_error("cannot read a segment", e))?.then_some(header))
     }
 
@@ -287,19 +304,13 @@ impl Segment {
 
     /// Walks the whole segment; see [`walk`].
     pub(crate) fn walk(&self, each: impl FnMut(Found<'_>) -> bool) -> Result<WalkEnd> {
-        self.walk_from((0, self.base), None, each)
+        self.walk_from((0, self.base), each)
     }
 
-    /// The same from the batch at a position, with this offset, in a log's last segment up to zeros that are no batch
-    /// where it may end with some: see [`Self::find_room`].
-    pub(crate) fn walk_from(
-        &self,
-        from: (u64, Offset),
-        zeros_from: Option<u64>,
-        each: impl FnMut(Found<'_>) -> bool,
-    ) -> Result<WalkEnd> {
+    /// The same from the batch at a position, with this offset.
+    pub(crate) fn walk_from(&self, from: (u64, Offset), each: impl FnMut(Found<'_>) -> bool) -> Result<WalkEnd> {
         let end = Some(Offset::new(self.end.load(Ordering::Acquire))).filter(|end| end.get() >= 0);
-        let frame = Frame { base: self.base, until: self.until(), end, zeros_from, compacted: self.home.compacted };
+        let frame = Frame { base: self.base, until: self.until(), end, compacted: self.home.compacted };
         walk(&**self.file()?, from.0, self.written(), from.1, frame, &self.home.buffers, each)
             .map_err(|e| self.io_error("cannot read a segment", e))
     }
@@ -328,6 +339,7 @@ impl Segment {
         if let Some(error) = failed {
             return Err(error);
         }
+        self.contradict(&mut survey, rebuilt.kept_tally())?;
         let mut held = self.indexes.write();
         if !held.as_ref().is_some_and(|held| held.from_batches) {
             let mut indexes = rebuilt.indexes.into_inner();
@@ -395,6 +407,12 @@ impl Segment {
     /// map would kill the process.
     pub(crate) fn truncate(self: &Arc<Self>, position: u64, end: Offset) -> Result<Arc<Self>> {
         self.load_aborted()?;
+        let sealing = self.removed.lock();
+        self.set_until(None);
+        self.remove(FileKind::Seal)?;
+        self.sealed.store(false, Ordering::Release);
+        self.unproven.store(false, Ordering::Release);
+        drop(sealing);
         let taken = self.view.take();
         let kept = if taken.is_held() {
             self.copied(position)?
@@ -441,6 +459,7 @@ impl Segment {
         };
         copy().map_err(|e| self.io_error("cannot copy a segment that is to be truncated", e))?;
         self.set_until(None);
+        *self.removed.lock() = true;
         let copied = Self::existing(self.home.clone(), self.base, self.sizes, len);
         copied.doubted.store(self.is_doubted(), Ordering::Release);
         copied.aborted.write().clone_from(&self.aborted.read());
@@ -449,6 +468,8 @@ impl Segment {
 
     /// Removes all files of the segment.
     pub(crate) fn remove_files(&self) -> Result<()> {
+        let mut removed = self.removed.lock();
+        *removed = true;
         FileKind::ALL.into_iter().try_for_each(|kind| self.remove(kind))
     }
 }

@@ -17,10 +17,14 @@ pub(crate) enum FileKind {
     TxnIndex,
     /// Producer state as of the offset in the name.
     Snapshot,
+    /// Our own account of a segment that ended.
+    Seal,
 }
 
 impl FileKind {
-    pub(crate) const ALL: [Self; 5] = [Self::Log, Self::OffsetIndex, Self::TimeIndex, Self::TxnIndex, Self::Snapshot];
+    /// The seal first: a segment of which it stayed behind would seem to be missing.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Seal, Self::Log, Self::OffsetIndex, Self::TimeIndex, Self::TxnIndex, Self::Snapshot];
 
     fn suffix(self) -> &'static str {
         match self {
@@ -29,6 +33,7 @@ impl FileKind {
             Self::TimeIndex => "timeindex",
             Self::TxnIndex => "txnindex",
             Self::Snapshot => "snapshot",
+            Self::Seal => "seal",
         }
     }
 
@@ -46,6 +51,11 @@ impl FileKind {
         }
         Some((kind, Offset::new(stem.parse().ok()?)))
     }
+}
+
+/// Whether a file of a partition's directory is a seal.
+pub(crate) fn is_seal(name: &str) -> bool {
+    FileKind::parse(name).is_some_and(|(kind, _)| kind == FileKind::Seal)
 }
 
 #[cfg(test)]

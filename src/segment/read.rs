@@ -12,7 +12,7 @@ use super::buffer::Buffer;
 use super::flaws::{Flaw, FlawKind, Prefix, Survey};
 use super::view::View;
 use super::walk::crc_matches;
-use super::{FileKind, Segment};
+use super::{FileKind, Patient, Segment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchHeader, validate_crc};
 use crate::storage::File;
@@ -112,6 +112,7 @@ impl Segment {
         settled: bool,
     ) -> Result<Option<SegmentRead>> {
         let wanted = Wanted { from, end, max_bytes };
+        self.prove()?;
         let view = if settled { self.view()? } else { None };
         let mut known = self.known();
         for _ in 0..2 {
@@ -137,10 +138,12 @@ impl Segment {
         known: Option<&Survey>,
     ) -> Result<Option<SegmentRead>, Stop> {
         let (guess, floor) = self.locate(wanted.from)?;
+        // What the disk does not give fails its checksum; the survey then names the place.
+        let file = Patient::new(&**self.file()?);
         for (place, is_guess) in guess.map(|place| (place, true)).into_iter().chain([(floor, false)]) {
             let mut pick = Pick {
                 segment: self,
-                file: &**self.file()?,
+                file: &file,
                 view,
                 known,
                 len: self.written(),

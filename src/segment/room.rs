@@ -4,15 +4,15 @@
 //! The file of the segment to come can be prepared: made ahead, with room, so that a roll only renames it.
 //!
 //! Room is no part of the log. A segment that ends gives it back (a stock broker drops all segments behind one that
-//! ends with zeros); after a crash the last segment may have it, and [`Segment::find_room`] tells it apart.
+//! ends with zeros); after a crash the last segment may have it, and recovery takes it for what it is.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{FileKind, Segment, SegmentHome};
-use crate::error::{Error, Result};
+use super::{Segment, SegmentHome};
+use crate::error::Result;
 use crate::storage::{File, OpenMode};
 
 const PAGE_BYTES: u64 = 4096;
@@ -62,25 +62,6 @@ impl Segment {
         self.file_len.store(position, Ordering::Release);
         self.written.store(position, Ordering::Release);
         Ok(())
-    }
-
-    /// Where the zeros begin with which the file of a log's last segment ends. The last batch ends there or behind,
-    /// since it may end with zeros: only a walk can tell.
-    pub(crate) fn find_room(&self) -> Result<u64> {
-        let mut chunk = [0; 16 << 10];
-        let mut end = self.written();
-        while end > 0 {
-            let begin = (end - 1) / chunk.len() as u64 * chunk.len() as u64;
-            let bytes = &mut chunk[..(end - begin) as usize];
-            let read = self.file()?.read_exact_at(bytes, begin);
-            read.map_err(|e| Error::io("cannot read the end of a segment", self.path(FileKind::Log), e))?;
-            if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
-                end = begin + last as u64 + 1;
-                break;
-            }
-            end = begin;
-        }
-        Ok(end)
     }
 }
 

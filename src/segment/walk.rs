@@ -14,6 +14,7 @@ use crate::types::{LeaderEpoch, Offset};
 
 use super::buffer::{Buffer, BufferPool};
 use super::flaws::{Flaw, FlawKind, Prefix, Successor, Verdict, judge};
+use super::patient::{Patient, UNREADABLE};
 
 /// One read's worth of bytes.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -33,8 +34,6 @@ pub(crate) struct Frame {
     pub(crate) until: Option<Offset>,
     /// Where the log ends if this is its last segment, as far as is known.
     pub(crate) end: Option<Offset>,
-    /// Zeros that are no batch, and no damage, begin here or inside of the last batch.
-    pub(crate) zeros_from: Option<u64>,
     /// Offsets may be missing between two batches.
     pub(crate) compacted: bool,
 }
@@ -69,8 +68,9 @@ pub(crate) fn walk(
     buffers: &BufferPool,
     mut each: impl FnMut(Found<'_>) -> bool,
 ) -> io::Result<WalkEnd> {
+    let file = Patient::new(file);
     let mut walk = Walk {
-        file,
+        file: &file,
         len,
         frame,
         buffer: buffers.take(CHUNK_BYTES),
@@ -130,7 +130,7 @@ enum Mended {
 }
 
 struct Walk<'a> {
-    file: &'a dyn File,
+    file: &'a Patient<'a>,
     len: u64,
     frame: Frame,
     buffers: &'a BufferPool,
@@ -196,7 +196,7 @@ impl Walk<'_> {
     }
 
     fn next(&mut self) -> io::Result<Next> {
-        if self.is_end(self.position) {
+        if self.position >= self.len {
             return Ok(Next::End);
         }
         if !self.load(BatchHeader::LEN)? {
@@ -254,12 +254,8 @@ impl Walk<'_> {
         Ok(verdict)
     }
 
-    fn is_end(&self, position: u64) -> bool {
-        position >= self.frame.zeros_from.unwrap_or(self.len).min(self.len)
-    }
-
     fn successor(&self, position: u64) -> io::Result<Successor> {
-        if self.is_end(position) {
+        if position == self.len {
             let end = if self.damaged { Successor::Unknown } else { Successor::End(self.frame.end.map(Offset::get)) };
             return Ok(self.frame.until.map_or(end, |until| Successor::At(until.get())));
         }
@@ -341,8 +337,9 @@ impl Walk<'_> {
         let to = sound_at.as_ref().map(|(_, header)| header.base_offset());
         let end = sound_at.map_or(self.len, |(at, _)| at);
         let to = to.or(self.frame.until.filter(|until| until.get() >= self.expected));
-        let flaw =
-            Flaw { positions: self.position..end, from: Offset::new(self.expected), to, kind: FlawKind::Damaged(why) };
+        let (positions, from) = (self.position..end, Offset::new(self.expected));
+        let why = if self.file.has_lost(&positions) { UNREADABLE } else { why };
+        let flaw = Flaw { positions, from, to, kind: FlawKind::Damaged(why) };
         Ok(Mended::Not(flaw))
     }
 
@@ -631,7 +628,7 @@ mod tests {
     fn walked(bytes: Vec<u8>) -> (Vec<i64>, Vec<i64>, u64) {
         let len = bytes.len() as u64;
         let file = Counting(bytes, AtomicU64::new(0));
-        let frame = Frame { base: Offset::ZERO, until: None, end: None, zeros_from: None, compacted: false };
+        let frame = Frame { base: Offset::ZERO, until: None, end: None, compacted: false };
         let (mut batches, mut flaws) = (Vec::new(), Vec::new());
         walk(&file, 0, len, Offset::ZERO, frame, &BufferPool::default(), |found| {
             match found {

@@ -62,6 +62,8 @@ pub(crate) struct Checkpoints {
     pub(crate) high_watermark: HashMap<TopicPartition, Offset>,
     /// A stock broker left the directory in order.
     pub(crate) clean: bool,
+    /// Another program had the directory since we last did.
+    pub(crate) foreign: bool,
 }
 
 impl Checkpoints {
@@ -73,6 +75,7 @@ impl Checkpoints {
             recovery_point: noted(&self.recovery_point),
             high_watermark: noted(&self.high_watermark),
             clean: self.clean,
+            foreign: self.foreign,
         }
     }
 
@@ -91,6 +94,8 @@ pub(crate) struct Checkpoint {
     pub(crate) high_watermark: Offset,
     /// A stock broker left the directory in order.
     pub(crate) clean: bool,
+    /// Another program had the directory since we last did.
+    pub(crate) foreign: bool,
 }
 
 /// What all partitions of one broker share.
@@ -260,7 +265,11 @@ impl Partition {
             boot_id: self.context.boot_id,
             log_start: self.found.log_start,
             recovery_point: self.found.recovery_point,
-            outside: Outside { high_watermark: self.found.high_watermark, clean: self.found.clean },
+            outside: Outside {
+                high_watermark: self.found.high_watermark,
+                clean: self.found.clean,
+                foreign: self.found.foreign,
+            },
         };
         let (mode, verify) = self.context.reading;
         let config = self.settings.load().log_config().read_mode(mode).verify(verify);
@@ -434,6 +443,7 @@ impl Partition {
             recovery_point: log.recovery_point(),
             high_watermark: offsets.high_watermark,
             clean: self.found.clean,
+            foreign: self.found.foreign,
         }
     }
 

@@ -11,6 +11,17 @@ use thalweg::testing::Operation;
 const UNUSED: &[(Operation, &str)] =
     &[(Operation::SyncFs, "for backups, of a later release"), (Operation::Allocate, "zeros are written instead")];
 
+/// Rows that take a disk or a hand that these tests do not have; each has its own in `src/log/tests/rows.rs` and `seals.rs`.
+const ELSEWHERE: &[RecoveryRow] = &[
+    RecoveryRow::TornGroup,
+    RecoveryRow::RotBeyondCap,
+    RecoveryRow::Unreadable,
+    RecoveryRow::DamagedSegment,
+    RecoveryRow::SizeDiffers,
+    RecoveryRow::SealDiffers,
+    RecoveryRow::MissingSegment,
+];
+
 pub(crate) static TOTAL: Total =
     Total(Mutex::new(Counts { hits: BTreeMap::new(), operations: BTreeMap::new(), parts: 0 }));
 
@@ -48,7 +59,7 @@ impl Total {
 
 impl Counts {
     fn missed(&self) -> Vec<String> {
-        let rows = RecoveryRow::ALL.iter().map(|row| format!("{row:?}"));
+        let rows = RecoveryRow::ALL.iter().filter(|row| !ELSEWHERE.contains(row)).map(|row| format!("{row:?}"));
         let mut missed: Vec<_> = rows.filter(|row| !self.hits.contains_key(row)).collect();
         for operation in Operation::ALL {
             let is_unused = UNUSED.iter().any(|(unused, _)| *unused == operation);

@@ -123,7 +123,7 @@ fn scanned_after(harm: impl FnOnce(&Bed, Offset)) -> (u64, u64) {
     bed.kill(log);
     harm(&bed, noted);
     let log = bed.open(noting());
-    assert_eq!(log.recovery().rows, [RecoveryRow::Scanned]);
+    assert_eq!(log.recovery().rows[0], RecoveryRow::Scanned);
     assert_eq!(all(&log), numbered(0..100));
     let scanned = log.recovery().scanned_bytes;
     fill(&log, 100..105);
