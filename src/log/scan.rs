@@ -196,7 +196,8 @@ impl<'a> Scan<'a> {
         };
         let mut survey = Survey::new(from.1, segment.written());
         let (mut stopped, mut failed) = (None, None);
-        let end = segment.walk_from(from, |found| {
+        let zeros_from = if is_last { Some(segment.find_room()?) } else { None };
+        let end = segment.walk_from(from, zeros_from, |found| {
             let noted = match &found {
                 Found::Batch(position, header, bytes) => self.take(segment, *position, header, bytes),
                 Found::Flaw(flaw) => self.weigh_flaw(segment, flaw, is_last, sealed.is_some()).map(|verdict| {
@@ -211,6 +212,11 @@ impl<'a> Scan<'a> {
         })?;
         if let Some(error) = failed {
             return Err(error.path(segment.path(FileKind::Log)));
+        }
+        if is_last && end.damage.is_none() && stopped.is_none() && end.position < segment.written() {
+            // Room for more, or for what never came.
+            survey.cut(end.position);
+            segment.cut_file(end.position).map_err(|e| cannot_cut(segment, e))?;
         }
         // Above its recovery point a stock broker does not believe its own either.
         let is_whole = survey.flaws().is_empty() && stopped.is_none();
@@ -288,9 +294,7 @@ impl<'a> Scan<'a> {
         }
         // Sync before the cut as well as after: the decision must not rest on cached bytes alone.
         let synced = segment.file()?.sync_data();
-        synced
-            .and_then(|()| segment.cut_file(position))
-            .map_err(|e| Error::io("cannot cut the end of a segment", segment.path(FileKind::Log), e))
+        synced.and_then(|()| segment.cut_file(position)).map_err(|e| cannot_cut(segment, e))
     }
 
     /// The segments from `at` on go with what was cut off before them, from `end` on.
@@ -444,6 +448,10 @@ pub(super) fn is_hole(before: &Survey, next: &Segment, noted: Option<&EpochCache
     let epoch = first.leader_epoch();
     let begins = noted.is_none_or(|noted| noted.begins_at(next.base()) || noted.latest() < Some(epoch));
     Ok(!(epoch > before.epoch && begins))
+}
+
+fn cannot_cut(segment: &Segment, e: std::io::Error) -> Error {
+    Error::io("cannot cut the end of a segment", segment.path(FileKind::Log), e)
 }
 
 /// Follows the leader epochs of a log's batches. The field lies outside the checksum: a rise counts once the

@@ -65,7 +65,7 @@ fn end_of(home: &SegmentHome, base: Offset) -> Result<Offset> {
     let mut end = base;
     let mut read = || -> io::Result<()> {
         let file = home.storage.open(&path, OpenMode::Read)?;
-        let frame = Frame { base, until: None, end: None, compacted: true };
+        let frame = Frame { base, until: None, end: None, zeros_from: None, compacted: true };
         walk(&*file, 0, file.len()?, base, frame, &home.buffers, |found| {
             if let Found::Batch(_, header, _) = found {
                 end = header.next_offset();

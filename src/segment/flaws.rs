@@ -90,6 +90,11 @@ impl Survey {
         }
     }
 
+    /// Says that the segment was cut to `len` bytes, behind the last batch.
+    pub(crate) fn cut(&mut self, len: u64) {
+        self.len = len;
+    }
+
     pub(super) fn add(&mut self, flaw: Flaw) {
         let full = self.flaws.len() >= FLAWS_MAX;
         match self.flaws.last_mut() {

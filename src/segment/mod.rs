@@ -304,13 +304,19 @@ impl Segment {
 
     /// Walks the whole segment; see [`walk`].
     pub(crate) fn walk(&self, each: impl FnMut(Found<'_>) -> bool) -> Result<WalkEnd> {
-        self.walk_from((0, self.base), each)
+        self.walk_from((0, self.base), None, each)
     }
 
-    /// The same from the batch at a position, with this offset.
-    pub(crate) fn walk_from(&self, from: (u64, Offset), each: impl FnMut(Found<'_>) -> bool) -> Result<WalkEnd> {
+    /// The same from the batch at a position, with this offset, in a log's last segment up to zeros that are no batch
+    /// where it may end with some: see [`Self::find_room`].
+    pub(crate) fn walk_from(
+        &self,
+        from: (u64, Offset),
+        zeros_from: Option<u64>,
+        each: impl FnMut(Found<'_>) -> bool,
+    ) -> Result<WalkEnd> {
         let end = Some(Offset::new(self.end.load(Ordering::Acquire))).filter(|end| end.get() >= 0);
-        let frame = Frame { base: self.base, until: self.until(), end, compacted: self.home.compacted };
+        let frame = Frame { base: self.base, until: self.until(), end, zeros_from, compacted: self.home.compacted };
         walk(&**self.file()?, from.0, self.written(), from.1, frame, &self.home.buffers, each)
             .map_err(|e| self.io_error("cannot read a segment", e))
     }

@@ -4,7 +4,7 @@
 //! The file of the segment to come can be prepared: made ahead, with room, so that a roll only renames it.
 //!
 //! Room is no part of the log. A segment that ends gives it back (a stock broker drops all segments behind one that
-//! ends with zeros); after a crash the last segment may have it, and recovery takes it for what it is.
+//! ends with zeros); after a crash the last segment may have it, and [`Segment::find_room`] tells it apart.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,6 +62,27 @@ impl Segment {
         self.file_len.store(position, Ordering::Release);
         self.written.store(position, Ordering::Release);
         Ok(())
+    }
+
+    /// Where the zeros begin with which the file of a log's last segment ends. The last batch ends there or behind,
+    /// since it may end with zeros: only a walk can tell.
+    pub(crate) fn find_room(&self) -> Result<u64> {
+        let mut chunk = [0; 16 << 10];
+        let mut end = self.written();
+        while end > 0 {
+            let begin = (end - 1) / chunk.len() as u64 * chunk.len() as u64;
+            let bytes = &mut chunk[..(end - begin) as usize];
+            if self.file()?.read_exact_at(bytes, begin).is_err() {
+                // What cannot be read is for the walk to judge.
+                return Ok(self.written());
+            }
+            if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
+                end = begin + last as u64 + 1;
+                break;
+            }
+            end = begin;
+        }
+        Ok(end)
     }
 }
 

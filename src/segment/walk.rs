@@ -34,6 +34,8 @@ pub(crate) struct Frame {
     pub(crate) until: Option<Offset>,
     /// Where the log ends if this is its last segment, as far as is known.
     pub(crate) end: Option<Offset>,
+    /// Zeros that are no batch, and no damage, begin here or inside of the last batch.
+    pub(crate) zeros_from: Option<u64>,
     /// Offsets may be missing between two batches.
     pub(crate) compacted: bool,
 }
@@ -196,7 +198,7 @@ impl Walk<'_> {
     }
 
     fn next(&mut self) -> io::Result<Next> {
-        if self.position >= self.len {
+        if self.is_end(self.position) {
             return Ok(Next::End);
         }
         if !self.load(BatchHeader::LEN)? {
@@ -254,8 +256,12 @@ impl Walk<'_> {
         Ok(verdict)
     }
 
+    fn is_end(&self, position: u64) -> bool {
+        position >= self.frame.zeros_from.unwrap_or(self.len).min(self.len)
+    }
+
     fn successor(&self, position: u64) -> io::Result<Successor> {
-        if position == self.len {
+        if self.is_end(position) {
             let end = if self.damaged { Successor::Unknown } else { Successor::End(self.frame.end.map(Offset::get)) };
             return Ok(self.frame.until.map_or(end, |until| Successor::At(until.get())));
         }
@@ -628,7 +634,7 @@ mod tests {
     fn walked(bytes: Vec<u8>) -> (Vec<i64>, Vec<i64>, u64) {
         let len = bytes.len() as u64;
         let file = Counting(bytes, AtomicU64::new(0));
-        let frame = Frame { base: Offset::ZERO, until: None, end: None, compacted: false };
+        let frame = Frame { base: Offset::ZERO, until: None, end: None, zeros_from: None, compacted: false };
         let (mut batches, mut flaws) = (Vec::new(), Vec::new());
         walk(&file, 0, len, Offset::ZERO, frame, &BufferPool::default(), |found| {
             match found {
