@@ -111,6 +111,7 @@ pub(super) struct Recovered {
 
 pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConfig) -> Result<Recovered> {
     let slot = context.slot.as_ref().and_then(|slot| slot.load());
+    let in_doubt = slot.filter(|slot| slot.poisoned && slot.boot_id == context.boot_id);
     let recovery = Recovery { context, home, config, slot: slot.as_ref() };
     let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
     super::swaps::finish(home)?;
@@ -126,6 +127,9 @@ pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConf
             segment.doubt();
         }
         segments.push(Arc::new(segment));
+    }
+    if let Some(slot) = in_doubt {
+        super::reopen::write_again(&segments, slot.frontier)?;
     }
     recovery.finish(segments, listed, true)
 }
@@ -292,7 +296,7 @@ impl Recovery<'_> {
         let mut above = found.known_outside;
         if let Some(slot) = self.slot
             && !found.clean
-            && (slot.weak_acks || slot.boot_id != self.context.boot_id)
+            && (slot.weak_acks || slot.poisoned || slot.boot_id != self.context.boot_id)
         {
             above = above.max(slot.reserved);
         }

@@ -235,7 +235,8 @@ impl<'a> Scan<'a> {
                 || (context.outside.clean && context.slot.is_some() && !is_zero(segment, flaw)?);
             return Ok(is_last && is_end && !is_kept);
         };
-        let same_boot = slot.boot_id == context.boot_id;
+        // After a failed sync pages may be missing as after a power cut.
+        let same_boot = slot.boot_id == context.boot_id && !slot.poisoned;
         let is_torn = match is_last {
             // Without a power cut only the last write can be unfinished: it is short, and nothing follows it.
             true => !same_boot || (is_end && !is_whole(segment, flaw)?),
