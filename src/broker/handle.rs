@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Broker, Signal, TopicEntry};
 use crate::error::Result;
-use crate::log::{Appended, Committed, LogOffsets, LogPosition, LogRead, OffsetAtTime};
+use crate::log::{Appended, Committed, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime};
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::topic::{self, ConfigEntry, PartitionSource, ReadFrom, Scan, Tail};
 use crate::types::{Durability, Isolation, Offset, PartitionId, Timestamp, TopicPartition, Uuid};
@@ -292,6 +292,33 @@ impl Partition {
     /// `Corrupt`; `TopicDeleted`; `Closed`.
     pub fn read(&self, offset: impl Into<Offset>, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
         self.broker.fetch(&self.inner, offset.into(), max_bytes, isolation)
+    }
+
+    /// Mends the partition after a write or sync of it failed, while the broker and all that read and wait go on. What
+    /// can be proved above the durable frontier is written again and synced, the rest is cut, and appends are taken
+    /// again, in a higher leader epoch where offsets that are known outside had to be left out. Appends that waited
+    /// stay `Indeterminate`: look for them before sending them again. Does nothing where nothing failed.
+    ///
+    /// ```
+    /// use thalweg::{Broker, ErrorKind};
+    /// let broker = Broker::in_memory()?;
+    /// let partition = broker.topic("orders").create()?.partition(0)?;
+    /// let appended = match partition.append_records(["first"]) {
+    ///     Err(e) if e.kind() == ErrorKind::Poisoned => {
+    ///         partition.reopen()?;
+    ///         partition.append_records(["first"])?
+    ///     }
+    ///     appended => appended?,
+    /// };
+    /// partition.wait(appended.position, partition.durability())?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As of opening a log: where the disk still fails, the partition stays as it was. `Poisoned` when the file that
+    /// all partitions share could not be synced: close the broker and open it again. `TopicDeleted`; `Closed`.
+    pub fn reopen(&self) -> Result<LogRecovery> {
+        self.inner.reopen()
     }
 
     /// The partition's offsets now.

@@ -412,7 +412,7 @@ impl Inner {
         if covered(&reserved) || self.marks.frontier() >= end {
             return Ok(());
         }
-        self.check_open()?;
+        self.check_waitable()?;
         let raised = super::Reserved { end: end + RESERVE_AHEAD, volatile: reserved.volatile || volatile };
         let noted = slot.store(&self.slot_state(false, raised));
         // Those who are refused for lack of space were taken back; these were not.
@@ -444,7 +444,7 @@ impl Inner {
         )
         .path(path)
         .source(source)
-        .remedy("close the broker and open it again: recovery finds what is there")
+        .remedy("reopen the partition: recovery finds what is there")
     }
 }
 

@@ -359,7 +359,7 @@ fn what_was_not_compared_is_doubted_by_the_next_owner_too() {
     assert!(told > 5, "{told}");
     log.close().unwrap();
     let log = foreign.open();
-    assert!(!log.inner.doubts.are_pending(), "compared once is enough");
+    assert!(!log.inner().doubts.are_pending(), "compared once is enough");
     assert_eq!(see(&log), seen);
     assert_eq!(foreign.rebuilt().len(), told);
 }

@@ -21,6 +21,7 @@ mod poison;
 mod producers;
 mod read;
 mod recover;
+mod reopen;
 mod report;
 mod scan;
 mod settle;
@@ -83,7 +84,7 @@ const STAGED_BYTES_MAX: usize = 4 << 20;
 const RESERVE_BYTES: usize = 16 << 10;
 
 /// What a log is handed when it is part of something larger than itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct LogContext {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -134,7 +135,10 @@ pub(crate) struct Outside {
 /// # Ok::<(), thalweg::Error>(())
 /// ```
 pub struct Log {
-    inner: Arc<Inner>,
+    /// Another one after each [`reopen`](Self::reopen).
+    inner: ArcSwap<Inner>,
+    /// What the first opening found.
+    report: LogRecovery,
     /// Held by a log that stands alone.
     lock: Mutex<Option<Box<dyn Lock>>>,
     /// The same.
@@ -176,6 +180,10 @@ struct Inner {
     wants_tending: AtomicBool,
     /// What the state slot says of unsynced bytes.
     unsynced_max: AtomicU32,
+    /// What failed was a sync: what is cached above the frontier may not be on the disk.
+    in_doubt: AtomicBool,
+    /// The log goes on in another one of these.
+    replaced: AtomicBool,
     /// The appender's epochs, for readers.
     epochs: ArcSwap<EpochCache>,
     epochs_proven: bool,
@@ -256,6 +264,335 @@ impl Log {
 
     /// Opens a log as part of something larger. The directory is made at the first append.
     pub(crate) fn open_in(context: LogContext, dir: &Path, config: LogConfig) -> Result<Log> {
+        let inner = Inner::open(context, dir, config)?;
+        let report = inner.report.clone();
+        Ok(Log { inner: ArcSwap::from_pointee(inner), report, lock: Mutex::new(None), reserve: None })
+    }
+
+    fn inner(&self) -> arc_swap::Guard<Arc<Inner>> {
+        self.inner.load()
+    }
+
+    /// Appends one batch as its leader in leader epoch `epoch`: validates it, assigns the next offsets, stages it
+    /// and returns at once. An idempotent producer's duplicate gets the first copy's offsets and is not appended.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`] (`max.message.bytes`, `segment.bytes`), [`ErrorKind::InvalidRecord`],
+    /// [`ErrorKind::InvalidTimestamp`], [`ErrorKind::OutOfOrderSequence`], [`ErrorKind::ProducerFenced`],
+    /// [`ErrorKind::InvalidTxnState`], [`ErrorKind::FencedLeaderEpoch`] when the log has seen a newer epoch,
+    /// [`ErrorKind::Poisoned`] after a failed write or sync, [`ErrorKind::Closed`]. Nothing was appended then. A disk
+    /// that is full shows later, to those who [`wait`](Self::wait).
+    pub fn append(&self, batch: &RecordBatch, epoch: LeaderEpoch) -> Result<Appended> {
+        self.inner().append(batch, epoch)
+    }
+
+    /// Appends records as one batch in the log's newest epoch; records without a timestamp get the clock's.
+    ///
+    /// # Errors
+    /// As [`Log::append`]; [`ErrorKind::InvalidArgument`] when there is no record.
+    pub fn append_records<R: Into<Record>>(&self, records: impl IntoIterator<Item = R>) -> Result<Appended> {
+        let now = self.inner().context.clock.now();
+        let mut batch = BatchBuilder::new();
+        for record in records {
+            let record = record.into();
+            batch.push(record.explicit_timestamp().unwrap_or(now), &record)?;
+        }
+        self.append(&batch.finish()?, self.leader_epoch().max(self.lowest_epoch()))
+    }
+
+    /// Appends a batch as its leader wrote it, offsets and epoch untouched (a follower's append); its base offset
+    /// must not lie below the log end.
+    ///
+    /// # Errors
+    /// As [`Log::append`], without the checks that are the leader's.
+    pub fn append_replica(&self, batch: &RecordBatch) -> Result<Appended> {
+        self.inner().append_replica(batch)
+    }
+
+    /// Blocks until an append has reached `level`; the calling thread may do the writing and syncing for all who
+    /// wait. Where `level` is below the log's own, the records are acknowledged but not visible before a sync.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StorageFull`] when there was no space to write it: it was taken back with all that was appended
+    /// behind it, nothing of it will ever be seen, and a later append may succeed. [`ErrorKind::Indeterminate`] when a
+    /// sync failed: the append may or may not survive. [`ErrorKind::Io`] when it could not be written.
+    /// [`ErrorKind::Closed`] when the log closed first.
+    pub fn wait(&self, position: LogPosition, level: Durability) -> Result<()> {
+        self.inner().wait(position, level)
+    }
+
+    /// The same as a future. It never writes or syncs on the thread that polls it: somebody must [`wait`](Self::wait),
+    /// [`sync`](Self::sync) or run maintenance. Dropping it takes nothing back.
+    pub fn committed(&self, position: LogPosition, level: Durability) -> Committed {
+        Committed { inner: Arc::clone(&self.inner()), position, level }
+    }
+
+    /// Whether an append has reached `level`, without waiting.
+    ///
+    /// # Errors
+    /// As [`Log::wait`].
+    pub fn is_committed(&self, position: LogPosition, level: Durability) -> Result<bool> {
+        self.inner().has_reached(position, level)
+    }
+
+    /// Reads whole batches from the one that holds `offset` on: about `max_bytes` of them, at least one. Empty at the
+    /// end of what `isolation` may see. Checksums are verified on every read, unless [`Verify::Once`](crate::Verify) was asked for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OffsetOutOfRange`] below the log start or beyond the end, naming the nearest good offset;
+    /// [`ErrorKind::Corrupt`] with the offset when the bytes are damaged.
+    pub fn read(&self, offset: impl Into<Offset>, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
+        self.inner().read(offset.into(), max_bytes, isolation)
+    }
+
+    /// The first record in offset order whose timestamp is at least `time`, among those that `isolation` may see
+    /// (ListOffsets).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::Corrupt`].
+    pub fn offset_at(&self, time: impl Into<Timestamp>, isolation: Isolation) -> Result<Option<OffsetAtTime>> {
+        self.inner().offset_at(time.into(), isolation)
+    }
+
+    /// The log's offsets now.
+    #[must_use]
+    pub fn offsets(&self) -> LogOffsets {
+        self.inner().offsets()
+    }
+
+    /// The newest leader epoch in the log, -1 when it knows none.
+    #[must_use]
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.inner().appender.lock().epochs.latest().unwrap_or(LeaderEpoch::new(-1))
+    }
+
+    /// Where `epoch`, or the newest one below it, ended: the answer to OffsetForLeaderEpoch (KIP-101). `None` when
+    /// nothing is known of it.
+    #[must_use]
+    pub fn end_offset_for_epoch(&self, epoch: impl Into<LeaderEpoch>) -> Option<(LeaderEpoch, Offset)> {
+        let inner = self.inner();
+        let appender = inner.appender.lock();
+        appender.epochs.end_offset_for(epoch.into(), appender.end)
+    }
+
+    /// Waits until something can be read at `offset`; `false` when the time ran out first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`], also when the log closes meanwhile.
+    pub fn wait_readable(&self, offset: impl Into<Offset>, isolation: Isolation, timeout: Duration) -> Result<bool> {
+        let offset = offset.into();
+        let clock = Arc::clone(&self.inner().context.clock);
+        let deadline = clock.monotonic().saturating_add(timeout);
+        loop {
+            let inner = self.inner.load_full();
+            let seen = inner.signal.count();
+            if inner.replaced.load(Ordering::Acquire) {
+                continue;
+            }
+            inner.check_open()?;
+            if read::visible(inner.offsets(), isolation) > offset {
+                return Ok(true);
+            }
+            let left = deadline.saturating_sub(clock.monotonic());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            inner.signal.wait_past(seen, Some(left));
+        }
+    }
+
+    /// Has `signal` notified whenever more becomes readable, the log start moves, or the log closes; for as long as
+    /// the signal lives.
+    pub(crate) fn watch(&self, signal: &Arc<Signal>) {
+        let inner = self.inner();
+        let mut watchers = inner.watchers.lock();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(Arc::downgrade(signal));
+        inner.watched.store(watchers.len(), Ordering::Release);
+    }
+
+    /// Cuts the log back so that it ends at `to`; a batch that holds `to` goes whole, and the log then ends where
+    /// that batch began.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OffsetOutOfRange`] for a negative offset; [`ErrorKind::Io`]. Above the end there is nothing to do.
+    pub fn truncate(&self, to: impl Into<Offset>) -> Result<()> {
+        self.inner().truncate(to.into())
+    }
+
+    /// Makes everything below `to` unreadable, durably, and removes segments that lie wholly below once their last
+    /// reader is done (DeleteRecords).
+    ///
+    /// # Errors
+    /// [`ErrorKind::OffsetOutOfRange`] above the high watermark; [`ErrorKind::Io`].
+    pub fn advance_log_start(&self, to: impl Into<Offset>) -> Result<()> {
+        self.inner().advance_log_start(to.into())
+    }
+
+    /// Deletes the oldest segments as `retention.bytes` and `retention.ms` say: while the log stays at least `bytes`
+    /// long without them, and while their newest record is older than `age`. `None` is "unlimited".
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::Corrupt`].
+    pub fn apply_retention(&self, age: Option<Duration>, bytes: Option<u64>) -> Result<()> {
+        self.inner().retain(age, bytes)
+    }
+
+    /// Starts a new segment at the log end, unless the active one is empty.
+    ///
+    /// # Errors
+    /// As [`Log::sync`].
+    pub fn roll(&self) -> Result<()> {
+        self.inner().roll()
+    }
+
+    /// Writes and syncs all that was appended before the call.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StorageFull`] when there is no space for what was appended, which is then taken back; see
+    /// [`wait`](Self::wait). [`ErrorKind::Indeterminate`] when a sync fails, [`ErrorKind::Io`] when a write does; the
+    /// log is poisoned then. [`ErrorKind::Poisoned`], [`ErrorKind::Closed`].
+    pub fn sync(&self) -> Result<()> {
+        self.inner().sync_now()
+    }
+
+    /// Whether a sync would make anything durable.
+    #[must_use]
+    pub fn has_unsynced(&self) -> bool {
+        self.inner().marks.frontier() < self.inner().marks.end()
+    }
+
+    /// The work that waits for nobody: syncs what was appended, completes segments that ended, raises the recovery
+    /// point, prepares the next segment, removes the files of deleted ones. Cheap when there is nothing to do; where
+    /// nobody calls it, an append that starts a new segment does more of this itself.
+    ///
+    /// # Errors
+    /// As [`Log::sync`].
+    pub fn run_maintenance(&self) -> Result<()> {
+        if self.has_unsynced() {
+            self.sync()?;
+        }
+        self.inner().raise_recovery_point()?;
+        self.inner().prepare_next()?;
+        self.inner().bury()?;
+        self.reserve.iter().for_each(ReservedStorage::fill);
+        Ok(())
+    }
+
+    /// Whether rolls would go faster after [`run_maintenance`](Self::run_maintenance); asked once for each cause.
+    pub(crate) fn wants_tending(&self) -> bool {
+        let inner = self.inner();
+        let wants = &inner.wants_tending;
+        wants.load(Ordering::Acquire) && wants.swap(false, Ordering::AcqRel)
+    }
+
+    /// Applies a changed configuration to appends from now on. How the log is read stays as it is.
+    pub fn configure(&self, config: LogConfig) {
+        self.inner().config.store(Arc::new(config));
+    }
+
+    /// What opening the log found and did.
+    #[must_use]
+    pub fn recovery(&self) -> &LogRecovery {
+        &self.report
+    }
+
+    /// No leader may append in an epoch below. It is above all epochs in the log after offsets were left out because
+    /// they may be known outside, so that clients learn of the cut.
+    pub(crate) fn lowest_epoch(&self) -> LeaderEpoch {
+        self.inner().lowest_epoch()
+    }
+
+    /// Up to where the log is known to be sound and synced (`recovery-point-offset-checkpoint`).
+    pub(crate) fn recovery_point(&self) -> Offset {
+        self.inner().marks.recovery_point()
+    }
+
+    /// Base offset of the first segment: Kafka checkpoints a log start only when it lies above.
+    pub(crate) fn first_segment(&self) -> Offset {
+        self.inner().segments.load().first().map_or(Offset::ZERO, |segment| segment.base())
+    }
+
+    /// How many segments there are, the active one included.
+    pub(crate) fn segment_count(&self) -> usize {
+        self.inner().segments.load().len()
+    }
+
+    /// The transactions that nobody has ended, by the offset of their first batch.
+    pub(crate) fn open_transactions(&self) -> Vec<(Offset, ProducerId)> {
+        self.inner().appender.lock().producers.transactions().open().collect()
+    }
+
+    /// Bytes in all segments, as written.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.inner().segments.load().iter().map(|segment| segment.written()).sum()
+    }
+
+    /// Mends a log that a failed write or sync has poisoned, on the same handle: recovers what is there as an opening
+    /// does, and goes on. What proves itself above the frontier is written again and synced, since the cache may hold
+    /// what the disk does not; the rest is cut. Appends that waited stay [`ErrorKind::Indeterminate`]; no offset that
+    /// was acknowledged or shown is given to another record. Does nothing where nothing failed.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+    /// use thalweg::{Durability, ErrorKind, Log, LogConfig};
+    /// let log = Log::open(dir.path().join("events-0"), LogConfig::default())?;
+    /// let appended = match log.append_records(["signed up"]) {
+    ///     Err(e) if e.kind() == ErrorKind::Poisoned => {
+    ///         log.reopen()?;
+    ///         log.append_records(["signed up"])?
+    ///     }
+    ///     appended => appended?,
+    /// };
+    /// log.wait(appended.position, Durability::PowerLoss)?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Log::open`]: the disk still fails, and the log stays as it was. [`ErrorKind::Closed`].
+    pub fn reopen(&self) -> Result<LogRecovery> {
+        // A close waits.
+        let _open = self.lock.lock();
+        let old = self.inner.load_full();
+        let new = old.replacement()?;
+        let Some(new) = new else { return Ok(old.report.clone()) };
+        let report = new.report.clone();
+        self.inner.store(Arc::new(new));
+        old.replaced.store(true, Ordering::Release);
+        old.signal.notify();
+        self.inner().notify();
+        Ok(report)
+    }
+
+    /// Syncs everything, completes the files as Kafka expects them after a clean stop, and closes; later calls
+    /// answer [`ErrorKind::Closed`], a second close does nothing. Readers that were already handed bytes keep them.
+    ///
+    /// # Errors
+    /// As [`Log::sync`]; the log is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        let mut lock = self.lock.lock();
+        let closed = self.inner().close();
+        if let Some(lock) = lock.take() {
+            // What is noted of a failure is for this boot, and a sync that fails might take it from the cache.
+            let slot = self.inner().context.slot.clone().filter(|_| closed.is_ok());
+            let synced = slot.map_or(Ok(()), |slot| slot.sync());
+            drop(lock);
+            return closed.and(synced);
+        }
+        closed
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("dir", &self.inner().home.dir).field("offsets", &self.offsets()).finish()
+    }
+}
+
+impl Inner {
+    /// Recovers what is in the directory.
+    fn open(context: LogContext, dir: &Path, config: LogConfig) -> Result<Self> {
         let has_metadata = recover::check_topic_id(&context, dir)?;
         let home = SegmentHome {
             dir: dir.into(),
@@ -268,7 +605,8 @@ impl Log {
             partition: context.partition.clone(),
         };
         let noted = context.slot.as_ref().and_then(|slot| slot.load());
-        let found = recover::recover(&context, &home, &config)?;
+        let found = recover::recover(&context, &home, &config);
+        let found = found.inspect_err(|error| poison::note_failed_opening(&context, error))?;
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
         marks.set_recovery_point(found.recovery_point);
@@ -338,6 +676,8 @@ impl Log {
             failed: AtomicBool::new(false),
             wants_tending: AtomicBool::new(false),
             unsynced_max: AtomicU32::new(noted.map_or(0, |slot| slot.unsynced_max)),
+            in_doubt: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
             lowest_epoch: AtomicI32::new(lowest_epoch.get()),
             epochs,
             epochs_proven: found.epochs_proven,
@@ -353,281 +693,9 @@ impl Log {
                 slot.sync()?;
             }
         }
-        Ok(Log { inner: Arc::new(inner), lock: Mutex::new(None), reserve: None })
+        Ok(inner)
     }
 
-    /// Appends one batch as its leader in leader epoch `epoch`: validates it, assigns the next offsets, stages it
-    /// and returns at once. An idempotent producer's duplicate gets the first copy's offsets and is not appended.
-    ///
-    /// # Errors
-    /// [`ErrorKind::TooLarge`] (`max.message.bytes`, `segment.bytes`), [`ErrorKind::InvalidRecord`],
-    /// [`ErrorKind::InvalidTimestamp`], [`ErrorKind::OutOfOrderSequence`], [`ErrorKind::ProducerFenced`],
-    /// [`ErrorKind::InvalidTxnState`], [`ErrorKind::FencedLeaderEpoch`] when the log has seen a newer epoch,
-    /// [`ErrorKind::Poisoned`] after a failed write or sync, [`ErrorKind::Closed`]. Nothing was appended then. A disk
-    /// that is full shows later, to those who [`wait`](Self::wait).
-    pub fn append(&self, batch: &RecordBatch, epoch: LeaderEpoch) -> Result<Appended> {
-        self.inner.append(batch, epoch)
-    }
-
-    /// Appends records as one batch in the log's newest epoch; records without a timestamp get the clock's.
-    ///
-    /// # Errors
-    /// As [`Log::append`]; [`ErrorKind::InvalidArgument`] when there is no record.
-    pub fn append_records<R: Into<Record>>(&self, records: impl IntoIterator<Item = R>) -> Result<Appended> {
-        let now = self.inner.context.clock.now();
-        let mut batch = BatchBuilder::new();
-        for record in records {
-            let record = record.into();
-            batch.push(record.explicit_timestamp().unwrap_or(now), &record)?;
-        }
-        self.append(&batch.finish()?, self.leader_epoch().max(self.lowest_epoch()))
-    }
-
-    /// Appends a batch as its leader wrote it, offsets and epoch untouched (a follower's append); its base offset
-    /// must not lie below the log end.
-    ///
-    /// # Errors
-    /// As [`Log::append`], without the checks that are the leader's.
-    pub fn append_replica(&self, batch: &RecordBatch) -> Result<Appended> {
-        self.inner.append_replica(batch)
-    }
-
-    /// Blocks until an append has reached `level`; the calling thread may do the writing and syncing for all who
-    /// wait. Where `level` is below the log's own, the records are acknowledged but not visible before a sync.
-    ///
-    /// # Errors
-    /// [`ErrorKind::StorageFull`] when there was no space to write it: it was taken back with all that was appended
-    /// behind it, nothing of it will ever be seen, and a later append may succeed. [`ErrorKind::Indeterminate`] when a
-    /// sync failed: the append may or may not survive. [`ErrorKind::Io`] when it could not be written.
-    /// [`ErrorKind::Closed`] when the log closed first.
-    pub fn wait(&self, position: LogPosition, level: Durability) -> Result<()> {
-        self.inner.wait(position, level)
-    }
-
-    /// The same as a future. It never writes or syncs on the thread that polls it: somebody must [`wait`](Self::wait),
-    /// [`sync`](Self::sync) or run maintenance. Dropping it takes nothing back.
-    pub fn committed(&self, position: LogPosition, level: Durability) -> Committed {
-        Committed { inner: Arc::clone(&self.inner), position, level }
-    }
-
-    /// Whether an append has reached `level`, without waiting.
-    ///
-    /// # Errors
-    /// As [`Log::wait`].
-    pub fn is_committed(&self, position: LogPosition, level: Durability) -> Result<bool> {
-        self.inner.has_reached(position, level)
-    }
-
-    /// Reads whole batches from the one that holds `offset` on: about `max_bytes` of them, at least one. Empty at the
-    /// end of what `isolation` may see. Checksums are verified on every read, unless [`Verify::Once`](crate::Verify) was asked for.
-    ///
-    /// # Errors
-    /// [`ErrorKind::OffsetOutOfRange`] below the log start or beyond the end, naming the nearest good offset;
-    /// [`ErrorKind::Corrupt`] with the offset when the bytes are damaged.
-    pub fn read(&self, offset: impl Into<Offset>, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
-        self.inner.read(offset.into(), max_bytes, isolation)
-    }
-
-    /// The first record in offset order whose timestamp is at least `time`, among those that `isolation` may see
-    /// (ListOffsets).
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`], [`ErrorKind::Corrupt`].
-    pub fn offset_at(&self, time: impl Into<Timestamp>, isolation: Isolation) -> Result<Option<OffsetAtTime>> {
-        self.inner.offset_at(time.into(), isolation)
-    }
-
-    /// The log's offsets now.
-    #[must_use]
-    pub fn offsets(&self) -> LogOffsets {
-        self.inner.marks.load()
-    }
-
-    /// The newest leader epoch in the log, -1 when it knows none.
-    #[must_use]
-    pub fn leader_epoch(&self) -> LeaderEpoch {
-        self.inner.appender.lock().epochs.latest().unwrap_or(LeaderEpoch::new(-1))
-    }
-
-    /// Where `epoch`, or the newest one below it, ended: the answer to OffsetForLeaderEpoch (KIP-101). `None` when
-    /// nothing is known of it.
-    #[must_use]
-    pub fn end_offset_for_epoch(&self, epoch: impl Into<LeaderEpoch>) -> Option<(LeaderEpoch, Offset)> {
-        let appender = self.inner.appender.lock();
-        appender.epochs.end_offset_for(epoch.into(), appender.end)
-    }
-
-    /// Waits until something can be read at `offset`; `false` when the time ran out first.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Closed`], also when the log closes meanwhile.
-    pub fn wait_readable(&self, offset: impl Into<Offset>, isolation: Isolation, timeout: Duration) -> Result<bool> {
-        let (inner, offset) = (&*self.inner, offset.into());
-        let clock = &inner.context.clock;
-        let deadline = clock.monotonic().saturating_add(timeout);
-        loop {
-            let seen = inner.signal.count();
-            inner.check_open()?;
-            if read::visible(inner.marks.load(), isolation) > offset {
-                return Ok(true);
-            }
-            let left = deadline.saturating_sub(clock.monotonic());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            inner.signal.wait_past(seen, Some(left));
-        }
-    }
-
-    /// Has `signal` notified whenever more becomes readable, the log start moves, or the log closes; for as long as
-    /// the signal lives.
-    pub(crate) fn watch(&self, signal: &Arc<Signal>) {
-        let mut watchers = self.inner.watchers.lock();
-        watchers.retain(|watcher| watcher.strong_count() > 0);
-        watchers.push(Arc::downgrade(signal));
-        self.inner.watched.store(watchers.len(), Ordering::Release);
-    }
-
-    /// Cuts the log back so that it ends at `to`; a batch that holds `to` goes whole, and the log then ends where
-    /// that batch began.
-    ///
-    /// # Errors
-    /// [`ErrorKind::OffsetOutOfRange`] for a negative offset; [`ErrorKind::Io`]. Above the end there is nothing to do.
-    pub fn truncate(&self, to: impl Into<Offset>) -> Result<()> {
-        self.inner.truncate(to.into())
-    }
-
-    /// Makes everything below `to` unreadable, durably, and removes segments that lie wholly below once their last
-    /// reader is done (DeleteRecords).
-    ///
-    /// # Errors
-    /// [`ErrorKind::OffsetOutOfRange`] above the high watermark; [`ErrorKind::Io`].
-    pub fn advance_log_start(&self, to: impl Into<Offset>) -> Result<()> {
-        self.inner.advance_log_start(to.into())
-    }
-
-    /// Deletes the oldest segments as `retention.bytes` and `retention.ms` say: while the log stays at least `bytes`
-    /// long without them, and while their newest record is older than `age`. `None` is "unlimited".
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`], [`ErrorKind::Corrupt`].
-    pub fn apply_retention(&self, age: Option<Duration>, bytes: Option<u64>) -> Result<()> {
-        self.inner.retain(age, bytes)
-    }
-
-    /// Starts a new segment at the log end, unless the active one is empty.
-    ///
-    /// # Errors
-    /// As [`Log::sync`].
-    pub fn roll(&self) -> Result<()> {
-        self.inner.roll()
-    }
-
-    /// Writes and syncs all that was appended before the call.
-    ///
-    /// # Errors
-    /// [`ErrorKind::StorageFull`] when there is no space for what was appended, which is then taken back; see
-    /// [`wait`](Self::wait). [`ErrorKind::Indeterminate`] when a sync fails, [`ErrorKind::Io`] when a write does; the
-    /// log is poisoned then. [`ErrorKind::Poisoned`], [`ErrorKind::Closed`].
-    pub fn sync(&self) -> Result<()> {
-        self.inner.sync_now()
-    }
-
-    /// Whether a sync would make anything durable.
-    #[must_use]
-    pub fn has_unsynced(&self) -> bool {
-        self.inner.marks.frontier() < self.inner.marks.end()
-    }
-
-    /// The work that waits for nobody: syncs what was appended, completes segments that ended, raises the recovery
-    /// point, prepares the next segment, removes the files of deleted ones. Cheap when there is nothing to do; where
-    /// nobody calls it, an append that starts a new segment does more of this itself.
-    ///
-    /// # Errors
-    /// As [`Log::sync`].
-    pub fn run_maintenance(&self) -> Result<()> {
-        if self.has_unsynced() {
-            self.sync()?;
-        }
-        self.inner.raise_recovery_point()?;
-        self.inner.prepare_next()?;
-        self.inner.bury()?;
-        self.reserve.iter().for_each(ReservedStorage::fill);
-        Ok(())
-    }
-
-    /// Whether rolls would go faster after [`run_maintenance`](Self::run_maintenance); asked once for each cause.
-    pub(crate) fn wants_tending(&self) -> bool {
-        let wants = &self.inner.wants_tending;
-        wants.load(Ordering::Acquire) && wants.swap(false, Ordering::AcqRel)
-    }
-
-    /// Applies a changed configuration to appends from now on. How the log is read stays as it is.
-    pub fn configure(&self, config: LogConfig) {
-        self.inner.config.store(Arc::new(config));
-    }
-
-    /// What opening the log found and did.
-    #[must_use]
-    pub fn recovery(&self) -> &LogRecovery {
-        &self.inner.report
-    }
-
-    /// No leader may append in an epoch below. It is above all epochs in the log after offsets were left out because
-    /// they may be known outside, so that clients learn of the cut.
-    pub(crate) fn lowest_epoch(&self) -> LeaderEpoch {
-        self.inner.lowest_epoch()
-    }
-
-    /// Up to where the log is known to be sound and synced (`recovery-point-offset-checkpoint`).
-    pub(crate) fn recovery_point(&self) -> Offset {
-        self.inner.marks.recovery_point()
-    }
-
-    /// Base offset of the first segment: Kafka checkpoints a log start only when it lies above.
-    pub(crate) fn first_segment(&self) -> Offset {
-        self.inner.segments.load().first().map_or(Offset::ZERO, |segment| segment.base())
-    }
-
-    /// How many segments there are, the active one included.
-    pub(crate) fn segment_count(&self) -> usize {
-        self.inner.segments.load().len()
-    }
-
-    /// The transactions that nobody has ended, by the offset of their first batch.
-    pub(crate) fn open_transactions(&self) -> Vec<(Offset, ProducerId)> {
-        self.inner.appender.lock().producers.transactions().open().collect()
-    }
-
-    /// Bytes in all segments, as written.
-    #[must_use]
-    pub fn size_bytes(&self) -> u64 {
-        self.inner.segments.load().iter().map(|segment| segment.written()).sum()
-    }
-
-    /// Syncs everything, completes the files as Kafka expects them after a clean stop, and closes; later calls
-    /// answer [`ErrorKind::Closed`], a second close does nothing. Readers that were already handed bytes keep them.
-    ///
-    /// # Errors
-    /// As [`Log::sync`]; the log is closed all the same.
-    pub fn close(&self) -> Result<()> {
-        let closed = self.inner.close();
-        if let Some(lock) = self.lock.lock().take() {
-            let synced = self.inner.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync());
-            drop(lock);
-            return closed.and(synced);
-        }
-        closed
-    }
-}
-
-impl fmt::Debug for Log {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Log").field("dir", &self.inner.home.dir).field("offsets", &self.offsets()).finish()
-    }
-}
-
-impl Inner {
     fn error(&self, kind: ErrorKind, message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
         Error::new(kind, message).partition(self.context.partition.clone())
     }

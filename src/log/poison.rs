@@ -1,10 +1,22 @@
-//! After a failed write or sync: what is refused from then on, and with which words.
+//! After a failed write or sync: what is refused and no longer shown from then on, and what the next opening is told.
 
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
 
-use super::Inner;
+use super::state::SlotState;
+use super::{Inner, LogContext, LogOffsets};
+
+/// After an opening that failed, in whatever it synced: the next one must not believe the cache either.
+pub(super) fn note_failed_opening(context: &LogContext, error: &Error) {
+    let of_disk = matches!(error.kind(), ErrorKind::Io | ErrorKind::StorageFull);
+    if let Some(slot) = context.slot.as_ref().filter(|_| of_disk)
+        && let Some(state) = slot.load()
+    {
+        let state = SlotState { clean: false, poisoned: true, boot_id: context.boot_id, ..state };
+        drop(slot.store(&state));
+    }
+}
 
 impl Inner {
     pub(super) fn check_open(&self) -> Result<()> {
@@ -33,14 +45,29 @@ impl Inner {
             _ => self
                 .error(ErrorKind::Poisoned, "an earlier write or sync failed, so this log takes no more appends")
                 .source(failure)
-                .remedy("mend the disk or free space, then close and open again"),
+                .remedy("mend the disk, then reopen the partition"),
         })
     }
 
     pub(super) fn poison(&self, error: &Error) {
-        if error.kind() != ErrorKind::Closed {
-            self.failure.lock().get_or_insert_with(|| error.clone());
-            self.failed.store(true, Ordering::Release);
+        if error.kind() == ErrorKind::Closed {
+            return;
         }
+        self.failure.lock().get_or_insert_with(|| error.clone());
+        self.in_doubt.fetch_or(error.kind() == ErrorKind::Indeterminate, Ordering::AcqRel);
+        self.failed.store(true, Ordering::Release);
+        // For the next opening in this boot, which finds it in the cache: a sync might take it from there.
+        drop(self.note());
+    }
+
+    /// The offsets now. After a failure nothing above the frontier is shown any more: the cache may lie.
+    pub(super) fn offsets(&self) -> LogOffsets {
+        let mut offsets = self.marks.load();
+        if self.failed.load(Ordering::Acquire) {
+            let end = offsets.frontier.max(offsets.log_start);
+            offsets.high_watermark = offsets.high_watermark.min(end);
+            offsets.last_stable = offsets.last_stable.min(end);
+        }
+        offsets
     }
 }

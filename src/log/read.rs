@@ -120,7 +120,7 @@ impl Inner {
 
     fn read_once(&self, offset: Offset, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
         self.check_open()?;
-        let offsets = self.marks.load();
+        let offsets = self.offsets();
         self.check_range(offset, offsets)?;
         let limit = visible(offsets, isolation);
         let mut read = LogRead { bytes: Bytes::new(), next: offset, offsets, isolation, aborted: Vec::new() };
@@ -139,7 +139,7 @@ impl Inner {
             {
                 // The log start may have passed us meanwhile; then the segment list did, too.
                 if self.marks.log_start() > offset {
-                    return Err(self.out_of_range(offset, self.marks.load()));
+                    return Err(self.out_of_range(offset, self.offsets()));
                 }
                 (read.bytes, read.next) = (self.with_right_epochs(bytes), next);
                 if isolation == Isolation::ReadCommitted {
@@ -261,7 +261,7 @@ impl Inner {
     /// below the log start.
     pub(super) fn offset_at(&self, time: Timestamp, isolation: Isolation) -> Result<Option<OffsetAtTime>> {
         self.check_open()?;
-        let offsets = self.marks.load();
+        let offsets = self.offsets();
         let limit = visible(offsets, isolation);
         let segments = self.segments.load_full();
         for segment in segments[floor(&segments, offsets.log_start)..].iter().filter(|s| s.base() < limit) {

@@ -67,6 +67,7 @@ pub(super) struct Recovered {
 
 pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConfig) -> Result<Recovered> {
     let slot = context.slot.as_ref().and_then(|slot| slot.load());
+    let in_doubt = slot.filter(|slot| slot.poisoned && slot.boot_id == context.boot_id);
     let recovery = Recovery { context, home, config, slot: slot.as_ref(), rebuilt: Cell::default() };
     let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
     super::swaps::finish(home)?;
@@ -85,6 +86,9 @@ pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConf
             segment.set_sealed();
         }
         segments.push(Arc::new(segment));
+    }
+    if let Some(slot) = in_doubt {
+        super::reopen::write_again(&segments, slot.frontier)?;
     }
     recovery.finish(segments, listed, true)
 }
@@ -338,7 +342,7 @@ impl Recovery<'_> {
         let mut above = found.known_outside;
         if let Some(slot) = self.slot
             && !found.clean
-            && (slot.weak_acks || slot.boot_id != self.context.boot_id)
+            && (slot.weak_acks || slot.poisoned || slot.boot_id != self.context.boot_id)
         {
             above = above.max(slot.reserved);
         }
@@ -350,11 +354,12 @@ impl Recovery<'_> {
             let words = "offsets that may be known outside were left out";
             self.tell_offsets(FindingKind::Skipped, words, held..above);
         }
-        let kept = self.slot.map_or(Offset::ZERO, |slot| match slot.boot_id == self.context.boot_id {
-            // Nothing but loss of power takes what the system was handed.
-            true => slot.frontier.max(slot.noted),
-            false => slot.frontier,
-        });
+        let kept =
+            self.slot.map_or(Offset::ZERO, |slot| match slot.boot_id == self.context.boot_id && !slot.poisoned {
+                // Nothing but loss of power, or a sync that failed, takes what the system was handed.
+                true => slot.frontier.max(slot.noted),
+                false => slot.frontier,
+            });
         if kept > found.end {
             found.report.take(RecoveryRow::DamagedTail);
             found.report.damaged.push(found.end..kept);

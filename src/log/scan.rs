@@ -214,9 +214,15 @@ impl<'a> Scan<'a> {
             return Err(error.path(segment.path(FileKind::Log)));
         }
         if is_last && end.damage.is_none() && stopped.is_none() && end.position < segment.written() {
-            // Room for more, or for what never came.
-            survey.cut(end.position);
-            segment.cut_file(end.position).map_err(|e| cannot_cut(segment, e))?;
+            if end.next < self.durable {
+                let positions = end.position..segment.written();
+                let kind = FlawKind::Damaged("zeros stand where batches were synced");
+                survey.note(&Found::Flaw(&Flaw { from: end.next, to: None, positions, kind }));
+            } else {
+                // Room for more, or for what never came.
+                survey.cut(end.position);
+                segment.cut_file(end.position).map_err(|e| cannot_cut(segment, e))?;
+            }
         }
         // Above its recovery point a stock broker does not believe its own either.
         let is_whole = survey.flaws().is_empty() && stopped.is_none();

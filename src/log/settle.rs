@@ -20,6 +20,7 @@ impl Inner {
         let offsets = self.marks.load();
         SlotState {
             clean,
+            poisoned: !clean && self.in_doubt.load(Ordering::Acquire),
             weak_acks: reserved.volatile && !clean,
             leader_epoch: self.epochs.load().latest().unwrap_or_default(),
             boot_id: self.context.boot_id,

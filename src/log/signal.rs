@@ -44,6 +44,12 @@ impl Signal {
         lock!(self.state).count
     }
 
+    /// Whether a thread is blocked on it.
+    #[cfg(test)]
+    pub(crate) fn is_waited_on(&self) -> bool {
+        lock!(self.state).waiting > 0
+    }
+
     /// Announces an event.
     pub(crate) fn notify(&self) {
         let mut state = lock!(self.state);

@@ -3,6 +3,7 @@ mod damage;
 mod full;
 mod gaps;
 mod notes;
+mod poison;
 mod reads;
 mod rolls;
 mod room;
@@ -18,7 +19,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::record::{EndMarker, TimestampType, TxnOutcome};
 use crate::storage::{MemoryStorage, OpenMode};
-use crate::testing::{Choice, Errno, Fault, Operation, Repeat, SimStorage};
+use crate::testing::{AfterFailedSync, Choice, Errno, Fault, Operation, Repeat, SimStorage};
 use crate::types::ProducerId;
 
 const T: i64 = 1_700_000_000_000;
@@ -756,7 +757,7 @@ fn a_power_cut_takes_nothing_that_was_durable_and_leaves_nothing_in_the_way() {
         for n in 7..20 {
             log.append_records([format!("value {n}")]).unwrap();
         }
-        log.inner.write_now().unwrap();
+        log.inner().write_now().unwrap();
         let durable = log.offsets().frontier.get();
         assert!(durable >= 7);
         let after = before.after_cut(seed);
@@ -790,7 +791,7 @@ fn offsets_that_were_shown_are_not_given_out_again_after_two_power_cuts() {
         // Staged and written, but never synced.
         let end = log.offsets().end;
         log.append_records([format!("value {end}")]).unwrap();
-        log.inner.write_now().unwrap();
+        log.inner().write_now().unwrap();
         let third = second.after_cut(seed.wrapping_mul(31));
         let log = third.open(weak());
         assert!(log.offsets().end >= 9, "seed {seed}: {:?}", log.recovery());
@@ -809,7 +810,7 @@ fn a_deletion_survives_a_power_cut_after_reopening() {
         let log = before.open(small());
         // The first note after a reopening is not synced.
         log.append_records(["value 9"]).unwrap();
-        log.inner.write_now().unwrap();
+        log.inner().write_now().unwrap();
         let log = before.after_cut(seed).open(small());
         assert_eq!(log.offsets().log_start, 5, "seed {seed}");
     }
@@ -820,12 +821,13 @@ fn a_waiter_is_told_when_maintenance_lets_go_of_the_writer_lock() {
     let bed = Bed::new();
     let log = Arc::new(bed.open(small()));
     let appended = log.append_records(["value 0"]).unwrap();
-    let busy = log.inner.writer();
+    let inner = log.inner();
+    let busy = inner.writer();
     let waiter = std::thread::spawn({
         let log = Arc::clone(&log);
         move || log.wait(appended.position, Durability::PowerLoss)
     });
-    while !log.inner.waiters.are_there() {
+    while !log.inner().waiters.are_there() {
         std::thread::yield_now();
     }
     drop(busy);
@@ -936,7 +938,7 @@ fn a_length_that_announces_too_much_costs_no_memory() {
     let file = bed.storage.open(&bed.dir.join("00000000000000000000.log"), OpenMode::Write).unwrap();
     file.write_all_at(&(len - 12).to_be_bytes(), 2 * batch + 8).unwrap();
     file.set_len(2 * batch + u64::from(len)).unwrap();
-    log.inner.segments.load()[0].set_written(2 * batch + u64::from(len));
+    log.inner().segments.load()[0].set_written(2 * batch + u64::from(len));
     assert_eq!(log.read(2, 100, Isolation::ReadCommitted).unwrap_err().kind(), ErrorKind::Corrupt);
     bed.kill(log);
     let log = bed.open(LogConfig::default());

@@ -56,7 +56,8 @@ impl Recovery<'_> {
             let was_whole = context.outside.clean && context.slot.is_some();
             return Ok(if known.is_last && is_end && !was_whole { Verdict::Torn(RecoveryRow::TornTail) } else { rot });
         };
-        if slot.boot_id == context.boot_id {
+        // After a failed sync pages may be missing as after a power cut.
+        if slot.boot_id == context.boot_id && !slot.poisoned {
             // Without a power cut only the last write can be unfinished: it is short, and nothing follows it.
             let is_short = known.is_last && is_end && !is_whole(segment, flaw)?;
             return Ok(if is_short { Verdict::Torn(RecoveryRow::TornTail) } else { rot });

@@ -39,6 +39,8 @@ pub enum LogEvent {
     Acknowledged(Offset, Durability),
     /// The batch of these offsets was taken back: there was no space for it, and it is never to be seen.
     TakenBack(Range<Offset>),
+    /// A sync failed: what is at or above the offset was promised to survive a process crash, and may not.
+    InDoubt(Offset),
     /// Everything below the offset could be read.
     Shown(Offset),
     /// These were read, by somebody who may tell others, in a log of this level.
@@ -140,6 +142,11 @@ impl Expected {
                     let others = |entered: &Entered| entered.batch != gone.start.get();
                     self.candidates.entry(offset).or_default().retain(others);
                     self.current.remove(&offset);
+                }
+            }
+            LogEvent::InDoubt(frontier) => {
+                for (_, (_, promised)) in self.current.range_mut(frontier.get()..) {
+                    *promised = promised.filter(|level| *level == Durability::PowerLoss);
                 }
             }
             LogEvent::Shown(end) => self.taken = self.taken.max(end.get()),

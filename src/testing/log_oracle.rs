@@ -93,6 +93,9 @@ impl WatchedLog {
         if done.as_ref().is_err_and(|e| e.kind() == ErrorKind::StorageFull) {
             self.look_for_taken_back();
         }
+        if done.as_ref().is_err_and(|e| e.kind() == ErrorKind::Indeterminate) {
+            self.note(LogEvent::InDoubt(self.log.offsets().frontier));
+        }
         done
     }
 

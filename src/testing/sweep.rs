@@ -196,6 +196,9 @@ pub fn sweep_errors<E: Clone + Send + 'static>(
             report.runs += 1;
             *report.failed.entry(kind).or_default() += 1;
             let fault = Fault::new(errno, repeat).from_operation(operation);
+            // A cache that lies takes writes all the same: only syncs tell of what fails below it.
+            let lies = matches!(after, AfterFailedSync::KeepsNew | AfterFailedSync::DropsToOld);
+            let fault = if lies && kind == Operation::Sync { fault.on(Operation::Sync) } else { fault };
             let history = History::default();
             let judged = run(&workload, &check, fault, after, report.operations, &history);
             history.hits().into_iter().for_each(|(what, count)| *report.hits.entry(what).or_default() += count);

@@ -20,7 +20,8 @@ use crate::clock::{Clock, SteadyTime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{
-    Appended, Committed, Log, LogContext, LogOffsets, LogPosition, LogRead, OffsetAtTime, Outside, Signal, StateSlot,
+    Appended, Committed, Log, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime, Outside, Signal,
+    StateSlot,
 };
 use crate::record::RecordBatch;
 use crate::segment::BufferPool;
@@ -502,6 +503,12 @@ impl Partition {
             }
             Ok(log.offsets().log_start)
         })
+    }
+
+    /// Mends a log that a failed write or sync has poisoned; see `Log::reopen`.
+    pub(crate) fn reopen(&self) -> Result<LogRecovery> {
+        self.check_writable()?;
+        self.on_log(Log::reopen)
     }
 
     pub(crate) fn size_bytes(&self) -> Result<u64> {

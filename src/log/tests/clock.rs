@@ -102,7 +102,7 @@ fn segments_roll_by_age_whatever_the_clock_does() {
     let bed = Bed::new();
     let config = || LogConfig::default().segment_age(HOUR);
     let log = bed.open(config());
-    let segments = |log: &Log| log.inner.segments.load().len();
+    let segments = |log: &Log| log.inner().segments.load().len();
     put(&log, &["before"]);
     bed.clock.set_wall(Timestamp::new(T - YEARS));
     for minute in 0..59 {

@@ -140,7 +140,7 @@ fn open_foreign(bed: &Bed, outside: Outside, recovery_point: i64, config: LogCon
 }
 
 pub(super) fn findings(log: &Log, kind: FindingKind) -> Vec<(i64, i64)> {
-    let of_kind = log.inner.context.findings.all().into_iter().filter(|f| f.kind == kind);
+    let of_kind = log.inner().context.findings.all().into_iter().filter(|f| f.kind == kind);
     of_kind.map(|f| f.offsets.map_or((0, 0), |o| (o.start.get(), o.end.get()))).collect()
 }
 
@@ -162,7 +162,7 @@ fn check_flip(sample: &Sample, bed: &Bed, position: usize, batch: &Range<i64>, w
     for (from, to) in &seen.damaged {
         assert!(batch.start <= *from && *to <= batch.end, "{what}: {from}..{to} of {batch:?}");
     }
-    let told = log.inner.context.findings.all();
+    let told = log.inner().context.findings.all();
     assert!(told.len() <= 2, "{what}: {told:?}");
     let next = put(&log, &["new"]).base_offset;
     assert!(next >= sample.end, "{what}: {next} was given out before");
@@ -491,7 +491,7 @@ fn what_a_cleaner_leaves_is_no_damage() {
                 let seen = outcome(&log);
                 let served: Vec<_> = seen.records.keys().copied().collect();
                 assert_eq!((served, seen.damaged), (vec![1, 3, 9, 25, 34], vec![]), "compacted {compacted}");
-                assert_eq!(log.inner.context.findings.all(), [], "compacted {compacted}");
+                assert_eq!(log.inner().context.findings.all(), [], "compacted {compacted}");
                 // The offsets of the empty batch at the end were given out.
                 assert_eq!(log.offsets().end, 44);
                 bed.kill(log);

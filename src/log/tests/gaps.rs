@@ -18,7 +18,7 @@ fn records(offsets: impl IntoIterator<Item = i64>) -> Vec<(i64, String)> {
 }
 
 fn told(log: &Log) -> Vec<String> {
-    log.inner.context.findings.all().iter().map(ToString::to_string).collect()
+    log.inner().context.findings.all().iter().map(ToString::to_string).collect()
 }
 
 fn sound(seen: Outcome) -> Vec<(i64, String)> {

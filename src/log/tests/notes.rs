@@ -11,7 +11,7 @@ fn noting() -> LogConfig {
 
 /// Bytes of the active segment's log.
 fn size(log: &Log) -> u64 {
-    log.inner.segments.load().last().unwrap().written()
+    log.inner().segments.load().last().unwrap().written()
 }
 
 fn file(kind: &str) -> String {
@@ -105,7 +105,7 @@ fn a_note_that_was_not_synced_is_not_believed_after_a_power_cut() {
     let before = Cuttable::new();
     let log = before.open(noting());
     fill(&log, 0..100);
-    let noted = log.inner.context.slot.as_ref().unwrap().load().unwrap().noted;
+    let noted = log.inner().context.slot.as_ref().unwrap().load().unwrap().noted;
     assert!(noted > 0, "{noted}");
     // The cut takes nothing, which nobody can know.
     let after = before.after_cut(1);
@@ -119,7 +119,7 @@ fn scanned_after(harm: impl FnOnce(&Bed, Offset)) -> (u64, u64) {
     let bed = Bed::new();
     let log = bed.open(noting());
     fill(&log, 0..100);
-    let (size, noted) = (size(&log), log.inner.marks.noted());
+    let (size, noted) = (size(&log), log.inner().marks.noted());
     bed.kill(log);
     harm(&bed, noted);
     let log = bed.open(noting());
@@ -168,7 +168,8 @@ fn a_poisoned_log_is_scanned_whole() {
     let log = bed.open(noting());
     fill(&log, 0..100);
     let size = size(&log);
-    let slot = log.inner.context.slot.as_ref().unwrap();
+    let inner = log.inner();
+    let slot = inner.context.slot.as_ref().unwrap();
     slot.store(&state::SlotState { poisoned: true, ..slot.load().unwrap() }).unwrap();
     bed.kill(log);
     assert_eq!(bed.open(noting()).recovery().scanned_bytes, size);
@@ -179,7 +180,7 @@ fn bytes_that_are_missing_below_a_note_are_missed() {
     let bed = Bed::new();
     let log = bed.open(noting());
     fill(&log, 0..100);
-    let (noted, size) = (log.inner.marks.noted(), log.size_bytes());
+    let (noted, size) = (log.inner().marks.noted(), log.size_bytes());
     bed.kill(log);
     let log_file = bed.storage.open(&bed.dir.join(file("log")), OpenMode::Write).unwrap();
     log_file.set_len(size / 2).unwrap();
@@ -212,7 +213,7 @@ fn a_truncation_takes_back_what_was_noted() {
     fill(&log, 0..100);
     log.run_maintenance().unwrap();
     log.truncate(50).unwrap();
-    assert_eq!((log.inner.marks.noted(), log.recovery_point()), (Offset::ZERO, Offset::ZERO));
+    assert_eq!((log.inner().marks.noted(), log.recovery_point()), (Offset::ZERO, Offset::ZERO));
     fill(&log, 50..55);
     bed.kill(log);
     let log = bed.open(noting());
@@ -230,7 +231,7 @@ fn transactions_on_both_sides_of_a_note_are_known() {
     Txn(&log).send(1, "committed");
     Txn(&log).end(TxnOutcome::Commit);
     Txn(&log).send(2, "open");
-    let (stable, noted) = (log.offsets().last_stable, log.inner.marks.noted());
+    let (stable, noted) = (log.offsets().last_stable, log.inner().marks.noted());
     assert_eq!((stable, noted), (Offset::new(4), log.offsets().end));
     bed.kill(log);
     let log = bed.open(config());

@@ -14,7 +14,7 @@ fn fill_half(log: &Log) {
     let segments = log.segment_count();
     let half = u64::from(small().segment_bytes / 2);
     while log.segment_count() == segments
-        && log.inner.segments.load().last().is_some_and(|active| active.written() < half)
+        && log.inner().segments.load().last().is_some_and(|active| active.written() < half)
     {
         put(log, &["value"]);
     }
@@ -41,7 +41,7 @@ fn a_roll_takes_the_file_that_maintenance_prepared() {
     assert_eq!(bed.file(NEXT), vec![0; small().segment_bytes as usize]);
     fill_segment(&log);
     assert!(!bed.names().contains(&NEXT.to_owned()));
-    let active = Arc::clone(log.inner.segments.load().last().unwrap());
+    let active = Arc::clone(log.inner().segments.load().last().unwrap());
     let name = active.path(FileKind::Log).file_name().unwrap().to_str().unwrap().to_owned();
     assert_eq!(bed.file(&name).len(), small().segment_bytes as usize, "its room came with it");
     log.close().unwrap();
@@ -75,13 +75,13 @@ fn segments_that_ended_are_completed_by_maintenance() {
     let log = bed.open(small());
     fill_segment(&log);
     fill_segment(&log);
-    let first = &log.inner.segments.load()[0];
+    let first = &log.inner().segments.load()[0];
     let index = |kind: FileKind| bed.file(first.path(kind).file_name().unwrap().to_str().unwrap()).len();
     assert_eq!((index(FileKind::TimeIndex), snapshots(&bed), log.recovery_point()), (0, 0, Offset::ZERO));
     assert!(log.wants_tending());
     log.run_maintenance().unwrap();
     assert!(index(FileKind::TimeIndex) > 0);
-    let active = log.inner.segments.load().last().unwrap().base();
+    let active = log.inner().segments.load().last().unwrap().base();
     assert_eq!((snapshots(&bed), log.recovery_point()), (2, active));
 }
 
@@ -101,7 +101,7 @@ fn a_truncation_takes_with_it_what_waited_for_maintenance() {
     let bed = Bed::new();
     let log = bed.open(small());
     (0..3).for_each(|_| fill_segment(&log));
-    let second = log.inner.segments.load()[1].base();
+    let second = log.inner().segments.load()[1].base();
     log.truncate(second).unwrap();
     log.run_maintenance().unwrap();
     let names = bed.names();
@@ -121,9 +121,9 @@ fn a_log_of_a_weaker_level_syncs_behind_its_appends() {
     assert_eq!((log.offsets().frontier, log.offsets().high_watermark), (Offset::ZERO, Offset::new(30)));
     log.run_maintenance().unwrap();
     assert_eq!(log.offsets().frontier, 30);
-    assert!(log.inner.writer().unsynced.is_empty());
+    assert!(log.inner().writer().unsynced.is_empty());
     assert!(log.recovery_point() > Offset::ZERO);
-    assert_eq!(log.inner.context.slot.as_ref().unwrap().load().unwrap().unsynced_max, 0);
+    assert_eq!(log.inner().context.slot.as_ref().unwrap().load().unwrap().unsynced_max, 0);
 }
 
 #[test]
@@ -131,16 +131,16 @@ fn no_more_bytes_than_the_state_slot_says_are_written_and_not_synced() {
     let bed = Bed::new();
     let config = || LogConfig::default().max_unsynced_bytes(1000);
     let log = bed.open(config());
-    let noted = |log: &Log| log.inner.context.slot.as_ref().unwrap().load().unwrap().unsynced_max;
+    let noted = |log: &Log| log.inner().context.slot.as_ref().unwrap().load().unwrap().unsynced_max;
     let mut staged = 0;
     for n in 0..60 {
         log.append_records([format!("value {n}")]).unwrap();
         staged += 1;
         // At times many at once.
         if n % 7 == 0 || n > 40 {
-            log.inner.write_now().unwrap();
+            log.inner().write_now().unwrap();
             let synced = log.offsets().frontier.get();
-            assert!(log.inner.writer().unsynced_bytes <= 1000);
+            assert!(log.inner().writer().unsynced_bytes <= 1000);
             assert_eq!(noted(&log), 1000);
             assert!(synced <= staged);
         }
@@ -148,7 +148,7 @@ fn no_more_bytes_than_the_state_slot_says_are_written_and_not_synced() {
     assert!(log.offsets().frontier > Offset::ZERO, "nobody asked for a sync");
     // One that is larger goes alone, and is told of.
     log.append_records(["x".repeat(5000)]).unwrap();
-    log.inner.write_now().unwrap();
-    assert_eq!(u64::from(noted(&log)), log.inner.writer().unsynced_bytes);
+    log.inner().write_now().unwrap();
+    assert_eq!(u64::from(noted(&log)), log.inner().writer().unsynced_bytes);
     assert_eq!(log.offsets().frontier, 60);
 }

@@ -18,7 +18,7 @@ fn room_is_made_ahead_and_is_neither_damage_nor_there_after_a_close() {
     bed.kill(log);
     let log = bed.open(config());
     assert_eq!((&log.recovery().rows[..], log.recovery().cut_bytes), (&[RecoveryRow::Scanned][..], 0));
-    assert_eq!((log.inner.context.findings.all(), bed.file(first).len()), (vec![], size));
+    assert_eq!((log.inner().context.findings.all(), bed.file(first).len()), (vec![], size));
     assert_eq!(all(&log), numbered(0..200));
     fill(&log, 200..203);
     log.close().unwrap();
@@ -31,7 +31,7 @@ fn a_segment_that_ends_gives_its_room_back_and_a_truncation_does() {
     let bed = Bed::new();
     let log = bed.open(small());
     fill(&log, 0..20);
-    let segments = log.inner.segments.load_full();
+    let segments = log.inner().segments.load_full();
     let name = |segment: &Segment| segment.path(FileKind::Log).file_name().unwrap().to_str().unwrap().to_owned();
     let (active, sealed) = segments.split_last().unwrap();
     assert!(sealed.len() > 2 && bed.file(&name(active)).len() as u64 > active.written());

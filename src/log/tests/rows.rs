@@ -152,7 +152,7 @@ fn three_unsynced() -> Bed {
         let appended = log.append_records([format!("value {n}")]).unwrap();
         log.wait(appended.position, Durability::ProcessCrash).unwrap();
     }
-    assert_eq!(log.inner.segments.load().len(), 3);
+    assert_eq!(log.inner().segments.load().len(), 3);
     bed.kill(log);
     bed
 }
@@ -213,7 +213,7 @@ fn a_log_whose_slot_is_lost_goes_by_its_seals() {
         fill(&log, 4..6);
         log.run_maintenance().unwrap();
         let last = format!("{:020}.log", 4);
-        let active = log.inner.appender.lock().active.written();
+        let active = log.inner().appender.lock().active.written();
         bed.kill(log);
         bed.storage.remove_file(&bed.dir.join("log.state")).unwrap();
         without_room(&*bed.storage, &bed.dir.join(&last), active);
@@ -241,7 +241,7 @@ fn a_truncation_that_a_crash_cut_short_is_finished() {
         let log = bed.open(config(Durability::PowerLoss).segment_bytes(160));
         fill(&log, 0..6);
         log.run_maintenance().unwrap();
-        assert_eq!(log.inner.segments.load().len(), 3);
+        assert_eq!(log.inner().segments.load().len(), 3);
         bed.kill(log);
         edit(&bed, |slot| {
             let end = Offset::new(to);
@@ -252,7 +252,7 @@ fn a_truncation_that_a_crash_cut_short_is_finished() {
         assert!(log.recovery().rows.contains(&Row::TruncationFinished), "{to}: {}", log.recovery());
         assert_eq!((log.offsets().end.get(), outcome(&log).records.len()), (to, records), "{to}");
         assert_eq!((log.recovery().damaged.len(), outcome(&log).damaged), (0, vec![]), "{to}");
-        let findings = log.inner.context.findings.all();
+        let findings = log.inner().context.findings.all();
         assert!(findings.iter().all(|f| f.kind != FindingKind::Lost), "{to}: {findings:?}");
         fill(&log, to..to + 3);
         // What came since is not truncated.
@@ -274,7 +274,7 @@ fn on_a_bad_disk() -> (SimStorage, impl Fn() -> Log) {
     };
     let log = open();
     fill(&log, 0..6);
-    let active = log.inner.appender.lock().active.written();
+    let active = log.inner().appender.lock().active.written();
     drop(log);
     without_room(&disk, Path::new("t-0/00000000000000000004.log"), active);
     (disk, open)
@@ -313,7 +313,7 @@ fn a_disk_without_space_to_keep_what_is_cut_keeps_no_log_from_opening() {
     let log = open();
     assert!(log.recovery().rows.contains(&Row::TornTail), "{}", log.recovery());
     assert_eq!((log.recovery().cut_bytes, &log.recovery().kept[..]), (50, &[][..]));
-    let findings = log.inner.context.findings.all();
+    let findings = log.inner().context.findings.all();
     assert!(findings.iter().any(|f| f.message.contains("could not be kept")), "{findings:?}");
     assert_eq!(all(&log), numbered(0..6));
 }

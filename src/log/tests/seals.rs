@@ -56,7 +56,7 @@ fn a_segment_that_ended_is_sealed_by_maintenance_and_by_a_close() {
     // And the account is the same as that of one look.
     bed.kill(log);
     let log = bed.open(LogConfig::default());
-    log.inner.segments.load()[0].survey().unwrap();
+    log.inner().segments.load()[0].survey().unwrap();
     assert_eq!(outcome(&log).damaged, []);
 }
 
@@ -137,7 +137,7 @@ fn a_segment_of_other_batches_is_damage() {
     // What is damaged is not sealed anew.
     log.close().unwrap();
     let log = one.open(config(Durability::PowerLoss));
-    log.inner.segments.load()[0].survey().unwrap();
+    log.inner().segments.load()[0].survey().unwrap();
     assert_eq!(outcome(&log).damaged, [(0, 4)]);
 }
 
@@ -292,7 +292,7 @@ fn no_seal_comes_into_being_behind_a_truncation() {
     log.roll().unwrap();
     fill(&log, 4..5);
     // Maintenance took these in hand, and was overtaken.
-    let segments = log.inner.segments.load_full();
+    let segments = log.inner().segments.load_full();
     log.truncate(1).unwrap();
     segments.iter().for_each(|segment| segment.seal().unwrap());
     assert!(bed.names().iter().all(|name| !name.ends_with(".seal")), "{:?}", bed.names());

@@ -1,0 +1,138 @@
+//! After a failed sync: what is refused, what is still shown, what the next opening believes, and how it is mended.
+
+use super::*;
+
+const DIR: &str = "data/t-0";
+
+fn disk() -> SimStorage {
+    let disk = SimStorage::new();
+    disk.create_dir(Path::new("data")).unwrap();
+    disk.sync_dir(Path::new("")).unwrap();
+    disk
+}
+
+fn open(disk: &SimStorage, level: Durability) -> Log {
+    let clock = ManualClock::new(Timestamp::new(T));
+    let config = LogConfig::default().durability(level);
+    Log::open_on(Arc::new(disk.clone()), Arc::new(clock), DIR, config).unwrap()
+}
+
+fn fail_syncs(disk: &SimStorage, after: AfterFailedSync, repeat: Repeat) {
+    disk.after_failed_sync(after);
+    disk.add_fault(Fault::new(Errno::Io, repeat).on(Operation::Sync).path(".log"));
+}
+
+/// A log with one durable record, then one whose sync failed.
+fn poisoned(disk: &SimStorage, after: AfterFailedSync) -> (Log, Appended) {
+    let log = open(disk, Durability::PowerLoss);
+    put(&log, &["durable"]);
+    fail_syncs(disk, after, Repeat::Once);
+    let appended = log.append_records(["in doubt"]).unwrap();
+    let error = log.wait(appended.position, Durability::PowerLoss).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Indeterminate);
+    let error = log.append_records(["refused"]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Poisoned);
+    assert!(error.to_string().contains("mend the disk, then reopen the partition"), "{error}");
+    assert_eq!(all(&log), [(0, "durable".to_owned())]);
+    (log, appended)
+}
+
+fn survivors(disk: &SimStorage) -> Vec<(i64, String)> {
+    let log = open(&disk.crash(Choice::Nothing), Durability::PowerLoss);
+    assert_eq!(log.recovery().damaged, []);
+    all(&log)
+}
+
+#[test]
+fn the_next_opening_does_not_believe_the_cache() {
+    for after in AfterFailedSync::ALL {
+        let disk = disk();
+        drop(poisoned(&disk, after));
+        disk.mend();
+        let log = open(&disk, Durability::PowerLoss);
+        let end = log.offsets().end.get();
+        assert_eq!(put(&log, &["next"]).base_offset, end, "{after:?}");
+        let told = all(&log);
+        assert_eq!(told.last(), Some(&(end, "next".to_owned())));
+        // What is shown now is on the disk.
+        assert_eq!(survivors(&disk), told, "{after:?}");
+    }
+}
+
+#[test]
+fn a_poisoned_log_is_mended_on_the_same_handle() {
+    for after in AfterFailedSync::ALL {
+        let disk = disk();
+        let (log, in_doubt) = poisoned(&disk, after);
+        disk.mend();
+        log.reopen().unwrap();
+        let error = log.wait(in_doubt.position, Durability::PowerLoss).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Indeterminate);
+        let end = log.offsets().end.get();
+        assert_eq!(put(&log, &["next"]).base_offset, end, "{after:?}");
+        let told = all(&log);
+        assert_eq!((told.first(), told.last()), (Some(&(0, "durable".to_owned())), Some(&(end, "next".to_owned()))));
+        assert_eq!(survivors(&disk), told, "{after:?}");
+        log.close().unwrap();
+        assert_eq!(all(&open(&disk, Durability::PowerLoss)), told);
+    }
+}
+
+#[test]
+fn a_log_on_a_disk_that_still_fails_stays_poisoned() {
+    let disk = disk();
+    let (log, _) = poisoned(&disk, AfterFailedSync::FailsAgain);
+    fail_syncs(&disk, AfterFailedSync::FailsAgain, Repeat::Forever);
+    log.reopen().unwrap_err();
+    assert_eq!(log.append_records(["refused"]).unwrap_err().kind(), ErrorKind::Poisoned);
+    disk.mend();
+    log.reopen().unwrap();
+    assert!(log.reopen().is_ok(), "there is nothing left to mend");
+    put(&log, &["next"]);
+}
+
+#[test]
+fn what_was_acknowledged_above_the_frontier_is_kept_or_left_out() {
+    for after in AfterFailedSync::ALL {
+        let disk = disk();
+        let log = open(&disk, Durability::ProcessCrash);
+        put(&log, &["durable"]);
+        let appended = log.append_records(["told"]).unwrap();
+        log.wait(appended.position, Durability::ProcessCrash).unwrap();
+        assert_eq!(log.offsets().high_watermark, 2);
+        fail_syncs(&disk, after, Repeat::Once);
+        log.sync().unwrap_err();
+        // It may not be on the disk, and is not shown before that is known.
+        assert_eq!(all(&log), [(0, "durable".to_owned())]);
+        let epoch = log.leader_epoch();
+        disk.mend();
+        log.reopen().unwrap();
+        let kept = all(&log).contains(&(1, "told".to_owned()));
+        assert!(kept || after == AfterFailedSync::DropsToOld, "{after:?}");
+        assert!(put(&log, &["next"]).base_offset > 1, "{after:?}");
+        assert!(kept || log.leader_epoch() > epoch);
+    }
+}
+
+#[test]
+fn tails_and_watchers_go_on_over_a_reopening() {
+    let disk = disk();
+    let (log, _) = poisoned(&disk, AfterFailedSync::KeepsNew);
+    disk.mend();
+    let watcher = Arc::new(Signal::default());
+    log.watch(&watcher);
+    let inner = log.inner.load_full();
+    std::thread::scope(|scope| {
+        let tail = scope.spawn(|| log.wait_readable(3, Isolation::ReadUncommitted, Duration::from_secs(600)));
+        while !inner.signal.is_waited_on() {
+            std::thread::yield_now();
+        }
+        log.reopen().unwrap();
+        let seen = watcher.count();
+        for _ in 0..3 {
+            put(&log, &["next"]);
+        }
+        assert!(watcher.count() > seen);
+        assert!(tail.join().unwrap().unwrap());
+    });
+}
