@@ -312,6 +312,7 @@ fn a_failing_operation_costs_a_broker_nothing_that_was_promised() {
             };
             let check =
                 move |disk: &SimStorage, history: &_| check_broker(disk, history, Path::new(ROOT), options(level));
+            // What a failed sync may take from a broker is for the oracle of one log to say: this one does not know yet.
             let config = SweepConfig::new(seed).caches_lie(false).step(61).time(budget.left());
             let report = sweep_errors(workload, check, &config);
             println!("broker, {report}");
