@@ -26,6 +26,7 @@ pub use broker::{Broker, BrokerBuilder, Partition, Topic, TopicBuilder, TopicRef
 pub use broker::{
     GroupInspection, GroupOffset, Inspection, LogInspection, OpenTransaction, PartitionInspection, TopicInspection,
 };
+pub use broker::{LastClose, PartitionRecovery, RecoveryReport};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::{
     Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, PartitionLag, Records,

@@ -10,6 +10,8 @@ use crate::storage::{DiskStorage, OpenMode, Storage};
 use crate::topic::TopicConfig;
 use crate::types::{Durability, Isolation, Offset, Start, Timestamp};
 
+mod recovery;
+
 fn values(records: impl IntoIterator<Item = Result<crate::topic::OwnedRecord>>) -> Vec<String> {
     let text = |r: Result<crate::topic::OwnedRecord>| String::from_utf8(r.unwrap().value().unwrap().to_vec()).unwrap();
     records.into_iter().map(text).collect()

@@ -87,6 +87,7 @@ type Key = (Uuid, PartitionId);
 pub(crate) struct StateFile {
     shared: Arc<Shared>,
     table: Mutex<Table>,
+    is_new: bool,
 }
 
 /// One partition's slot. Outlives the [`StateFile`] that gave it.
@@ -136,8 +137,10 @@ impl StateFile {
     /// Opens the file at `path`, or makes it. `Unsupported` when a newer release wrote it.
     pub(crate) fn open(storage: &dyn Storage, path: &Path) -> Result<Self> {
         let failed = |e| Error::io("cannot open the state file", path, e);
+        let mut is_new = false;
         let file = match storage.open(path, OpenMode::Write) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                is_new = true;
                 replace_file(storage, path, &encode_header(VERSION))?;
                 storage.open(path, OpenMode::Write).map_err(failed)?
             }
@@ -162,7 +165,12 @@ impl StateFile {
             // The newer copies count as synced from here on: a store must not overwrite them.
             shared.sync()?;
         }
-        Ok(Self { shared, table: Mutex::new(table) })
+        Ok(Self { shared, table: Mutex::new(table), is_new })
+    }
+
+    /// Whether this opening made the file.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// `data` behind the header of a state file, with checksums that match.

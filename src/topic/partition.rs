@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 use super::config::{CleanupPolicy, TopicSettings};
@@ -20,7 +20,8 @@ use crate::clock::{Clock, SteadyTime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{
-    Appended, Committed, Log, LogContext, LogOffsets, LogPosition, LogRead, OffsetAtTime, Outside, Signal, StateSlot,
+    Appended, Committed, Log, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime, Outside, Signal,
+    StateSlot,
 };
 use crate::record::RecordBatch;
 use crate::segment::BufferPool;
@@ -126,6 +127,8 @@ pub(crate) struct Partition {
     /// The catalog's epoch.
     epoch: AtomicI32,
     log: OnceLock<Log>,
+    /// Why the log could not be opened, the last time that was tried.
+    unopened: ArcSwapOption<Error>,
     /// Held while the log is opened, closed, or its epoch is raised.
     opening: Mutex<()>,
     deleted: AtomicBool,
@@ -165,6 +168,7 @@ impl Partition {
             absent: None,
             epoch: AtomicI32::new(epoch.get()),
             log: OnceLock::new(),
+            unopened: ArcSwapOption::empty(),
             opening: Mutex::new(()),
             deleted: AtomicBool::new(false),
             queued: AtomicBool::new(false),
@@ -243,7 +247,9 @@ impl Partition {
         if let Some(log) = self.log.get() {
             return Ok(log);
         }
-        let log = self.open_on(Arc::clone(&self.context.storage))?;
+        let opened = self.open_on(Arc::clone(&self.context.storage));
+        self.unopened.store(opened.as_ref().err().cloned().map(Arc::new));
+        let log = opened?;
         Ok(self.log.get_or_init(|| log))
     }
 
@@ -412,6 +418,14 @@ impl Partition {
     /// Opens the log, which recovers it.
     pub(crate) fn recover(&self) -> Result<()> {
         self.log().map(drop)
+    }
+
+    /// What the last opening of the log found and did, or why it failed; `None` while nobody has opened it.
+    pub(crate) fn recovery(&self) -> Option<Result<LogRecovery>> {
+        match self.log.get() {
+            Some(log) => Some(Ok(log.recovery().clone())),
+            None => self.unopened.load().as_deref().map(|why| Err(why.clone())),
+        }
     }
 
     /// Lets the log finish what waits for nobody: sealed segments, files of deleted ones.
