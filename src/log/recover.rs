@@ -54,7 +54,7 @@ pub(super) struct Recovered {
     /// Sealed segments whose indexes were written anew and are not synced.
     pub(super) scanned: Vec<Arc<Segment>>,
     pub(super) reserved: Reserved,
-    /// Where the log goes on, in a new segment, because the last one is damaged.
+    /// Where the log goes on, in a new segment, because the last one is damaged or lies below the log start.
     pub(super) above_damage: Option<Offset>,
     /// Offsets below may be known outside, by what a stock broker left.
     pub(super) known_outside: Offset,
@@ -209,6 +209,7 @@ impl Recovery<'_> {
         self.go_above_reserved(&mut found);
         let is_told = |row| matches!(row, &RecoveryRow::Reserved | &RecoveryRow::DamagedTail);
         if !found.clean && !found.report.rows.iter().any(is_told) && self.goes_on_above_gap(&found)? {
+            found.reserved = Reserved { end: found.end, volatile: true };
             found.report.take(RecoveryRow::Reserved);
         }
         if (found.log_start..=found.end).contains(&self.context.log_start) {

@@ -156,7 +156,11 @@ impl<'a> Scan<'a> {
         }
         // The last one too: another may be made the active one yet.
         found.scanned = found.segments[unsynced..=last].to_vec();
-        found.end = found.above_damage.unwrap_or(next).max(found.log_start);
+        if found.above_damage.unwrap_or(next) < found.log_start {
+            // It was moved among offsets that were left out: nothing there follows what is below.
+            found.above_damage = Some(found.log_start);
+        }
+        found.end = found.above_damage.unwrap_or(next);
         // Indexes that were made anew are not synced.
         let kept = if self.resumed.is_some() { self.replay_from } else { found.segments[first].base() };
         (found.recovery_point, found.noted) = (synced.min(kept).min(found.end), kept.min(found.end));
