@@ -49,7 +49,9 @@ pub use record::{
 #[cfg(feature = "testing")]
 pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
-pub use topic::{CleanupPolicy, ConfigEntry, ConfigSource, OwnedRecord, ReadFrom, Scan, Tail, TailWaker, TopicConfig};
+pub use topic::{
+    CleanupPolicy, ConfigEntry, ConfigSource, OnFull, OwnedRecord, ReadFrom, Scan, Tail, TailWaker, TopicConfig,
+};
 pub use types::{
     Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, ReadMode, Start, Timestamp, TopicPartition,
     Uuid, Verify,

@@ -178,6 +178,7 @@ impl Broker {
                 root: root.to_owned(),
                 buffers,
                 reading: options.reading,
+                budgets: options.budgets,
                 read_only,
                 host: OnceLock::new(),
                 closed: AtomicBool::new(false),
@@ -321,6 +322,7 @@ impl Inner {
         if self.context.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        self.context.budgets.notify();
         let mut keep = |result: Result<()>| {
             if let (Err(error), Ok(())) = (result, &first) {
                 first = Err(error);
@@ -361,6 +363,14 @@ impl PartitionHost for Inner {
 
     fn settle_later(&self, partition: &Arc<topic::Partition>, urgency: Urgency) {
         self.background.settle_later(partition, urgency);
+    }
+
+    fn partitions(&self, topic: Option<&str>) -> Vec<Arc<topic::Partition>> {
+        let topics = match topic {
+            Some(topic) => self.registry.get(topic).into_iter().collect(),
+            None => self.registry.all(),
+        };
+        topics.iter().filter(|topic| !topic.is_internal()).flat_map(|topic| topic.partitions()).collect()
     }
 }
 

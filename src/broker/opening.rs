@@ -110,6 +110,7 @@ fn open_catalog(
         log_start: Offset::ZERO,
         recovery_point: Offset::ZERO,
         outside: Outside::default(),
+        meter: Arc::default(),
     };
     let catalog = reading.open(context)?;
     Ok(Opened { storage, reserve, lock, catalog, read_only, last_close, findings, buffers })

@@ -1,12 +1,15 @@
 //! The broker's promises on topics, directories and readers; groups and producers test their own.
 
+mod budget;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::clock::{Clock, ManualClock};
+use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::storage::{DiskStorage, OpenMode, Storage};
+use crate::testing::SimStorage;
 use crate::topic::TopicConfig;
 use crate::types::{Durability, Isolation, Offset, Start, Timestamp};
 
