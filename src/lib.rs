@@ -12,6 +12,7 @@ mod finding;
 mod group;
 mod index;
 mod log;
+mod mutants;
 mod producer;
 mod record;
 mod segment;

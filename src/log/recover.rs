@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
+use crate::mutants::{Mutant, is_on};
 use crate::record::BatchHeader;
 use crate::segment::{FileKind, IndexSizes, Patient, Segment, SegmentHome};
 use crate::storage::{File, place_file, read_file};
@@ -141,7 +142,8 @@ impl Recovery<'_> {
 
     fn finish(&self, mut segments: Vec<Arc<Segment>>, mut listed: Listed, has_dir: bool) -> Result<Recovered> {
         let started = self.context.clock.monotonic();
-        let truncated = self.slot.filter(|slot| slot.truncating).map(|slot| slot.log_end);
+        let truncated =
+            self.slot.filter(|slot| slot.truncating && !is_on(Mutant::TruncationForgotten)).map(|slot| slot.log_end);
         if let Some(to) = truncated {
             super::trim::finish_truncation(self.home, &mut segments, to)?;
             listed.seals = listed.seals.split_off(&Offset::ZERO).into_iter().filter(|base| *base < to).collect();
@@ -312,12 +314,12 @@ impl Recovery<'_> {
         let Some(slot) = self.slot.filter(|s| s.clean) else { return Ok(false) };
         let Some(active) = found.segments.last() else { return Ok(false) };
         active.set_end(slot.log_end);
-        if active.base() != slot.segment_base
-            || slot.log_end < active.base().max(found.log_start)
-            || active.written() != slot.segment_size
-            || tail_crc(active, active.written())? != slot.tail_crc
-            || (has_aborted && active.load_aborted().is_err())
-        {
+        let is_proven = active.base() == slot.segment_base
+            && slot.log_end >= active.base().max(found.log_start)
+            && active.written() == slot.segment_size
+            && tail_crc(active, active.written())? == slot.tail_crc
+            && (!has_aborted || active.load_aborted().is_ok());
+        if !is_proven && !is_on(Mutant::CleanBelieved) {
             return Ok(false);
         }
         let Some(epochs) = self.epochs()? else { return Ok(false) };
@@ -343,7 +345,7 @@ impl Recovery<'_> {
         {
             above = above.max(slot.reserved);
         }
-        if above > found.end {
+        if above > found.end && !is_on(Mutant::OffsetsReused) {
             found.end = above;
             // Until a segment stands there, the next recovery must do the same.
             found.reserved = Reserved { end: found.end, volatile: true };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::finding::FindingKind;
+use crate::mutants::{Mutant, is_on};
 use crate::record::{BatchHeader, RecordBatch};
 use crate::segment::{Broken, FileKind, Flaw, FlawKind, Found, Segment, Survey};
 use crate::storage::read_file;
@@ -288,6 +289,9 @@ impl<'a> Scan<'a> {
             };
             self.tell_cut(segment, position, words, flaw.from..announced);
         }
+        if is_on(Mutant::TornTailKept) {
+            return Ok(());
+        }
         let file = segment.file()?;
         // Sync before the cut as well as after: the decision must not rest on cached bytes alone.
         file.sync_data()
@@ -432,6 +436,9 @@ impl<'a> Scan<'a> {
 }
 
 fn sync(segment: &Segment) -> Result<()> {
+    if is_on(Mutant::RecoveredUnsynced) {
+        return Ok(());
+    }
     let synced = segment.file()?.sync_data();
     synced.map_err(|e| Error::io("cannot sync a recovered segment", segment.path(FileKind::Log), e))
 }

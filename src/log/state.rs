@@ -19,6 +19,7 @@ use bytes::{Buf, BufMut};
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutants::{Mutant, is_on};
 use crate::storage::{File, OpenMode, Storage, read_file, replace_file};
 use crate::types::{LeaderEpoch, Offset, PartitionId, Uuid};
 
@@ -280,7 +281,11 @@ impl Content {
     fn target(&self, newer_is_synced: bool) -> usize {
         let newer = usize::from(self.sequences[1] > self.sequences[0]);
         let older = 1 - newer;
-        if self.sequences[older] != 0 && !newer_is_synced { newer } else { older }
+        if self.sequences[older] != 0 && !newer_is_synced && !is_on(Mutant::OnlyCopyOverwritten) {
+            newer
+        } else {
+            older
+        }
     }
 }
 

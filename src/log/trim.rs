@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutants::{Mutant, is_on};
 use crate::segment::{FileKind, Found, Segment, SegmentHome};
 use crate::types::{Offset, Timestamp};
 
@@ -36,7 +37,7 @@ impl Inner {
         let reserved = self.reserved.lock();
         if let Some(slot) = &self.context.slot {
             slot.store(&SlotState { log_start: to, ..self.slot_state(false, *reserved) })?;
-            slot.sync()?;
+            if is_on(Mutant::LogStartForgotten) { Ok(()) } else { slot.sync() }?;
         }
         self.marks.raise_log_start(to);
         drop(reserved);
