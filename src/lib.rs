@@ -12,6 +12,7 @@ mod finding;
 mod group;
 mod index;
 mod log;
+mod mutants;
 mod producer;
 mod record;
 mod segment;
@@ -26,6 +27,7 @@ pub use broker::{Broker, BrokerBuilder, Partition, Topic, TopicBuilder, TopicRef
 pub use broker::{
     GroupInspection, GroupOffset, Inspection, LogInspection, OpenTransaction, PartitionInspection, TopicInspection,
 };
+pub use broker::{LastClose, PartitionRecovery, RecoveryReport};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::{
     Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, PartitionLag, Records,
@@ -48,7 +50,9 @@ pub use record::{
 #[cfg(feature = "testing")]
 pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
-pub use topic::{CleanupPolicy, ConfigEntry, ConfigSource, OwnedRecord, ReadFrom, Scan, Tail, TailWaker, TopicConfig};
+pub use topic::{
+    CleanupPolicy, ConfigEntry, ConfigSource, OnFull, OwnedRecord, ReadFrom, Scan, Tail, TailWaker, TopicConfig,
+};
 pub use types::{
     Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, ReadMode, Start, Timestamp, TopicPartition,
     Uuid, Verify,

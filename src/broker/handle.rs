@@ -248,8 +248,9 @@ impl Partition {
     /// the topic says also when nobody waits. Atomic across crashes.
     ///
     /// # Errors
-    /// As [`Log::append`](crate::Log::append); `TopicDeleted`; `Closed`.
+    /// As [`Log::append`](crate::Log::append); `StorageFull` when a byte budget is used up; `TopicDeleted`; `Closed`.
     pub fn append(&self, batch: &RecordBatch) -> Result<Appended> {
+        self.inner.wait_for_room(batch.size_bytes() as u64)?;
         self.broker.produce(&self.inner, batch)
     }
 

@@ -16,6 +16,7 @@ mod opening;
 mod options;
 mod registry;
 mod replay;
+mod report;
 mod survey;
 mod topic_builder;
 mod topics;
@@ -53,6 +54,7 @@ pub use inspect::{
     GroupInspection, GroupOffset, Inspection, LogInspection, OpenTransaction, PartitionInspection, TopicInspection,
 };
 pub use options::BrokerBuilder;
+pub use report::{LastClose, PartitionRecovery, RecoveryReport};
 pub use topic_builder::{TopicBuilder, TopicRef};
 
 pub(crate) use background::Task;
@@ -121,6 +123,8 @@ pub(crate) struct Inner {
     catalog: Catalog,
     registry: Registry,
     state: StateFile,
+    /// What concerns the whole directory of what this opening found.
+    opening: RecoveryReport,
     groups: Groups,
     /// A partition could not be recovered: the directory must not be called clean.
     unsound: AtomicBool,
@@ -158,7 +162,8 @@ impl Broker {
 
     fn open_with(options: BrokerBuilder, defaults: BrokerDefaults) -> Result<Self> {
         let opened = opening::open(&options, defaults)?;
-        let Opened { storage, reserve, lock, catalog, read_only, found_clean, findings, buffers } = opened;
+        let Opened { storage, reserve, lock, catalog, read_only, last_close, findings, buffers } = opened;
+        let found_clean = last_close == LastClose::InOrder;
         let root = options.root.as_path();
         let is_foreign = directory::drop_stale_state(&*storage, root, &catalog, &findings)?;
         let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
@@ -173,6 +178,7 @@ impl Broker {
                 root: root.to_owned(),
                 buffers,
                 reading: options.reading,
+                budgets: options.budgets,
                 read_only,
                 host: OnceLock::new(),
                 closed: AtomicBool::new(false),
@@ -184,6 +190,14 @@ impl Broker {
             changes: Mutex::new(()),
             checkpointing: Mutex::new(()),
             catalog,
+            opening: RecoveryReport {
+                dir: root.to_owned(),
+                last_close,
+                foreign_writer: is_foreign && last_close != LastClose::Never,
+                state_begun_anew: state.is_new() && last_close != LastClose::Never,
+                partitions: Vec::new(),
+                unopened: 0,
+            },
             state,
             groups: Groups::default(),
             catalog_version: AtomicU64::new(0),
@@ -308,6 +322,7 @@ impl Inner {
         if self.context.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        self.context.budgets.notify();
         let mut keep = |result: Result<()>| {
             if let (Err(error), Ok(())) = (result, &first) {
                 first = Err(error);
@@ -352,6 +367,14 @@ impl PartitionHost for Inner {
 
     fn tend_later(&self, partition: &Arc<topic::Partition>) {
         self.background.tend_later(partition);
+    }
+
+    fn partitions(&self, topic: Option<&str>) -> Vec<Arc<topic::Partition>> {
+        let topics = match topic {
+            Some(topic) => self.registry.get(topic).into_iter().collect(),
+            None => self.registry.all(),
+        };
+        topics.iter().filter(|topic| !topic.is_internal()).flat_map(|topic| topic.partitions()).collect()
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::directory::{self, Found};
 use super::options::BrokerBuilder;
+use super::report::LastClose;
 use crate::clock::SteadyTime;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
@@ -32,7 +33,7 @@ pub(super) struct Opened {
     pub(super) catalog: Catalog,
     /// Why nothing of it may be changed.
     pub(super) read_only: Option<Error>,
-    pub(super) found_clean: bool,
+    pub(super) last_close: LastClose,
     pub(super) findings: Arc<Findings>,
     pub(super) buffers: BufferPool,
 }
@@ -61,8 +62,6 @@ pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults) -> Result<
         read(options, defaults.clone(), &*storage, false)?;
     }
     let lock = lock_directory(&*storage, root)?;
-    // Who held the lock may have written meanwhile: look again.
-    directory::inspect(&*storage, root)?;
     open_catalog(options, defaults, storage, Some(lock), None)
 }
 
@@ -79,6 +78,7 @@ fn open_catalog(
     wish: Option<Error>,
 ) -> Result<Opened> {
     let root = options.root.as_path();
+    let is_new = directory::inspect(&*storage, root)? == Found::Empty;
     let reading = read(options, defaults, &*storage, wish.is_some())?;
     // Nothing was written so far.
     let read_only = wish.or_else(|| reading.read_only().cloned());
@@ -90,7 +90,11 @@ fn open_catalog(
             (Arc::new(reserved.clone()), Some(reserved))
         }
     };
-    let found_clean = directory::consume_clean_shutdown(&*storage, root)?;
+    let last_close = match directory::consume_clean_shutdown(&*storage, root)? {
+        true => LastClose::InOrder,
+        false if is_new => LastClose::Never,
+        false => LastClose::Abrupt,
+    };
     let buffers = BufferPool::default();
     let findings = Arc::<Findings>::default();
     let context = LogContext {
@@ -106,7 +110,8 @@ fn open_catalog(
         log_start: Offset::ZERO,
         recovery_point: Offset::ZERO,
         outside: Outside::default(),
+        meter: Arc::default(),
     };
     let catalog = reading.open(context)?;
-    Ok(Opened { storage, reserve, lock, catalog, read_only, found_clean, findings, buffers })
+    Ok(Opened { storage, reserve, lock, catalog, read_only, last_close, findings, buffers })
 }

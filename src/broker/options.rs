@@ -10,6 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{DiskStorage, PooledStorage, Storage};
 use crate::topic::config::BrokerDefaults;
+use crate::topic::{Budgets, OnFull};
 use crate::types::{Durability, ReadMode, Verify};
 
 /// Options of a [`Broker`]; from [`Broker::builder`].
@@ -36,6 +37,7 @@ pub struct BrokerBuilder {
     pub(super) threads: Threads,
     pub(super) read_only: bool,
     pub(super) reading: (ReadMode, Verify),
+    pub(super) budgets: Budgets,
     defaults: BrokerDefaults,
     pub(super) settings: BrokerSettings,
     refused: Option<Error>,
@@ -129,6 +131,7 @@ impl BrokerBuilder {
             threads: Threads::Own,
             read_only: false,
             reading: Default::default(),
+            budgets: Budgets::default(),
             defaults: BrokerDefaults::default(),
             settings: BrokerSettings::default(),
             refused: None,
@@ -218,6 +221,53 @@ impl BrokerBuilder {
     /// is every read.
     pub fn verify(mut self, verify: Verify) -> Self {
         self.reading.1 = verify;
+        self
+    }
+
+    /// How many bytes the logs of all topics together may hold, staged ones included, and what an append does when they
+    /// do. Kafka's own topics and the catalog are neither counted nor refused, and indexes and other small files are
+    /// not counted: leave some room beside.
+    ///
+    /// A budget is a setting of the open broker: no file says it, and the next open may give another or none. Each
+    /// append looks before it adds its batch, so that threads that append at the same time may pass the budget by
+    /// one batch each; with [`OnFull::Block`] a producer waits before it takes a record and then sends the batch, so that
+    /// its open batches come on top. Deleted segments count no more although a reader may hold their files a while.
+    ///
+    /// Only whole segments free space, so under a budget they are no larger than an eighth of it, or than
+    /// `max.message.bytes`, whatever `segment.bytes` says. [`OnFull::DropOldest`] goes by the newest
+    /// timestamp in a segment; an active one that is the oldest is ended and goes.
+    ///
+    /// An append that is refused fails with [`ErrorKind::StorageFull`], which is
+    /// [retriable](crate::Error::is_retriable); a batch larger than the budget with [`ErrorKind::TooLarge`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+    /// use thalweg::{Broker, ErrorKind, OnFull};
+    /// let broker = Broker::builder(dir.path().join("data")).byte_budget(1000, OnFull::Reject).open()?;
+    /// let orders = broker.topic("orders").create()?;
+    /// orders.send(vec![0; 700])?;
+    /// let error = orders.send(vec![0; 700]).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::StorageFull);
+    /// assert!(error.is_retriable());
+    ///
+    /// orders.partition(0)?.delete_records(1)?;
+    /// assert_eq!(orders.send(vec![0; 100])?.offset, 1);
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    pub fn byte_budget(self, bytes: u64, on_full: OnFull) -> Self {
+        self.budget(None, bytes, on_full)
+    }
+
+    /// The same for the partitions of one topic, whether it exists already or is made later. It holds beside the
+    /// budget of all.
+    pub fn topic_byte_budget(self, topic: &str, bytes: u64, on_full: OnFull) -> Self {
+        self.budget(Some(topic), bytes, on_full)
+    }
+
+    fn budget(mut self, topic: Option<&str>, bytes: u64, on_full: OnFull) -> Self {
+        if let Err(error) = self.budgets.set(topic, bytes, on_full) {
+            self.refused.get_or_insert(error);
+        }
         self
     }
 

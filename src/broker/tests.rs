@@ -1,5 +1,6 @@
 //! The broker's promises on topics, directories and readers; groups and producers test their own.
 
+mod budget;
 mod overlap;
 
 use std::path::Path;
@@ -7,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::clock::{Clock, ManualClock};
+use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::storage::{DiskStorage, OpenMode, Storage};
+use crate::testing::SimStorage;
 use crate::topic::TopicConfig;
 use crate::types::{Durability, Isolation, Offset, Start, Timestamp};
+
+mod recovery;
 
 fn values(records: impl IntoIterator<Item = Result<crate::topic::OwnedRecord>>) -> Vec<String> {
     let text = |r: Result<crate::topic::OwnedRecord>| String::from_utf8(r.unwrap().value().unwrap().to_vec()).unwrap();

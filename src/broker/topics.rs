@@ -24,6 +24,9 @@ impl Inner {
         let mut live = HashSet::new();
         for topic in image.topics() {
             let entry = self.entry(topic, |name| self.whereabouts(&survey, topic, name.partition(), found.of(name)));
+            if !self.context.budgets.is_empty() {
+                entry.partitions().iter().for_each(|partition| partition.count_at_rest());
+            }
             live.extend(entry.partitions().iter().map(|p| (topic.id, p.name().partition())));
             self.registry.insert(entry);
         }

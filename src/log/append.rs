@@ -284,6 +284,7 @@ impl Inner {
         group.push(prefix, batch.as_bytes());
         group.end = last.next();
         a.staged.bytes += batch.size_bytes();
+        self.context.meter.add(size);
         a.size += size;
         a.end = last.next();
         self.marks.set_end(a.end);

@@ -11,7 +11,7 @@ use crate::types::Durability;
 
 use super::{Inner, LogPosition};
 
-/// Resolves when an append has reached its level; see [`Log::committed`].
+/// Resolves when an append has reached its level; see [`Log::committed`](super::Log::committed).
 #[must_use = "a future does nothing unless it is polled"]
 pub struct Committed {
     pub(super) inner: Arc<Inner>,

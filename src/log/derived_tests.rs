@@ -79,6 +79,7 @@ impl Foreign {
             log_start: Offset::ZERO,
             recovery_point: self.end,
             outside: super::Outside::default(),
+            meter: Arc::default(),
             storage,
         };
         Log::open_in(context, Path::new(DIR), self.config.clone())

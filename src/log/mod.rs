@@ -15,6 +15,7 @@ mod config;
 mod derived_tests;
 mod epochs;
 mod marks;
+mod meter;
 mod notes;
 mod offsets;
 mod poison;
@@ -69,6 +70,7 @@ pub(crate) use checkpoint::{
 pub use committed::Committed;
 pub use config::LogConfig;
 pub(crate) use epochs::EpochCache;
+pub(crate) use meter::{Meter, Sum};
 pub use offsets::{Appended, LogOffsets, LogPosition, OffsetAtTime};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use producers::ProducerStates;
@@ -106,6 +108,8 @@ pub(crate) struct LogContext {
     pub(crate) recovery_point: Offset,
     /// What else Kafka's files say, for a log of which no slot speaks.
     pub(crate) outside: Outside,
+    /// Counts the log's bytes, staged ones included.
+    pub(crate) meter: Arc<Meter>,
 }
 
 /// What Kafka's own files say of a log's end.
@@ -255,6 +259,7 @@ impl Log {
             log_start: Offset::ZERO,
             recovery_point: Offset::ZERO,
             outside: Outside::default(),
+            meter: Arc::default(),
         };
         let mut log = Self::open_in(context, dir, config)?;
         *log.lock.lock() = Some(lock);
@@ -436,6 +441,21 @@ impl Log {
     /// [`ErrorKind::Io`], [`ErrorKind::Corrupt`].
     pub fn apply_retention(&self, age: Option<Duration>, bytes: Option<u64>) -> Result<()> {
         self.inner().retain(age, bytes)
+    }
+
+    /// From when on the oldest segment ages; `None` where it cannot go.
+    pub(crate) fn oldest(&self) -> Result<Option<Timestamp>> {
+        self.inner().oldest()
+    }
+
+    /// Deletes the oldest segment; the active one is ended first where it is the only one.
+    pub(crate) fn drop_oldest(&self) -> Result<()> {
+        self.inner().drop_oldest()
+    }
+
+    /// Begins a segment so that all before can go; needs no space.
+    pub(crate) fn roll_to_delete(&self) -> Result<()> {
+        self.inner().roll_to_delete()
     }
 
     /// Starts a new segment at the log end, unless the active one is empty.
@@ -685,6 +705,7 @@ impl Inner {
             report: found.report,
         };
         inner.appender.lock().jitter = inner.jitter();
+        inner.recount(&inner.appender.lock());
         if !found.clean {
             inner.settle_epochs()?;
             inner.note_recovered()?;

@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::mutants::{Mutant, is_on};
 use crate::segment::{FileKind, Segment, SegmentHome};
 use crate::types::Offset;
 
@@ -103,6 +104,9 @@ impl Inner {
 
     /// Syncs the indexes of sealed segments, and what a note at `point` inside of `active` needs.
     fn sync_derived(&self, sealed: &[Seal], active: Option<&Arc<Segment>>, point: Offset) -> Result<()> {
+        if is_on(Mutant::RecoveryPointAhead) {
+            return Ok(());
+        }
         sealed.iter().try_for_each(|seal| self.sync_sealed(seal))?;
         let (storage, dir) = (&*self.context.storage, &*self.home.dir);
         if let Some(active) = active {

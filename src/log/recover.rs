@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
+use crate::mutants::{Mutant, is_on};
 use crate::record::BatchHeader;
 use crate::segment::{FileKind, IndexSizes, Patient, Segment, SegmentHome};
 use crate::storage::{File, place_file, read_file};
@@ -54,7 +55,7 @@ pub(super) struct Recovered {
     /// Sealed segments whose indexes were written anew and are not synced.
     pub(super) scanned: Vec<Arc<Segment>>,
     pub(super) reserved: Reserved,
-    /// Where the log goes on, in a new segment, because the last one is damaged.
+    /// Where the log goes on, in a new segment, because the last one is damaged or lies below the log start.
     pub(super) above_damage: Option<Offset>,
     /// Offsets below may be known outside, by what a stock broker left.
     pub(super) known_outside: Offset,
@@ -145,7 +146,8 @@ impl Recovery<'_> {
 
     fn finish(&self, mut segments: Vec<Arc<Segment>>, mut listed: Listed, has_dir: bool) -> Result<Recovered> {
         let started = self.context.clock.monotonic();
-        let truncated = self.slot.filter(|slot| slot.truncating).map(|slot| slot.log_end);
+        let truncated =
+            self.slot.filter(|slot| slot.truncating && !is_on(Mutant::TruncationForgotten)).map(|slot| slot.log_end);
         if let Some(to) = truncated {
             super::trim::finish_truncation(self.home, &mut segments, to)?;
             listed.seals = listed.seals.split_off(&Offset::ZERO).into_iter().filter(|base| *base < to).collect();
@@ -213,6 +215,7 @@ impl Recovery<'_> {
         self.go_above_reserved(&mut found);
         let is_told = |row| matches!(row, &RecoveryRow::Reserved | &RecoveryRow::DamagedTail);
         if !found.clean && !found.report.rows.iter().any(is_told) && self.goes_on_above_gap(&found)? {
+            found.reserved = Reserved { end: found.end, volatile: true };
             found.report.take(RecoveryRow::Reserved);
         }
         if (found.log_start..=found.end).contains(&self.context.log_start) {
@@ -315,12 +318,12 @@ impl Recovery<'_> {
         let Some(slot) = self.slot.filter(|s| s.clean) else { return Ok(false) };
         let Some(active) = found.segments.last() else { return Ok(false) };
         active.set_end(slot.log_end);
-        if active.base() != slot.segment_base
-            || slot.log_end < active.base().max(found.log_start)
-            || active.written() != slot.segment_size
-            || tail_crc(active, active.written())? != slot.tail_crc
-            || (has_aborted && active.load_aborted().is_err())
-        {
+        let is_proven = active.base() == slot.segment_base
+            && slot.log_end >= active.base().max(found.log_start)
+            && active.written() == slot.segment_size
+            && tail_crc(active, active.written())? == slot.tail_crc
+            && (!has_aborted || active.load_aborted().is_ok());
+        if !is_proven && !is_on(Mutant::CleanBelieved) {
             return Ok(false);
         }
         let Some(epochs) = self.epochs()? else { return Ok(false) };
@@ -346,7 +349,7 @@ impl Recovery<'_> {
         {
             above = above.max(slot.reserved);
         }
-        if above > found.end {
+        if above > found.end && !is_on(Mutant::OffsetsReused) {
             found.end = above;
             // Until a segment stands there, the next recovery must do the same.
             found.reserved = Reserved { end: found.end, volatile: true };

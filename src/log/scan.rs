@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::finding::FindingKind;
+use crate::mutants::{Mutant, is_on};
 use crate::record::{BatchHeader, RecordBatch};
 use crate::segment::{Broken, FileKind, Flaw, FlawKind, Found, Segment, Survey};
 use crate::storage::read_file;
@@ -156,7 +157,11 @@ impl<'a> Scan<'a> {
         }
         // The last one too: another may be made the active one yet.
         found.scanned = found.segments[unsynced..=last].to_vec();
-        found.end = found.above_damage.unwrap_or(next).max(found.log_start);
+        if found.above_damage.unwrap_or(next) < found.log_start {
+            // It was moved among offsets that were left out: nothing there follows what is below.
+            found.above_damage = Some(found.log_start);
+        }
+        found.end = found.above_damage.unwrap_or(next);
         // Indexes that were made anew are not synced.
         let kept = if self.resumed.is_some() { self.replay_from } else { found.segments[first].base() };
         (found.recovery_point, found.noted) = (synced.min(kept).min(found.end), kept.min(found.end));
@@ -298,6 +303,9 @@ impl<'a> Scan<'a> {
             };
             self.tell_cut(segment, position..end, words, flaw.from..announced);
         }
+        if is_on(Mutant::TornTailKept) {
+            return Ok(());
+        }
         // Sync before the cut as well as after: the decision must not rest on cached bytes alone.
         let synced = segment.file()?.sync_data();
         synced.and_then(|()| segment.cut_file(position)).map_err(|e| cannot_cut(segment, e))
@@ -438,6 +446,9 @@ impl<'a> Scan<'a> {
 }
 
 fn sync(segment: &Segment) -> Result<()> {
+    if is_on(Mutant::RecoveredUnsynced) {
+        return Ok(());
+    }
     let synced = segment.file()?.sync_data();
     synced.map_err(|e| Error::io("cannot sync a recovered segment", segment.path(FileKind::Log), e))
 }

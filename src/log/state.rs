@@ -19,6 +19,7 @@ use bytes::{Buf, BufMut};
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutants::{Mutant, is_on};
 use crate::storage::{File, OpenMode, Storage, read_file, replace_file};
 use crate::types::{LeaderEpoch, Offset, PartitionId, Uuid};
 
@@ -87,6 +88,7 @@ type Key = (Uuid, PartitionId);
 pub(crate) struct StateFile {
     shared: Arc<Shared>,
     table: Mutex<Table>,
+    is_new: bool,
 }
 
 /// One partition's slot. Outlives the [`StateFile`] that gave it.
@@ -136,8 +138,10 @@ impl StateFile {
     /// Opens the file at `path`, or makes it. `Unsupported` when a newer release wrote it.
     pub(crate) fn open(storage: &dyn Storage, path: &Path) -> Result<Self> {
         let failed = |e| Error::io("cannot open the state file", path, e);
+        let mut is_new = false;
         let file = match storage.open(path, OpenMode::Write) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                is_new = true;
                 replace_file(storage, path, &encode_header(VERSION))?;
                 storage.open(path, OpenMode::Write).map_err(failed)?
             }
@@ -162,7 +166,12 @@ impl StateFile {
             // The newer copies count as synced from here on: a store must not overwrite them.
             shared.sync()?;
         }
-        Ok(Self { shared, table: Mutex::new(table) })
+        Ok(Self { shared, table: Mutex::new(table), is_new })
+    }
+
+    /// Whether this opening made the file.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// `data` behind the header of a state file, with checksums that match.
@@ -272,7 +281,11 @@ impl Content {
     fn target(&self, newer_is_synced: bool) -> usize {
         let newer = usize::from(self.sequences[1] > self.sequences[0]);
         let older = 1 - newer;
-        if self.sequences[older] != 0 && !newer_is_synced { newer } else { older }
+        if self.sequences[older] != 0 && !newer_is_synced && !is_on(Mutant::OnlyCopyOverwritten) {
+            newer
+        } else {
+            older
+        }
     }
 }
 

@@ -735,6 +735,7 @@ impl Cuttable {
             log_start,
             recovery_point: Offset::ZERO,
             outside: Outside::default(),
+            meter: Arc::default(),
             storage,
         }
     }

@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutants::{Mutant, is_on};
 use crate::segment::{FileKind, Found, Segment, SegmentHome};
 use crate::types::{Offset, Timestamp};
 
 use super::Inner;
-use super::append::{Group, Staged};
+use super::append::{Appender, Group, Staged};
 use super::commit::Writer;
 use super::read::floor;
 use super::state::SlotState;
@@ -36,7 +37,7 @@ impl Inner {
         let reserved = self.reserved.lock();
         if let Some(slot) = &self.context.slot {
             slot.store(&SlotState { log_start: to, ..self.slot_state(false, *reserved) })?;
-            slot.sync()?;
+            if is_on(Mutant::LogStartForgotten) { Ok(()) } else { slot.sync() }?;
         }
         self.marks.raise_log_start(to);
         drop(reserved);
@@ -72,7 +73,15 @@ impl Inner {
             }
             self.graveyard.lock().extend(segments[..keep].iter().cloned());
             self.segments.store(Arc::new(segments[keep..].to_vec()));
+            self.recount(&appender);
         }
+    }
+
+    /// Counts the log's bytes anew. The writer lock is held as well: what is being written is neither staged nor
+    /// in a file.
+    pub(super) fn recount(&self, appender: &Appender) {
+        let written: u64 = self.segments.load().iter().map(|segment| segment.written()).sum();
+        self.context.meter.set(written + appender.staged.bytes as u64);
     }
 
     /// Removes the files of dropped segments that nobody reads any more.
@@ -132,20 +141,21 @@ impl Inner {
         // Files go only when nobody holds their segments.
         std::mem::drop(segments);
         if all {
-            match self.roll() {
-                // It stands all the same, without files: room for these is about to be made.
-                Err(e) if e.kind() == ErrorKind::StorageFull => {}
-                rolled => rolled?,
-            }
+            self.roll_to_delete()?;
         }
         self.advance_log_start(start.min(self.marks.high_watermark()))
     }
 
     fn is_older(&self, segment: &Segment, age: Duration, now: Timestamp) -> Result<bool> {
+        Ok(self.newest_in(segment)?.saturating_add(age) < now)
+    }
+
+    /// From when on the records of a segment age.
+    fn newest_in(&self, segment: &Segment) -> Result<Timestamp> {
         if let Some(last) = segment.ages_from() {
-            return Ok(last.saturating_add(age) < now);
+            return Ok(last);
         }
-        let largest = match segment.indexes()?.largest_timestamp() {
+        Ok(match segment.indexes()?.largest_timestamp() {
             timestamp if timestamp.get() >= 0 => timestamp,
             // No record says: the file's own time, as Kafka does.
             _ => {
@@ -153,8 +163,39 @@ impl Inner {
                 let found = self.context.storage.metadata(&path);
                 found.map_err(|e| Error::io("cannot look at a segment", path, e))?.modified.into()
             }
-        };
-        Ok(largest.saturating_add(age) < now)
+        })
+    }
+
+    /// From when on the oldest segment ages; `None` where it holds nothing, or something above the high watermark.
+    pub(super) fn oldest(&self) -> Result<Option<Timestamp>> {
+        let segments = self.segments.load();
+        let Some(first) = segments.first() else { return Ok(None) };
+        let end = segments.get(1).map_or(self.marks.end(), |next| next.base());
+        if end > self.marks.high_watermark() || (first.written() == 0 && segments.len() == 1) {
+            return Ok(None);
+        }
+        self.newest_in(first).map(Some)
+    }
+
+    /// Deletes the oldest segment, durably, as far as it lies below the high watermark.
+    pub(super) fn drop_oldest(&self) -> Result<()> {
+        let second = || self.segments.load().get(1).map(|next| next.base());
+        if second().is_none() {
+            self.roll_to_delete()?;
+        }
+        match second() {
+            Some(base) => self.advance_log_start(base.min(self.marks.high_watermark())),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins a segment so that all before can go.
+    pub(super) fn roll_to_delete(&self) -> Result<()> {
+        match self.roll() {
+            // It stands all the same, without files: room for these is about to be made.
+            Err(e) if e.kind() == ErrorKind::StorageFull => Ok(()),
+            rolled => rolled,
+        }
     }
 
     pub(super) fn truncate(&self, to: Offset) -> Result<()> {
@@ -230,6 +271,7 @@ impl Inner {
         (appender.end, appender.active, appender.size) = (end, segment, position);
         appender.first_timestamp = None;
         appender.staged = Staged { epochs_changed: true, ..Staged::default() };
+        self.recount(&appender);
         writer.sealed.retain(|seal| seal.next <= appender.active.base());
         // Of what was cut, no stock broker shall take up the producers.
         self.remove_old_snapshots(end)?;

@@ -124,6 +124,7 @@ impl Inner {
             a.staged.groups.push(Group::new(Arc::clone(&a.active), 0, end, Some(seal)));
         }
         self.marks.set_end(a.end);
+        self.recount(a);
         Ok(())
     }
 

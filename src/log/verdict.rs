@@ -2,6 +2,7 @@
 //! promised, or rot of what somebody was. The page `docs::recovery` is this file in words.
 
 use crate::error::{Error, Result};
+use crate::mutants::{Mutant, is_on};
 use crate::record::{BatchHeader, Codec};
 use crate::segment::{FileKind, Flaw, FlawKind, Segment, UNREADABLE};
 use crate::types::{Durability, Offset};
@@ -36,6 +37,9 @@ pub(super) struct Known {
 impl Recovery<'_> {
     /// The verdict on a flaw of a segment.
     pub(super) fn judge(&self, segment: &Segment, flaw: &Flaw, known: Known) -> Result<Verdict> {
+        if is_on(Mutant::CutAtRot) {
+            return Ok(Verdict::Torn(RecoveryRow::TornTail));
+        }
         let rot = Verdict::Rot(if known.is_last { RecoveryRow::DamagedTail } else { RecoveryRow::DamagedSegment });
         match flaw.kind {
             FlawKind::Damaged(UNREADABLE) => return Ok(Verdict::Rot(RecoveryRow::Unreadable)),

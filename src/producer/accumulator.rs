@@ -411,6 +411,11 @@ impl Drop for Accumulator {
 }
 
 impl Lane {
+    /// Waits where a byte budget makes appends wait and has no room for this record.
+    pub(super) fn wait_for_room(&self, record: &Record) -> Result<()> {
+        self.partition.wait_for_room((BATCH_OVERHEAD + encoded_bytes(record)) as u64)
+    }
+
     /// Sends `batch` if it is this lane's open one.
     pub(super) fn send(self: &Arc<Self>, batch: &Arc<Batch>) {
         // Without an accumulator it was sent when that was dropped.

@@ -210,7 +210,7 @@ impl Producer {
     }
 
     /// Accepts one record and answers at once; the ticket tells how it went. Blocks only while more than
-    /// `buffer.memory` is on its way.
+    /// `buffer.memory` is on its way, or a byte budget makes it wait ([`OnFull::Block`](crate::OnFull::Block)).
     ///
     /// # Errors
     /// As [`send`](Self::send), as far as it can be known now.
@@ -252,6 +252,8 @@ impl Producer {
         let route = self.route(accumulator.broker.resolve(topic)?)?;
         let lanes = accumulator.lanes(&route)?;
         let (lane, keyless) = self.place(&route, &lanes, &record)?;
+        // Before a lane is locked: the sync thread must not wait for whoever waits here.
+        lane.wait_for_room(&record)?;
         let Pushed { ticket, bytes, at_boundary } = accumulator.push(lane, &record, waiting == Waiting::Later)?;
         if keyless {
             route.sticky.count(bytes, accumulator.settings.batch_bytes, at_boundary);
@@ -338,6 +340,7 @@ impl Topic {
         let mut batch = BatchBuilder::new().compression(compression);
         batch.push(timestamp, &record)?;
         let batch = batch.finish()?;
+        partition.wait_for_room(batch.size_bytes() as u64)?;
         let appended = self.broker().produce(&partition, &batch)?;
         KEYLESS.count(batch.size_bytes(), BATCH_BYTES, true);
         partition.wait(appended.position, partition.level())?;

@@ -136,8 +136,10 @@ pub(super) enum Verdict {
 /// What follows a batch in its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Successor {
-    /// A batch, or a segment, with this base offset.
+    /// A batch with this base offset.
     At(i64),
+    /// The next segment, with this base offset: the log may have gone on there above offsets that were left out.
+    Segment(i64),
     /// Something unreadable.
     Unknown,
     /// Nothing: it is the last of a log that ends here, as far as is known.
@@ -149,14 +151,15 @@ pub(super) enum Successor {
 pub(super) fn judge(base: i64, count: i64, expected: i64, successor: Successor, gap_is_legal: bool) -> Verdict {
     let (fits_at, claims_to) = (expected.saturating_add(count), base.saturating_add(count));
     match successor {
-        Successor::At(next) if next == fits_at => Verdict::AtExpected,
-        Successor::At(next) if base >= expected && claims_to <= next => Verdict::AsIs,
+        Successor::At(next) | Successor::Segment(next) if next == fits_at => Verdict::AtExpected,
+        Successor::At(next) | Successor::Segment(next) if base >= expected && claims_to <= next => Verdict::AsIs,
         Successor::End(Some(end)) if end == fits_at => Verdict::AtExpected,
         // A leader left offsets out, and the log is known to go on above them.
         Successor::End(Some(end)) if base >= expected && claims_to <= end => Verdict::AsIs,
         Successor::Unknown | Successor::End(_) if base >= expected && gap_is_legal => Verdict::AsIs,
+        Successor::Segment(next) if fits_at > next || gap_is_legal => Verdict::Wrong,
         // Below could be a copy of an earlier batch.
-        Successor::End(_) if base > expected || base < 0 => Verdict::AtExpected,
+        Successor::End(_) | Successor::Segment(_) if base > expected || base < 0 => Verdict::AtExpected,
         _ => Verdict::Wrong,
     }
 }
@@ -167,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_base_offset_is_judged_by_both_neighbours() {
-        use Successor::{At, End, Unknown};
+        use Successor::{At, End, Segment, Unknown};
         use Verdict::{AsIs, AtExpected, Wrong};
         // A batch of five offsets behind one that ended at 100.
         for (base, successor, compacted, verdict) in [
@@ -177,6 +180,13 @@ mod tests {
             (110, At(120), true, AsIs),
             (110, At(112), true, Wrong),
             (90, At(110), true, Wrong),
+            (110, Segment(105), false, AtExpected),
+            (110, Segment(115), false, AsIs),
+            (110, Segment(112), false, AtExpected),
+            (-90, Segment(112), false, AtExpected),
+            (110, Segment(112), true, Wrong),
+            (110, Segment(104), false, Wrong),
+            (90, Segment(112), false, Wrong),
             (110, End(None), false, AtExpected),
             (110, End(None), true, AsIs),
             (110, End(Some(105)), true, AtExpected),

@@ -16,6 +16,7 @@ use super::{FileKind, Found, Segment, Tally};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
 use crate::index::{AbortedTxn, IndexWriter, IndexedBatch, OffsetIndex, TimeIndex, TransactionIndex};
+use crate::mutants::{Mutant, is_on};
 use crate::record::BatchHeader;
 use crate::storage::{OpenMode, place_file};
 use crate::types::{Offset, Timestamp};
@@ -143,6 +144,7 @@ impl Segment {
         let bytes_max = batches_max * Self::entry_bytes(kind) as u64;
         match crate::storage::read_file(&*self.home.storage, &self.path(kind), bytes_max) {
             Err(e) if e.kind() == ErrorKind::TooLarge => Ok(None),
+            Ok(None) if is_on(Mutant::MissingIndexIsCorrupt) => Err(Error::new(ErrorKind::Corrupt, "no index")),
             read => read,
         }
     }

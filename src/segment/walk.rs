@@ -237,6 +237,9 @@ impl Walk<'_> {
         if header.last_offset() - self.frame.base > i64::from(i32::MAX) {
             return Ok(Next::Damage("an offset that does not fit into its segment"));
         }
+        if self.frame.until.is_some_and(|until| header.next_offset() > until) {
+            return Ok(Next::Damage("a batch that reaches into the next segment"));
+        }
         Ok(Next::Batch(header, prefix))
     }
 
@@ -263,7 +266,7 @@ impl Walk<'_> {
     fn successor(&self, position: u64) -> io::Result<Successor> {
         if self.is_end(position) {
             let end = if self.damaged { Successor::Unknown } else { Successor::End(self.frame.end.map(Offset::get)) };
-            return Ok(self.frame.until.map_or(end, |until| Successor::At(until.get())));
+            return Ok(self.frame.until.map_or(end, |until| Successor::Segment(until.get())));
         }
         Ok(self.header_at(position)?.map_or(Successor::Unknown, |header| Successor::At(header.base_offset().get())))
     }
@@ -472,7 +475,7 @@ impl Walk<'_> {
             return Ok(None);
         }
         match self.successor(position + header.size_bytes() as u64)? {
-            Successor::At(next) if next < header.next_offset().get() => {
+            Successor::At(next) | Successor::Segment(next) if next < header.next_offset().get() => {
                 self.tried.failed(position, header.size_bytes() as u64);
                 Ok(None)
             }

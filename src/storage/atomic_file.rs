@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{OpenMode, Storage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutants::{Mutant, is_on};
 
 /// Replaces the file at `path`, or makes it, durably: the bytes go to `<name>.tmp`, which is synced and
 /// renamed, and the directory is synced. What an interrupted attempt left under that name is overwritten.
@@ -63,7 +64,7 @@ fn write_synced(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> io::Result<
     let file = storage.open(path, OpenMode::CreateIfAbsent)?;
     file.set_len(0)?;
     file.write_all_at(bytes, 0)?;
-    file.sync_data()
+    if is_on(Mutant::RenamedUnsynced) { Ok(()) } else { file.sync_data() }
 }
 
 #[cfg(test)]

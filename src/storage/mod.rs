@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutants::{Mutant, is_on};
 
 mod atomic_file;
 #[cfg(any(test, feature = "testing"))]
@@ -211,7 +212,7 @@ pub trait File: Send + Sync + fmt::Debug {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     IoSlice::advance_slices(&mut bufs, n);
-                    position += n as u64;
+                    position += if is_on(Mutant::ShortWriteMisplaced) { 0 } else { n as u64 };
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),

@@ -27,7 +27,7 @@ pub(super) enum Content {
     Marker,
 }
 
-/// What a [`WatchedLog`] did and promised.
+/// What a [`WatchedLog`](super::WatchedLog) did and promised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogEvent {

@@ -79,8 +79,9 @@ impl WatchedLog {
         self.history.note(&self.disk, event);
     }
 
+    /// What readers see survives what the log is to survive.
     fn note_shown(&self) {
-        self.note(LogEvent::Shown(self.log.offsets().high_watermark));
+        self.note(LogEvent::Acknowledged(self.log.offsets().high_watermark, self.level));
     }
 
     fn note_appended(&self, appended: Appended) {

@@ -1,6 +1,7 @@
 //! Floor 5: what a topic is. Names, configs and the catalog that remembers them; partitions, which are
 //! logs with an identity; readers that need no group.
 
+mod budget;
 pub(crate) mod catalog;
 pub(crate) mod config;
 pub(crate) mod name;
@@ -9,9 +10,11 @@ pub(crate) mod properties;
 mod reader;
 mod record;
 
+pub use budget::OnFull;
 pub use config::{CleanupPolicy, ConfigEntry, ConfigSource, TopicConfig};
 pub use reader::{Scan, Tail, TailWaker};
 pub use record::{OwnedRecord, ReadFrom};
 
+pub(crate) use budget::Budgets;
 pub(crate) use partition::{Checkpoint, Checkpoints, Partition, PartitionContext, PartitionHost, Urgency};
 pub(crate) use reader::PartitionSource;

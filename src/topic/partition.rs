@@ -11,20 +11,21 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
+use super::budget::{self, Budget, Budgets};
 use super::config::{CleanupPolicy, TopicSettings};
 
 use crate::clock::{Clock, SteadyTime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{
-    Appended, Committed, Log, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime, Outside, Signal,
-    StateSlot,
+    Appended, Committed, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, Meter,
+    OffsetAtTime, Outside, Signal, StateSlot,
 };
 use crate::record::RecordBatch;
-use crate::segment::BufferPool;
+use crate::segment::{BufferPool, FileKind};
 use crate::storage::Storage;
 use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ReadMode, Timestamp, TopicPartition, Uuid, Verify};
 
@@ -44,6 +45,9 @@ pub(crate) trait PartitionHost: Send + Sync {
 
     /// Has [`Partition::tend`] called soon.
     fn tend_later(&self, partition: &Arc<Partition>);
+
+    /// Those of a topic, or all but Kafka's own.
+    fn partitions(&self, topic: Option<&str>) -> Vec<Arc<Partition>>;
 }
 
 /// Whether somebody waits for a partition to settle who cannot do it himself.
@@ -109,6 +113,7 @@ pub(crate) struct PartitionContext {
     pub(crate) buffers: BufferPool,
     pub(crate) reading: (ReadMode, Verify),
     pub(crate) boot_id: [u8; 16],
+    pub(crate) budgets: Budgets,
     /// Why nothing may be appended or deleted.
     pub(crate) read_only: Option<Error>,
     pub(crate) host: OnceLock<Weak<dyn PartitionHost>>,
@@ -123,6 +128,8 @@ pub(crate) struct Partition {
     context: Arc<PartitionContext>,
     slot: Arc<StateSlot>,
     settings: ArcSwap<TopicSettings>,
+    budgets: Vec<Arc<Budget>>,
+    meter: Arc<Meter>,
     /// What Kafka's checkpoint files said when the directory was opened.
     found: Checkpoint,
     /// Why there is no log to touch here, where it is elsewhere.
@@ -130,6 +137,8 @@ pub(crate) struct Partition {
     /// The catalog's epoch.
     epoch: AtomicI32,
     log: OnceLock<Log>,
+    /// Why the log could not be opened, the last time that was tried.
+    unopened: ArcSwapOption<Error>,
     /// Held while the log is opened, closed, or its epoch is raised.
     opening: Mutex<()>,
     deleted: AtomicBool,
@@ -159,7 +168,10 @@ impl Partition {
         slot: Arc<StateSlot>,
         found: Checkpoint,
     ) -> Self {
+        let budgets = context.budgets.of(name.topic());
         Self {
+            meter: budget::meter(&budgets),
+            budgets,
             name,
             topic_id,
             context,
@@ -169,6 +181,7 @@ impl Partition {
             absent: None,
             epoch: AtomicI32::new(epoch.get()),
             log: OnceLock::new(),
+            unopened: ArcSwapOption::empty(),
             opening: Mutex::new(()),
             deleted: AtomicBool::new(false),
             queued: AtomicBool::new(false),
@@ -247,7 +260,9 @@ impl Partition {
         if let Some(log) = self.log.get() {
             return Ok(log);
         }
-        let log = self.open_on(Arc::clone(&self.context.storage))?;
+        let opened = self.open_on(Arc::clone(&self.context.storage));
+        self.unopened.store(opened.as_ref().err().cloned().map(Arc::new));
+        let log = opened?;
         Ok(self.log.get_or_init(|| log))
     }
 
@@ -271,10 +286,20 @@ impl Partition {
                 clean: self.found.clean,
                 foreign: self.found.foreign,
             },
+            meter: Arc::clone(&self.meter),
         };
         let (mode, verify) = self.context.reading;
-        let config = self.settings.load().log_config().read_mode(mode).verify(verify);
+        let config = self.log_config(&self.settings.load()).read_mode(mode).verify(verify);
         Log::open_in(context, &self.dir(), config)
+    }
+
+    fn log_config(&self, settings: &TopicSettings) -> LogConfig {
+        let config = settings.log_config();
+        // A batch must fit.
+        let least = u64::from(config.max_message_bytes);
+        let limits = self.budgets.iter().map(|budget| budget.segment_bytes().max(least));
+        let bytes = limits.fold(u64::from(config.segment_bytes), u64::min);
+        config.segment_bytes(u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 
     /// Runs `call` on the log; a log that was closed under it is named by its cause.
@@ -300,6 +325,9 @@ impl Partition {
     /// nobody waits.
     pub(crate) fn append(self: &Arc<Self>, batch: &RecordBatch) -> Result<Appended> {
         self.check_writable()?;
+        for budget in &self.budgets {
+            budget.make_room(self, batch.size_bytes() as u64)?;
+        }
         let appended = self.on_log(|log| {
             loop {
                 self.ensure_epoch(log)?;
@@ -322,6 +350,34 @@ impl Partition {
         Ok(appended)
     }
 
+    /// Waits until byte budgets that make appends wait have room for so many bytes. Not to be called with a lock held.
+    pub(crate) fn wait_for_room(&self, bytes: u64) -> Result<()> {
+        self.budgets.iter().try_for_each(|budget| budget.wait_for_room(self, bytes))
+    }
+
+    /// Whether its oldest records may go to make room for others.
+    pub(super) fn may_drop(&self) -> bool {
+        self.meter.held() > 0 && self.settings.load().cleanup_policy.deletes()
+    }
+
+    /// From when on the oldest segment ages; `None` where it cannot go.
+    pub(super) fn oldest(&self) -> Result<Option<Timestamp>> {
+        self.on_log(Log::oldest)
+    }
+
+    /// Deletes the oldest segment.
+    pub(super) fn drop_oldest(&self) -> Result<()> {
+        self.on_log(Log::drop_oldest)
+    }
+
+    /// Counts the bytes of a log that is not open. What cannot be looked at is counted when somebody opens it.
+    pub(crate) fn count_at_rest(&self) {
+        let (storage, dir) = (&*self.context.storage, self.dir());
+        let entries = storage.list(&dir).unwrap_or_default().into_iter();
+        let logs = entries.filter(|entry| matches!(FileKind::parse(&entry.name), Some((FileKind::Log, _))));
+        self.meter.set(logs.filter_map(|log| storage.metadata(&dir.join(log.name)).ok()).map(|found| found.len).sum());
+    }
+
     /// Raises the catalog's epoch where the log's history asks for it.
     fn ensure_epoch(&self, log: &Log) -> Result<()> {
         if self.leader_epoch() >= log.lowest_epoch() {
@@ -338,7 +394,7 @@ impl Partition {
         Ok(())
     }
 
-    fn host(&self) -> Option<Arc<dyn PartitionHost>> {
+    pub(super) fn host(&self) -> Option<Arc<dyn PartitionHost>> {
         self.context.host.get().and_then(Weak::upgrade)
     }
 
@@ -423,6 +479,14 @@ impl Partition {
         self.log().map(drop)
     }
 
+    /// What the last opening of the log found and did, or why it failed; `None` while nobody has opened it.
+    pub(crate) fn recovery(&self) -> Option<Result<LogRecovery>> {
+        match self.log.get() {
+            Some(log) => Some(Ok(log.recovery().clone())),
+            None => self.unopened.load().as_deref().map(|why| Err(why.clone())),
+        }
+    }
+
     /// Lets the log finish what waits for nobody: sealed segments, files of deleted ones.
     pub(crate) fn tend(&self) -> Result<()> {
         self.opened().map_or(Ok(()), Log::run_maintenance)
@@ -499,6 +563,10 @@ impl Partition {
                 return Err(Error::new(ErrorKind::OffsetOutOfRange, what).partition(self.name.clone()).offset(to));
             }
             if to > offsets.log_start {
+                if to == offsets.end && !self.budgets.is_empty() {
+                    // So that the space is free at once.
+                    log.roll_to_delete()?;
+                }
                 log.advance_log_start(to)?;
             }
             Ok(log.offsets().log_start)
@@ -520,7 +588,7 @@ impl Partition {
         let _opening = self.opening.lock();
         self.settings.store(Arc::clone(settings));
         if let Some(log) = self.opened() {
-            log.configure(settings.log_config());
+            log.configure(self.log_config(settings));
         }
     }
 
@@ -532,6 +600,8 @@ impl Partition {
             // Its files are about to go: a sync that fails loses nothing that anybody could still read.
             drop(log.close());
         }
+        self.meter.set(0);
+        self.context.budgets.notify();
     }
 
     /// Syncs and closes the log, if some call opened it. The context is marked closed before.

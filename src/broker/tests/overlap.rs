@@ -6,7 +6,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -149,7 +149,7 @@ fn syncs_of_several_partitions_overlap() {
                 };
                 for mut committed in [append(0), append(1)] {
                     let mut context = Context::from_waker(Waker::noop());
-                    while let Poll::Pending = Pin::new(&mut committed).poll(&mut context).map(Result::unwrap) {
+                    while Pin::new(&mut committed).poll(&mut context).map(Result::unwrap).is_pending() {
                         std::thread::yield_now();
                     }
                 }

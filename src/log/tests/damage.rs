@@ -126,6 +126,7 @@ pub(super) fn context(bed: &Bed, outside: Outside, recovery_point: i64) -> LogCo
         log_start: Offset::ZERO,
         recovery_point: Offset::new(recovery_point),
         outside,
+        meter: Arc::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::damage::{Outcome, findings, outcome};
 use super::*;
 use crate::finding::FindingKind;
+use crate::record::BatchHeader;
 
 const LOG: &str = "00000000000000000000.log";
 
@@ -228,4 +229,94 @@ fn an_epoch_that_one_recovery_learnt_is_not_doubted_by_the_next() {
         assert_eq!(log.leader_epoch(), LeaderEpoch::new(1));
         bed.kill(log);
     }
+}
+
+/// A log whose next append goes to an offset far above: one below was acknowledged, and is gone.
+fn with_gap(bed: &Bed, records: std::ops::Range<i64>) -> Log {
+    let log = bed.open(LogConfig::default());
+    fill(&log, records);
+    let weak = log.append_records(["weak"]).unwrap();
+    log.wait(weak.position, Durability::None).unwrap();
+    bed.kill(log);
+    bed.open(LogConfig::default())
+}
+
+#[test]
+fn a_wrong_base_offset_below_left_out_offsets_stays_corrected() {
+    let bed = Bed::new();
+    let log = with_gap(&bed, 0..3);
+    let batch = log.size_bytes() / 3;
+    bed.kill(log);
+    bed.overwrite(LOG, 2 * batch + 2, &[0x5b]);
+    let log = bed.open(LogConfig::default());
+    assert_eq!(sound(outcome(&log)), records(0..3));
+    let above = put(&log, &["above"]).base_offset.get();
+    let expected: Vec<_> = records(0..3).into_iter().chain([(above, "above".to_owned())]).collect();
+    bed.kill(log);
+    for _ in 0..2 {
+        let log = bed.open(LogConfig::default());
+        assert_eq!(sound(outcome(&log)), expected);
+        log.close().unwrap();
+    }
+}
+
+#[test]
+fn a_batch_that_claims_the_next_segments_offsets_hides_none_of_its_records() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..2);
+    log.roll().unwrap();
+    fill(&log, 2..4);
+    log.close().unwrap();
+    bed.storage.remove_file(&bed.dir.join("log.state")).unwrap();
+    let size = bed.file(LOG).len() / 2;
+    let mut claiming = bed.file(LOG)[size..].to_vec();
+    // The last offset's distance to the base offset.
+    claiming[23..27].copy_from_slice(&100_i32.to_be_bytes());
+    bed.overwrite(LOG, size as u64, &BatchHeader::repaired(&claiming).unwrap());
+    for _ in 0..2 {
+        let log = bed.open(LogConfig::default());
+        let seen = outcome(&log);
+        assert_eq!(seen.damaged, [(1, 2)]);
+        assert_eq!(seen.records.into_iter().collect::<Vec<_>>(), records([0, 2, 3]));
+        bed.kill(log);
+    }
+}
+
+#[test]
+fn a_log_start_among_left_out_offsets_makes_no_hole() {
+    for back in [0, 1, 1000] {
+        let bed = Bed::new();
+        let log = with_gap(&bed, 0..3);
+        let (start, file) = (log.offsets().end + -back, bed.file(LOG));
+        log.advance_log_start(start).unwrap();
+        bed.kill(log);
+        // The file's deletion was not durable yet.
+        crate::storage::replace_file(&*bed.storage, &bed.dir.join(LOG), &file).unwrap();
+        let log = bed.open(LogConfig::default());
+        let base = put(&log, &["above"]).base_offset;
+        assert_eq!((log.offsets().log_start, base), (start, start + back));
+        let expected = [(base.get(), "above".to_owned())];
+        assert_eq!(sound(outcome(&log)), expected, "{back}");
+        bed.kill(log);
+        for _ in 0..2 {
+            let log = bed.open(LogConfig::default());
+            assert_eq!((log.offsets().log_start, findings(&log, FindingKind::Lost).len()), (start, 0), "{back}");
+            assert_eq!(sound(outcome(&log)), expected, "{back}");
+            log.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_goes_on_above_a_gap_does_so_in_a_higher_epoch_however_often_it_was_opened() {
+    let bed = Bed::new();
+    with_gap(&bed, 0..3).close().unwrap();
+    let log = bed.open(LogConfig::default());
+    log.advance_log_start(1).unwrap();
+    bed.kill(log);
+    bed.open(LogConfig::default()).close().unwrap();
+    let log = bed.open(LogConfig::default());
+    put(&log, &["above"]);
+    assert_eq!((log.leader_epoch(), outcome(&log).damaged), (LeaderEpoch::new(1), vec![]));
 }

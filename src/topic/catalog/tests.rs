@@ -47,6 +47,7 @@ impl Dir {
             log_start: Offset::ZERO,
             recovery_point: Offset::ZERO,
             outside: crate::log::Outside::default(),
+            meter: Arc::default(),
         };
         Reading::new(&*self.storage, self.path(), self.options.clone())?.open(context)
     }
