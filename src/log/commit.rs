@@ -367,7 +367,7 @@ impl Inner {
     }
 
     /// Makes the partition's directory with its `partition.metadata`, at the first append.
-    fn make_dir(&self, writer: &mut Writer) -> Result<()> {
+    pub(super) fn make_dir(&self, writer: &mut Writer) -> Result<()> {
         if writer.has_dir {
             return Ok(());
         }

@@ -152,6 +152,11 @@ impl Inner {
 
     /// Leaves the files as after a clean stop of a stock broker, and says so in the state slot, last.
     pub(super) fn settle(&self, writer: &mut Writer) -> Result<()> {
+        self.check_waitable()?;
+        if writer.changed && self.marks.end() > Offset::ZERO {
+            // A power cut may have taken it, with all that was there: the next opening is not to find that anew.
+            self.make_dir(writer)?;
+        }
         let written = self.write_and_sync(writer, true);
         match &written {
             // What found no space was taken back, and the rest is complete.

@@ -320,3 +320,21 @@ fn what_goes_on_above_a_gap_does_so_in_a_higher_epoch_however_often_it_was_opene
     put(&log, &["above"]);
     assert_eq!((log.leader_epoch(), outcome(&log).damaged), (LeaderEpoch::new(1), vec![]));
 }
+
+#[test]
+fn a_power_cut_that_took_the_directory_is_told_of_once() {
+    let before = Cuttable::new();
+    let log = before.open(LogConfig::default());
+    let weak = log.append_records(["weak"]).unwrap();
+    log.wait(weak.position, Durability::None).unwrap();
+    let after = before.after_cut(0);
+    let log = after.open(LogConfig::default());
+    assert_eq!(findings(&log, FindingKind::Skipped).len(), 1);
+    let end = log.offsets().end;
+    log.close().unwrap();
+    let log = after.open(LogConfig::default());
+    assert_eq!((log.offsets().end, told(&log)), (end, vec![]));
+    assert_eq!(log.recovery().rows, [RecoveryRow::Clean, RecoveryRow::Reserved]);
+    put(&log, &["above"]);
+    assert_eq!((log.leader_epoch(), outcome(&log).damaged), (LeaderEpoch::new(1), vec![]));
+}
