@@ -8,6 +8,16 @@
 #[cfg_attr(not(thalweg_mutants), allow(dead_code))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
+    /// The name of a new segment is not made durable (KAFKA-3968).
+    DirectoryNotSynced,
+    /// Appends are acknowledged before the sync (the default of NATS JetStream, and of Kafka without replicas).
+    AcknowledgedUnsynced,
+    /// A sync that failed is tried again, and taken for good when that succeeds ("fsyncgate", PostgreSQL).
+    SyncRetried,
+    /// Readers see what is not durable yet (Kafka with one replica).
+    VisibleUnsynced,
+    /// A segment is written to while the one before it is not durable.
+    NextSegmentFirst,
     /// A clean shutdown is believed without a look at the files (KAFKA-10471, KAFKA-15375).
     CleanBelieved,
     /// The recovery point passes what is synced (Kafka, with two flushers at once).
@@ -34,6 +44,8 @@ pub(crate) enum Mutant {
     RenamedUnsynced,
     /// Both copies of a state can be lost to one torn write.
     OnlyCopyOverwritten,
+    /// What a failed write left in the file stays there.
+    FailedWriteLeft,
 }
 
 /// Whether this bug is built in.

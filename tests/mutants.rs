@@ -27,6 +27,11 @@ const SEARCHES: [Search; 7] = [LOG, WEAK_LOG, ERRORS, FULL, SHORT, ROT, BROKER];
 
 /// Each bug, and the search that is likely to find it: it goes first.
 const LEDGER: &[(Mutant, Search)] = &[
+    (Mutant::DirectoryNotSynced, LOG),
+    (Mutant::AcknowledgedUnsynced, LOG),
+    (Mutant::SyncRetried, ERRORS),
+    (Mutant::VisibleUnsynced, LOG),
+    (Mutant::NextSegmentFirst, LOG),
     (Mutant::CleanBelieved, LOG),
     (Mutant::RecoveryPointAhead, BROKER),
     (Mutant::RecoveredUnsynced, WEAK_LOG),
@@ -40,6 +45,7 @@ const LEDGER: &[(Mutant, Search)] = &[
     (Mutant::ShortWriteMisplaced, SHORT),
     (Mutant::RenamedUnsynced, BROKER),
     (Mutant::OnlyCopyOverwritten, LOG),
+    (Mutant::FailedWriteLeft, FULL),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

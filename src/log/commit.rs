@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutants::{Mutant, is_on};
 use crate::segment::{FileKind, Prepared, Segment};
 use crate::storage::place_file;
 use crate::types::{Durability, Offset};
@@ -173,7 +174,7 @@ impl Inner {
         let synced = if is_sound && sync { self.sync_written(writer) } else { Ok(()) };
         let done = synced.and(written);
         match &done {
-            Err(error) if error.kind() != ErrorKind::StorageFull => self.poison(error),
+            Err(error) if error.kind() != ErrorKind::StorageFull && !is_on(Mutant::SyncRetried) => self.poison(error),
             _ => {}
         }
         done
@@ -209,7 +210,7 @@ impl Inner {
         if let Some((end, Ok(producers))) = note {
             self.note_written(writer, &last, end, &producers);
         }
-        if self.config.load().durability < Durability::PowerLoss {
+        if self.config.load().durability < Durability::PowerLoss || is_on(Mutant::VisibleUnsynced) {
             let written = self.marks.written();
             self.reserve(written, Durability::ProcessCrash)?;
             self.publish(written);
@@ -225,7 +226,7 @@ impl Inner {
             {
                 writer.unsynced.push(Arc::clone(segment));
             }
-            if self.config.load().durability == Durability::PowerLoss {
+            if self.config.load().durability == Durability::PowerLoss && !is_on(Mutant::NextSegmentFirst) {
                 // A power cut must not leave the new segment behind a torn one: readers would be stuck there.
                 self.sync_written(writer)?;
             }
@@ -294,7 +295,7 @@ impl Inner {
 
     fn sync_written(&self, writer: &mut Writer) -> Result<()> {
         let written = self.marks.written();
-        for segment in &writer.unsynced {
+        for segment in writer.unsynced.iter().filter(|_| !is_on(Mutant::AcknowledgedUnsynced)) {
             segment.file()?.sync_data().map_err(|e| self.in_doubt(e, segment.path(FileKind::Log)))?;
         }
         match self.place_epochs(writer) {
@@ -315,7 +316,7 @@ impl Inner {
     fn sync_names(&self, new_names: bool, new_dir: bool) -> Result<()> {
         let sync =
             |dir: &std::path::Path| self.context.storage.sync_dir(dir).map_err(|e| self.in_doubt(e, dir.to_path_buf()));
-        if new_names {
+        if new_names && !is_on(Mutant::DirectoryNotSynced) {
             sync(&self.home.dir)?;
         }
         match self.home.dir.parent() {
@@ -451,7 +452,7 @@ impl Inner {
 /// Cuts off bytes of which nobody was told. They may be on the disk already, and must not come back.
 fn take_back(segment: &Segment, position: u64) -> std::io::Result<()> {
     let file = segment.file().map_err(std::io::Error::other)?;
-    if file.len()? <= position {
+    if file.len()? <= position || is_on(Mutant::FailedWriteLeft) {
         return Ok(());
     }
     segment.cut_file(position)?;
