@@ -54,6 +54,6 @@ pub use topic::{
     CleanupPolicy, ConfigEntry, ConfigSource, OnFull, OwnedRecord, ReadFrom, Scan, Tail, TailWaker, TopicConfig,
 };
 pub use types::{
-    Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, ReadMode, Start, Timestamp, TopicPartition,
-    Uuid, Verify,
+    Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, ReadMode, RecoveryPolicy, Start, Timestamp,
+    TopicPartition, Uuid, Verify,
 };

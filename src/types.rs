@@ -328,6 +328,25 @@ pub enum ReadMode {
     Mapped,
 }
 
+/// What opening does with damage to acknowledged data. When to use which: [`docs::recovery`](crate::docs::recovery).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum RecoveryPolicy {
+    /// A log with damage is not opened: [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) says where it is, and not a
+    /// byte was changed, but for a lock file.
+    ///
+    /// That is decided by a recovery in memory before the one on disk: what has to be scanned is scanned twice. It sees
+    /// what any opening sees; sealed segments are not read, and damage in one of them is an error of the read that
+    /// meets it.
+    Strict,
+    /// Damage stays where it is, reads of it fail, all else is served and appends go on.
+    #[default]
+    Degraded,
+    /// As `Degraded`, and what is damaged stops nobody: reads pass over damaged offsets without an error, a state file
+    /// or a `partition.metadata` that cannot be read is made anew. What was lost is among the findings, and nowhere
+    /// else.
+    Salvage,
+}
+
 /// How often the checksum of a stored batch is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Verify {

@@ -17,7 +17,7 @@ use crate::log::{LogOffsets, LogRecovery, RecoveryRow};
 use crate::storage::OverlayStorage;
 use crate::topic;
 use crate::topic::catalog::{Image, Resource};
-use crate::types::{LeaderEpoch, Offset, PartitionId, ProducerId, TopicPartition, Uuid};
+use crate::types::{LeaderEpoch, Offset, PartitionId, ProducerId, RecoveryPolicy, TopicPartition, Uuid};
 
 /// What a directory holds; from [`Broker::inspect`]. Its `Display` is a report for people.
 #[derive(Clone, Debug)]
@@ -159,7 +159,7 @@ impl BrokerBuilder {
     /// # Errors
     /// See [`Broker::inspect`].
     pub fn inspect(self) -> Result<Inspection> {
-        let broker = self.read_only().manual().open()?;
+        let broker = self.read_only().manual().recovery_policy(RecoveryPolicy::Degraded).open()?;
         broker.inner.inspect(&broker)
     }
 }
@@ -237,7 +237,7 @@ impl Inner {
 
     fn inspect_log(&self, partition: &topic::Partition) -> Result<LogInspection> {
         let overlay = OverlayStorage::new(Arc::clone(&self.context.storage), Arc::clone(&self.context.clock));
-        let log = partition.open_on(Arc::new(overlay))?;
+        let log = partition.open_on(Arc::new(overlay), RecoveryPolicy::Degraded)?;
         let open = log.open_transactions().into_iter();
         Ok(LogInspection {
             offsets: log.offsets(),

@@ -40,7 +40,7 @@ use crate::topic::config::BrokerDefaults;
 use crate::topic::name::{CONSUMER_OFFSETS, SHARE_GROUP_STATE, TRANSACTION_STATE};
 use crate::topic::properties::ServerProperties;
 use crate::topic::{PartitionContext, PartitionHost, Urgency};
-use crate::types::{LeaderEpoch, TopicPartition, Uuid};
+use crate::types::{LeaderEpoch, RecoveryPolicy, TopicPartition, Uuid};
 
 use background::{Background, Worker};
 use groups::Groups;
@@ -161,57 +161,8 @@ impl Broker {
     }
 
     fn open_with(options: BrokerBuilder, defaults: BrokerDefaults) -> Result<Self> {
-        let opened = opening::open(&options, defaults)?;
-        let Opened { storage, reserve, lock, catalog, read_only, last_close, findings, buffers } = opened;
-        let found_clean = last_close == LastClose::InOrder;
-        let root = options.root.as_path();
-        let is_foreign = directory::drop_stale_state(&*storage, root, &catalog, &findings)?;
-        let state = StateFile::open(&*storage, &root.join(directory::STATE_FILE))?;
-        let checkpoints = directory::read_checkpoints(&*storage, root, found_clean, is_foreign)?;
-        let known = directory::read_time(&*storage, root)?;
-        let inner = Arc::new(Inner {
-            context: Arc::new(PartitionContext {
-                time: Arc::new(SteadyTime::new(Arc::clone(&options.clock), known)),
-                boot_id: storage.boot_id(),
-                clock: Arc::clone(&options.clock),
-                findings,
-                root: root.to_owned(),
-                buffers,
-                reading: options.reading,
-                budgets: options.budgets,
-                read_only,
-                host: OnceLock::new(),
-                closed: AtomicBool::new(false),
-                storage,
-            }),
-            settings: options.settings,
-            registry: Registry::default(),
-            threads: options.threads,
-            changes: Mutex::new(()),
-            checkpointing: Mutex::new(()),
-            catalog,
-            opening: RecoveryReport {
-                dir: root.to_owned(),
-                last_close,
-                foreign_writer: is_foreign && last_close != LastClose::Never,
-                state_begun_anew: state.is_new() && last_close != LastClose::Never,
-                partitions: Vec::new(),
-                unopened: 0,
-            },
-            state,
-            groups: Groups::default(),
-            catalog_version: AtomicU64::new(0),
-            unsound: AtomicBool::new(false),
-            background: Arc::new(Background::new(options.clock)),
-            schedule: Mutex::new(Schedule::default()),
-            lock: Mutex::new(lock),
-            reserve,
-        });
-        let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
-        inner.context.host.get_or_init(|| host);
-        inner.load_topics(&checkpoints, is_foreign)?;
-        directory::note_visit(&*inner.context.storage, &inner.context.root, &inner.catalog)?;
-        inner.recover_dirty(found_clean)?;
+        let inner = Inner::new(&options, opening::open(&options, defaults)?, options.recovery)?;
+        inner.recover_dirty()?;
         let workers = match options.threads {
             Threads::Own if inner.context.read_only.is_none() => background::start(&inner)?,
             // Where nothing is written there is nothing to do in the background.
@@ -297,6 +248,61 @@ impl Broker {
 }
 
 impl Inner {
+    /// What a broker holds of a directory whose catalog is open; no log is opened.
+    fn new(options: &BrokerBuilder, opened: Opened, recovery: RecoveryPolicy) -> Result<Arc<Self>> {
+        let Opened { storage, reserve, lock, catalog, read_only, last_close, findings, buffers } = opened;
+        let found_clean = last_close == LastClose::InOrder;
+        let root = options.root.as_path();
+        let is_foreign = directory::drop_stale_state(&*storage, root, &catalog, &findings)?;
+        let state = StateFile::open_by(recovery, &*storage, &root.join(directory::STATE_FILE), &findings)?;
+        let checkpoints = directory::read_checkpoints(&*storage, root, found_clean, is_foreign)?;
+        let known = directory::read_time(&*storage, root)?;
+        let inner = Arc::new(Inner {
+            context: Arc::new(PartitionContext {
+                time: Arc::new(SteadyTime::new(Arc::clone(&options.clock), known)),
+                boot_id: storage.boot_id(),
+                clock: Arc::clone(&options.clock),
+                findings,
+                root: root.to_owned(),
+                buffers,
+                reading: options.reading,
+                budgets: options.budgets.clone(),
+                recovery,
+                read_only,
+                host: OnceLock::new(),
+                closed: AtomicBool::new(false),
+                storage,
+            }),
+            settings: options.settings.clone(),
+            registry: Registry::default(),
+            threads: options.threads,
+            changes: Mutex::new(()),
+            checkpointing: Mutex::new(()),
+            catalog,
+            opening: RecoveryReport {
+                dir: root.to_owned(),
+                last_close,
+                foreign_writer: is_foreign && last_close != LastClose::Never,
+                state_begun_anew: state.is_new() && last_close != LastClose::Never,
+                partitions: Vec::new(),
+                unopened: 0,
+            },
+            state,
+            groups: Groups::default(),
+            catalog_version: AtomicU64::new(0),
+            unsound: AtomicBool::new(false),
+            background: Arc::new(Background::new(Arc::clone(&options.clock))),
+            schedule: Mutex::new(Schedule::default()),
+            lock: Mutex::new(lock),
+            reserve,
+        });
+        let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
+        inner.context.host.get_or_init(|| host);
+        inner.load_topics(&checkpoints, is_foreign)?;
+        directory::note_visit(&*inner.context.storage, &inner.context.root, &inner.catalog)?;
+        Ok(inner)
+    }
+
     /// Why nothing may be changed, where it may not.
     fn check_writable(&self) -> Result<()> {
         self.context.read_only.clone().map_or(Ok(()), Err)

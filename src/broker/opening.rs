@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::Inner;
 use super::directory::{self, Found};
 use super::options::BrokerBuilder;
 use super::report::LastClose;
@@ -18,7 +19,7 @@ use crate::storage::{Lock, OverlayStorage, ReservedStorage, Storage, lock_direct
 use crate::topic::catalog::{Catalog, CatalogOptions, Reading};
 use crate::topic::config::BrokerDefaults;
 use crate::topic::name::CLUSTER_METADATA;
-use crate::types::{Offset, TopicPartition};
+use crate::types::{Offset, RecoveryPolicy, TopicPartition};
 
 /// What is kept back for checkpoints, state, small indexes and the catalog when the disk is full.
 const RESERVE_BYTES: usize = 256 << 10;
@@ -52,6 +53,7 @@ pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults) -> Result<
         let why = Error::new(ErrorKind::ReadOnly, "the directory was opened for reading only")
             .path(root)
             .remedy("open it without BrokerBuilder::read_only");
+        look_first(options, &defaults, &storage)?;
         return open_catalog(options, defaults, storage, lock, Some(why));
     }
     if is_empty {
@@ -62,7 +64,19 @@ pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults) -> Result<
         read(options, defaults.clone(), &*storage, false)?;
     }
     let lock = lock_directory(&*storage, root)?;
+    look_first(options, &defaults, &storage)?;
     open_catalog(options, defaults, storage, Some(lock), None)
+}
+
+/// Fails where a strict opening would meet damage; changes nothing.
+fn look_first(options: &BrokerBuilder, defaults: &BrokerDefaults, storage: &Arc<dyn Storage>) -> Result<()> {
+    let root = options.root.as_path();
+    if options.recovery != RecoveryPolicy::Strict || directory::inspect(&**storage, root)? == Found::Empty {
+        return Ok(());
+    }
+    let why = Error::new(ErrorKind::ReadOnly, "the directory is looked at first").path(root);
+    let look = open_catalog(options, defaults.clone(), Arc::clone(storage), None, Some(why))?;
+    Inner::new(options, look, RecoveryPolicy::Degraded)?.refuse_damage()
 }
 
 fn read(options: &BrokerBuilder, defaults: BrokerDefaults, storage: &dyn Storage, read_only: bool) -> Result<Reading> {

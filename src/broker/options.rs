@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{DiskStorage, PooledStorage, Storage};
 use crate::topic::config::BrokerDefaults;
 use crate::topic::{Budgets, OnFull};
-use crate::types::{Durability, ReadMode, Verify};
+use crate::types::{Durability, ReadMode, RecoveryPolicy, Verify};
 
 /// Options of a [`Broker`]; from [`Broker::builder`].
 ///
@@ -38,6 +38,7 @@ pub struct BrokerBuilder {
     pub(super) read_only: bool,
     pub(super) reading: (ReadMode, Verify),
     pub(super) budgets: Budgets,
+    pub(super) recovery: RecoveryPolicy,
     defaults: BrokerDefaults,
     pub(super) settings: BrokerSettings,
     refused: Option<Error>,
@@ -132,6 +133,7 @@ impl BrokerBuilder {
             read_only: false,
             reading: Default::default(),
             budgets: Budgets::default(),
+            recovery: RecoveryPolicy::default(),
             defaults: BrokerDefaults::default(),
             settings: BrokerSettings::default(),
             refused: None,
@@ -271,6 +273,40 @@ impl BrokerBuilder {
         self
     }
 
+    /// What opening does with damage, and reading afterwards; the default is [`RecoveryPolicy::Degraded`].
+    ///
+    /// A `Strict` broker is not opened when a log is gone, or one that was not closed in order is damaged. Of one that
+    /// was closed in order that is decided when it is first used: then that partition alone is refused.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+    /// # let path = dir.path().join("data");
+    /// # let broken = |e: std::io::Error| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string());
+    /// use thalweg::{Broker, ErrorKind, RecoveryPolicy, Start};
+    /// let broker = Broker::open(&path)?;
+    /// let orders = broker.topic("orders").create()?;
+    /// orders.send(("user-1", "paid"))?;
+    /// orders.send(("user-2", "paid"))?;
+    /// drop((broker, orders)); // as if the process had been killed, and a byte of the first record were wrong
+    /// let log = path.join("orders-0/00000000000000000000.log");
+    /// # let mut bytes = std::fs::read(&log).map_err(broken)?;
+    /// # bytes[70] ^= 1;
+    /// # std::fs::write(&log, bytes).map_err(broken)?;
+    ///
+    /// let refused = Broker::builder(&path).recovery_policy(RecoveryPolicy::Strict).open().unwrap_err();
+    /// assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    ///
+    /// let broker = Broker::builder(&path).recovery_policy(RecoveryPolicy::Salvage).open()?;
+    /// let found: Vec<_> = broker.topic("orders").open()?.scan(Start::Earliest).collect::<Result<_, _>>()?;
+    /// assert_eq!(found[0].key(), Some(&b"user-2"[..]));
+    /// # broker.close()?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    pub fn recovery_policy(mut self, policy: RecoveryPolicy) -> Self {
+        self.recovery = policy;
+        self
+    }
+
     /// Starts no thread: call [`Broker::run_maintenance`] instead. Without it futures of appends do not resolve,
     /// weaker acknowledged appends of PowerLoss topics do not become visible, nothing is deleted by
     /// retention and open batches of producers go only when somebody waits or flushes.
@@ -317,7 +353,8 @@ impl BrokerBuilder {
     /// # Errors
     /// `Locked` when another process, or another broker in this one, has it open; `InvalidArgument` when
     /// it holds what neither Kafka nor this crate wrote; `InvalidConfig`; `Unsupported` and `ReadOnly` for
-    /// a directory of several nodes or of a release that this one does not know; `Corrupt`; `Io`.
+    /// a directory of several nodes or of a release that this one does not know; `Corrupt`, also by
+    /// [`recovery_policy`](Self::recovery_policy); `Io`.
     pub fn open(mut self) -> Result<Broker> {
         if let Some(refused) = self.refused.take() {
             return Err(refused);

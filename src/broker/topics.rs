@@ -9,8 +9,10 @@ use std::sync::atomic::Ordering;
 
 use super::registry::{Configured, TopicEntry, deleted, unknown};
 use super::survey::Whereabouts;
-use super::{Broker, Inner, background, directory};
+use super::{Broker, Inner, LastClose, background, directory};
 use crate::error::{Error, ErrorKind, Result};
+use crate::finding::{Finding, FindingKind};
+use crate::log::refused;
 use crate::topic::catalog::TopicImage;
 use crate::topic::{self, Checkpoint, Checkpoints, ConfigEntry, TopicConfig, name};
 use crate::types::{LeaderEpoch, PartitionId, TopicPartition, Uuid};
@@ -47,20 +49,42 @@ impl Inner {
     }
 
     /// Recovers what was not closed in order, so that a clean close may vouch for the whole directory.
-    pub(super) fn recover_dirty(&self, found_clean: bool) -> Result<()> {
+    pub(super) fn recover_dirty(&self) -> Result<()> {
         if self.context.read_only.is_some() {
             return Ok(());
         }
-        let (storage, root) = (&*self.context.storage, &self.context.root);
-        let names = storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))?;
-        let dirs: HashSet<_> = names.into_iter().map(|entry| entry.name).collect();
-        let mut dirty: Vec<_> = self.registry.all().iter().flat_map(|topic| topic.partitions()).collect();
-        dirty.retain(|partition| partition.is_dirty(|name| dirs.contains(&name.to_string()), found_clean));
-        if background::for_each(&dirty, self.threads, "thalweg-open", topic::Partition::recover).is_err() {
+        if background::for_each(&self.dirty()?, self.threads, "thalweg-open", topic::Partition::recover).is_err() {
             // Whoever touches such a partition gets the error; the others must open all the same.
             self.unsound.store(true, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Fails where a strict opening is to: a log is gone, or one that was not closed in order is damaged or cannot be
+    /// opened. `self` is a look at the directory that changes nothing.
+    pub(super) fn refuse_damage(&self) -> Result<()> {
+        let is_damage = |finding: &Finding| matches!(finding.kind, FindingKind::Damaged | FindingKind::Lost);
+        if let Some(finding) = self.context.findings.all().into_iter().find(is_damage) {
+            return Err(refused(finding.to_string()).path(&self.context.root));
+        }
+        background::for_each(&self.dirty()?, self.threads, "thalweg-open", |partition| {
+            partition.recover()?;
+            match partition.recovery().and_then(Result::ok).and_then(|found| found.refusal()) {
+                Some(error) => Err(error.partition(partition.name().clone()).path(partition.dir())),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// The partitions that were not closed in order.
+    fn dirty(&self) -> Result<Vec<Arc<topic::Partition>>> {
+        let (storage, root) = (&*self.context.storage, &self.context.root);
+        let names = storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))?;
+        let dirs: HashSet<_> = names.into_iter().map(|entry| entry.name).collect();
+        let mut dirty: Vec<_> = self.registry.all().iter().flat_map(|topic| topic.partitions()).collect();
+        let found_clean = self.opening.last_close == LastClose::InOrder;
+        dirty.retain(|partition| partition.is_dirty(|name| dirs.contains(&name.to_string()), found_clean));
+        Ok(dirty)
     }
 
     fn configured(&self, topic: &str) -> Configured {

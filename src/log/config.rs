@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::record::TimestampType;
-use crate::types::{Durability, ReadMode, Verify};
+use crate::types::{Durability, ReadMode, RecoveryPolicy, Verify};
 
 /// Settings of one [`Log`](crate::Log), with Kafka's defaults where nothing else is said.
 ///
@@ -33,6 +33,7 @@ pub struct LogConfig {
     pub(crate) recovery_note_bytes: u32,
     pub(crate) read_mode: ReadMode,
     pub(crate) verify: Verify,
+    pub(crate) recovery_policy: RecoveryPolicy,
 }
 
 impl Default for LogConfig {
@@ -55,6 +56,7 @@ impl Default for LogConfig {
             recovery_note_bytes: 32 << 20,
             read_mode: ReadMode::Copied,
             verify: Verify::EveryRead,
+            recovery_policy: RecoveryPolicy::Degraded,
         }
     }
 }
@@ -148,6 +150,13 @@ impl LogConfig {
     #[must_use]
     pub fn max_unsynced_bytes(mut self, bytes: u32) -> Self {
         self.max_unsynced_bytes = bytes;
+        self
+    }
+
+    /// What opening the log does with damage, and reading for as long as it is open; see [`RecoveryPolicy`].
+    #[must_use]
+    pub fn recovery_policy(mut self, policy: RecoveryPolicy) -> Self {
+        self.recovery_policy = policy;
         self
     }
 }

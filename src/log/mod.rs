@@ -22,6 +22,7 @@ mod poison;
 mod producers;
 mod read;
 mod recover;
+mod refuse;
 mod reopen;
 mod report;
 mod scan;
@@ -52,8 +53,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::segment::{BufferPool, IndexSizes, Segment, SegmentHome};
-use crate::storage::{DiskStorage, Lock, ReservedStorage, Storage};
-use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ProducerId, Timestamp, TopicPartition, Uuid};
+use crate::storage::{DiskStorage, Lock, OverlayStorage, ReservedStorage, Storage};
+use crate::types::{
+    Durability, Isolation, LeaderEpoch, Offset, ProducerId, RecoveryPolicy, Timestamp, TopicPartition, Uuid,
+};
 
 use append::{Appender, Seal, Staged};
 use audit::Doubts;
@@ -75,12 +78,16 @@ pub use offsets::{Appended, LogOffsets, LogPosition, OffsetAtTime};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use producers::ProducerStates;
 pub use read::LogRead;
+pub(crate) use refuse::{look_first, refused};
 pub use report::{LogRecovery, RecoveryRow};
 pub(crate) use signal::Signal;
 pub(crate) use state::{StateFile, StateSlot};
 
 /// Staged bytes that nobody waits for are written by the append that passes this many.
 const STAGED_BYTES_MAX: usize = 4 << 20;
+
+/// The private state of a log that stands alone.
+const STATE_FILE: &str = "log.state";
 
 /// What a log that stands alone keeps in reserve: its last state, small indexes and a producer snapshot.
 const RESERVE_BYTES: usize = 16 << 10;
@@ -213,7 +220,8 @@ impl Log {
     ///
     /// # Errors
     /// [`ErrorKind::Locked`] when another handle or process has it open; [`ErrorKind::Io`] with the path when the
-    /// disk refuses; [`ErrorKind::Unsupported`] when a newer release wrote its state.
+    /// disk refuses; [`ErrorKind::Unsupported`] when a newer release wrote its state; [`ErrorKind::Corrupt`] when that is
+    /// damaged, or by [`LogConfig::recovery_policy`].
     pub fn open(dir: impl AsRef<Path>, config: LogConfig) -> Result<Log> {
         Self::open_on(Arc::new(DiskStorage), Arc::new(SystemClock::new()), dir, config)
     }
@@ -234,24 +242,36 @@ impl Log {
             made => made.map_err(|e| Error::io("cannot make a log's directory", dir, e))?,
         }
         let lock = crate::storage::lock_directory(&*storage, dir)?;
-        let partition = partition_of(dir);
-        let state = dir.join("log.state");
-        if storage.metadata(&state).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+        if storage.metadata(&dir.join(STATE_FILE)).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
             // What the state promises must not go with the directory's own name.
             let parent = dir.parent().unwrap_or(Path::new(""));
             storage.sync_dir(parent).map_err(|e| Error::io("cannot sync the parent directory", parent, e))?;
         }
+        if config.recovery_policy == RecoveryPolicy::Strict {
+            // Before the state is made or brought to this release's version.
+            let overlay = Arc::new(OverlayStorage::new(Arc::clone(&storage), Arc::clone(&clock)));
+            look_first(&Self::alone(overlay, &clock, dir, &config)?, dir, &config)?;
+        }
         let reserved = ReservedStorage::new(storage, dir, RESERVE_BYTES);
         reserved.fill();
-        let storage: Arc<dyn Storage> = Arc::new(reserved.clone());
-        let state = StateFile::open(&*storage, &state)?;
+        let context = Self::alone(Arc::new(reserved.clone()), &clock, dir, &config)?;
+        let mut log = Self::open_in(context, dir, config)?;
+        *log.lock.lock() = Some(lock);
+        log.reserve = Some(reserved);
+        Ok(log)
+    }
+
+    /// What a log knows that stands alone.
+    fn alone(storage: Arc<dyn Storage>, clock: &Arc<dyn Clock>, dir: &Path, config: &LogConfig) -> Result<LogContext> {
+        let (findings, partition) = (Arc::<Findings>::default(), partition_of(dir));
+        let state = StateFile::open_by(config.recovery_policy, &*storage, &dir.join(STATE_FILE), &findings)?;
         let slot = state.slot(Uuid::ZERO, partition.partition());
-        let context = LogContext {
+        Ok(LogContext {
             boot_id: storage.boot_id(),
             storage,
-            time: Arc::new(SteadyTime::new(Arc::clone(&clock), None)),
-            clock,
-            findings: Arc::default(),
+            time: Arc::new(SteadyTime::new(Arc::clone(clock), None)),
+            clock: Arc::clone(clock),
+            findings,
             buffers: BufferPool::default(),
             partition,
             topic_id: None,
@@ -260,11 +280,7 @@ impl Log {
             recovery_point: Offset::ZERO,
             outside: Outside::default(),
             meter: Arc::default(),
-        };
-        let mut log = Self::open_in(context, dir, config)?;
-        *log.lock.lock() = Some(lock);
-        log.reserve = Some(reserved);
-        Ok(log)
+        })
     }
 
     /// Opens a log as part of something larger. The directory is made at the first append.
@@ -506,9 +522,11 @@ impl Log {
         wants.load(Ordering::Acquire) && wants.swap(false, Ordering::AcqRel)
     }
 
-    /// Applies a changed configuration to appends from now on. How the log is read stays as it is.
+    /// Applies a changed configuration to appends from now on. How the log is read and recovered stays as it is.
     pub fn configure(&self, config: LogConfig) {
-        self.inner().config.store(Arc::new(config));
+        let inner = self.inner();
+        let kept = inner.config.load().recovery_policy;
+        inner.config.store(Arc::new(config.recovery_policy(kept)));
     }
 
     /// What opening the log found and did.
@@ -604,6 +622,20 @@ impl Log {
     }
 }
 
+/// What the segments of the log in `dir` share.
+fn home(context: &LogContext, dir: &Path, config: &LogConfig) -> SegmentHome {
+    SegmentHome {
+        dir: dir.into(),
+        storage: Arc::clone(&context.storage),
+        buffers: context.buffers.clone(),
+        compacted: config.compacted,
+        read_mode: config.read_mode,
+        verify: config.verify,
+        findings: Arc::clone(&context.findings),
+        partition: context.partition.clone(),
+    }
+}
+
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Log").field("dir", &self.inner().home.dir).field("offsets", &self.offsets()).finish()
@@ -613,17 +645,8 @@ impl fmt::Debug for Log {
 impl Inner {
     /// Recovers what is in the directory.
     fn open(context: LogContext, dir: &Path, config: LogConfig) -> Result<Self> {
-        let has_metadata = recover::check_topic_id(&context, dir)?;
-        let home = SegmentHome {
-            dir: dir.into(),
-            storage: Arc::clone(&context.storage),
-            buffers: context.buffers.clone(),
-            compacted: config.compacted,
-            read_mode: config.read_mode,
-            verify: config.verify,
-            findings: Arc::clone(&context.findings),
-            partition: context.partition.clone(),
-        };
+        let has_metadata = recover::check_topic_id(&context, dir, config.recovery_policy)?;
+        let home = home(&context, dir, &config);
         let noted = context.slot.as_ref().and_then(|slot| slot.load());
         let found = recover::recover(&context, &home, &config);
         let found = found.inspect_err(|error| poison::note_failed_opening(&context, error))?;

@@ -10,7 +10,7 @@ use crate::finding::{Finding, FindingKind};
 use crate::index::AbortedTxn;
 use crate::record::{BatchHeader, RecordBatch};
 use crate::segment::{FileKind, Segment, SegmentRead};
-use crate::types::{Durability, Isolation, Offset, Timestamp};
+use crate::types::{Durability, Isolation, Offset, RecoveryPolicy, Timestamp};
 
 use super::scan::is_hole;
 use super::transactions::{AbortedFilter, BatchKind};
@@ -108,14 +108,37 @@ fn keep(filter: &mut AbortedFilter, batch: &RecordBatch) -> bool {
 
 impl Inner {
     pub(super) fn read(&self, offset: Offset, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
+        let mut from = offset;
         loop {
             let era = self.era();
-            let read = self.read_once(offset, max_bytes, isolation);
-            // A truncation takes bytes from under a read; what there is now is read again.
-            if read.is_ok() || era == self.era() {
-                return read;
+            let error = match self.read_once(from, max_bytes, isolation) {
+                Ok(read) => return Ok(read),
+                Err(error) => error,
+            };
+            if era != self.era() {
+                // A truncation takes bytes from under a read; what there is now is read again.
+                from = offset;
+                continue;
+            }
+            match self.behind(&error, from, isolation) {
+                Some(sound) => from = sound,
+                None => return Err(error),
             }
         }
+    }
+
+    /// Where a read goes on that met damage at or behind `from`, under [`RecoveryPolicy::Salvage`].
+    fn behind(&self, error: &Error, from: Offset, isolation: Isolation) -> Option<Offset> {
+        let lost = error.at_offsets()?;
+        if error.kind() != ErrorKind::Corrupt || self.config.load().recovery_policy != RecoveryPolicy::Salvage {
+            return None;
+        }
+        // It may go on above what can be seen.
+        let sound = lost.end.min(visible(self.offsets(), isolation));
+        let finding = Finding::new(FindingKind::Damaged, "damaged offsets were passed over by a read").offsets(lost);
+        let place = error.at_path().unwrap_or(&self.home.dir);
+        self.context.findings.add(finding.partition(self.context.partition.clone()).path(place));
+        (sound > from).then_some(sound)
     }
 
     fn read_once(&self, offset: Offset, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {

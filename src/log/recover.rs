@@ -17,8 +17,8 @@ use crate::finding::{Finding, FindingKind};
 use crate::mutants::{Mutant, is_on};
 use crate::record::BatchHeader;
 use crate::segment::{FileKind, IndexSizes, Patient, Segment, SegmentHome};
-use crate::storage::{File, place_file, read_file};
-use crate::types::{LeaderEpoch, Offset};
+use crate::storage::{File, place_file, read_file, replace_file};
+use crate::types::{LeaderEpoch, Offset, RecoveryPolicy};
 
 use super::checkpoint;
 use super::epochs::EpochCache;
@@ -557,8 +557,9 @@ pub(super) fn tail_crc(segment: &Segment, end: u64) -> Result<u32> {
     Ok(crate::wire::crc32c(&tail))
 }
 
-/// Whether `dir` has the `partition.metadata` that it needs. Fails when that names another topic's id.
-pub(super) fn check_topic_id(context: &LogContext, dir: &Path) -> Result<bool> {
+/// Whether `dir` has the `partition.metadata` that it needs. Fails when that names another topic's id; nonsense is
+/// written anew under [`RecoveryPolicy::Salvage`].
+pub(super) fn check_topic_id(context: &LogContext, dir: &Path, policy: RecoveryPolicy) -> Result<bool> {
     let Some(expected) = context.topic_id else { return Ok(true) };
     let path = dir.join(checkpoint::PARTITION_METADATA);
     let Some(bytes) = read_file(&*context.storage, &path, 4096)? else { return Ok(false) };
@@ -570,6 +571,15 @@ pub(super) fn check_topic_id(context: &LogContext, dir: &Path) -> Result<bool> {
         )
         .path(path)
         .remedy("move the directory away: it is left over from another topic of that name")),
-        Err(e) => Err(e.path(path)),
+        Err(e) if policy == RecoveryPolicy::Salvage => {
+            replace_file(&*context.storage, &path, checkpoint::encode_partition_metadata(expected).as_bytes())?;
+            let finding = Finding::new(FindingKind::Rebuilt, format!("{e}; it was made anew from the catalog"));
+            context.findings.add(finding.partition(context.partition.clone()).path(path));
+            Ok(true)
+        }
+        Err(e) => Err(e
+            .path(path)
+            .partition(context.partition.clone())
+            .remedy("restore the file, or open with RecoveryPolicy::Salvage, which takes the id from the catalog")),
     }
 }

@@ -19,9 +19,10 @@ use bytes::{Buf, BufMut};
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::finding::{Finding, FindingKind, Findings};
 use crate::mutants::{Mutant, is_on};
 use crate::storage::{File, OpenMode, Storage, read_file, replace_file};
-use crate::types::{LeaderEpoch, Offset, PartitionId, Uuid};
+use crate::types::{LeaderEpoch, Offset, PartitionId, RecoveryPolicy, Uuid};
 
 /// How much of the active segment's end [`SlotState::tail_crc`] covers at most, in bytes.
 pub(crate) const TAIL_LEN: u64 = 4096;
@@ -167,6 +168,27 @@ impl StateFile {
             shared.sync()?;
         }
         Ok(Self { shared, table: Mutex::new(table), is_new })
+    }
+
+    /// [`open`](Self::open); under [`RecoveryPolicy::Salvage`] a file that is damaged is set aside, and another begun.
+    pub(crate) fn open_by(
+        policy: RecoveryPolicy,
+        storage: &dyn Storage,
+        path: &Path,
+        findings: &Findings,
+    ) -> Result<Self> {
+        let damage = match Self::open(storage, path) {
+            Err(e) if e.kind() == ErrorKind::Corrupt && policy == RecoveryPolicy::Salvage => e,
+            opened => return opened,
+        };
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".damaged");
+        let aside = PathBuf::from(aside);
+        storage.rename(path, &aside).map_err(|e| Error::io("cannot set the state file aside", path, e))?;
+        let message = format!("{damage}; it was set aside and begun anew");
+        findings.add(Finding::new(FindingKind::Rebuilt, message).path(aside));
+        // Makes the new file's name durable, and with it that the old one is gone.
+        Self::open(storage, path)
     }
 
     /// Whether this opening made the file.
@@ -325,8 +347,10 @@ fn encode_header(version: u32) -> Vec<u8> {
 fn check_header(file: &dyn File) -> Result<u32> {
     let mut header = [0; HEADER_LEN as usize];
     let corrupt = || {
-        Error::new(ErrorKind::Corrupt, "the header of the state file is damaged")
-            .remedy("remove the file: every partition is then recovered from its segments alone")
+        Error::new(ErrorKind::Corrupt, "the header of the state file is damaged").remedy(
+            "remove the file, or open with RecoveryPolicy::Salvage, which sets it aside: every partition is then \
+                 recovered from its segments and seals",
+        )
     };
     file.read_exact_at(&mut header, 0).map_err(|e| corrupt().source(e))?;
     let mut fields = header.strip_prefix(MAGIC).ok_or_else(corrupt)?;

@@ -4,6 +4,7 @@ mod full;
 mod gaps;
 mod notes;
 mod poison;
+mod policies;
 mod reads;
 mod rolls;
 mod room;

@@ -126,7 +126,7 @@ fn is_whole(segment: &Segment, flaw: &Flaw) -> Result<bool> {
     }
     let end = flaw.positions.start + announced;
     let last_page = (end - 1) / PAGE_BYTES * PAGE_BYTES;
-    Ok((last_page + 1..=end).contains(&used_end(segment, flaw)?))
+    Ok(used_end(segment, flaw)? > last_page)
 }
 
 /// Where the batch that a flaw was would end, by what its header says, as far as that can be.
@@ -153,8 +153,18 @@ pub(super) fn announced_end(segment: &Segment, flaw: &Flaw) -> Result<Option<Off
 /// An offset above all that the batch may have held that a flaw was. One above even a sound batch of which only the
 /// base offset is wrong: it must not seem to fit its place because of the place that was left for it.
 pub(super) fn beyond(segment: &Segment, flaw: &Flaw) -> Offset {
-    if let Ok(Some(end)) = announced_end(segment, flaw) {
-        return end;
+    let mut rest = flaw.clone();
+    // Those behind it may be damaged as well.
+    while rest.positions.start < rest.positions.end
+        && let Ok(Some(end)) = announced_end(segment, &rest)
+    {
+        let header = segment.raw_header_at(rest.positions.start).ok().flatten();
+        let size = header.and_then(|header| BatchHeader::announced_size(&header).ok());
+        rest.from = end;
+        rest.positions.start = size.map_or(rest.positions.end, |size| rest.positions.start + size as u64);
+    }
+    if rest.from > flaw.from {
+        return rest.from;
     }
     let sound = segment.sound_header_at(flaw.positions.start).ok().flatten();
     sound.map_or(flaw.from, |header| flaw.from.next() + i64::from(header.last_offset_delta())).next()

@@ -22,12 +22,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{
     Appended, Committed, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, Meter,
-    OffsetAtTime, Outside, Signal, StateSlot,
+    OffsetAtTime, Outside, Signal, StateSlot, look_first,
 };
 use crate::record::RecordBatch;
 use crate::segment::{BufferPool, FileKind};
 use crate::storage::Storage;
-use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ReadMode, Timestamp, TopicPartition, Uuid, Verify};
+use crate::types::{
+    Durability, Isolation, LeaderEpoch, Offset, ReadMode, RecoveryPolicy, Timestamp, TopicPartition, Uuid, Verify,
+};
 
 /// What a partition asks of the broker that holds it.
 pub(crate) trait PartitionHost: Send + Sync {
@@ -112,6 +114,7 @@ pub(crate) struct PartitionContext {
     pub(crate) root: PathBuf,
     pub(crate) buffers: BufferPool,
     pub(crate) reading: (ReadMode, Verify),
+    pub(crate) recovery: RecoveryPolicy,
     pub(crate) boot_id: [u8; 16],
     pub(crate) budgets: Budgets,
     /// Why nothing may be appended or deleted.
@@ -249,6 +252,10 @@ impl Partition {
 
     /// The log, opened by the first who asks.
     fn log(&self) -> Result<&Log> {
+        self.log_by(self.context.recovery)
+    }
+
+    fn log_by(&self, policy: RecoveryPolicy) -> Result<&Log> {
         self.check_alive()?;
         self.check_here()?;
         if let Some(log) = self.log.get() {
@@ -260,14 +267,14 @@ impl Partition {
         if let Some(log) = self.log.get() {
             return Ok(log);
         }
-        let opened = self.open_on(Arc::clone(&self.context.storage));
+        let opened = self.open_on(Arc::clone(&self.context.storage), policy);
         self.unopened.store(opened.as_ref().err().cloned().map(Arc::new));
         let log = opened?;
         Ok(self.log.get_or_init(|| log))
     }
 
     /// Opens the log as `storage` has it, apart from all other uses of this partition.
-    pub(crate) fn open_on(&self, storage: Arc<dyn Storage>) -> Result<Log> {
+    pub(crate) fn open_on(&self, storage: Arc<dyn Storage>, policy: RecoveryPolicy) -> Result<Log> {
         let context = LogContext {
             storage,
             clock: Arc::clone(&self.context.clock),
@@ -289,7 +296,8 @@ impl Partition {
             meter: Arc::clone(&self.meter),
         };
         let (mode, verify) = self.context.reading;
-        let config = self.log_config(&self.settings.load()).read_mode(mode).verify(verify);
+        let config = self.log_config(&self.settings.load()).read_mode(mode).verify(verify).recovery_policy(policy);
+        look_first(&context, &self.dir(), &config)?;
         Log::open_in(context, &self.dir(), config)
     }
 
@@ -474,9 +482,13 @@ impl Partition {
         }
     }
 
-    /// Opens the log, which recovers it.
+    /// Opens the log, which recovers it. A strict broker has looked at it before.
     pub(crate) fn recover(&self) -> Result<()> {
-        self.log().map(drop)
+        let policy = match self.context.recovery {
+            RecoveryPolicy::Strict => RecoveryPolicy::Degraded,
+            policy => policy,
+        };
+        self.log_by(policy).map(drop)
     }
 
     /// What the last opening of the log found and did, or why it failed; `None` while nobody has opened it.

@@ -72,3 +72,117 @@ fn a_report_tells_of_lost_state_of_strangers_and_of_logs_that_cannot_be_opened()
     assert_eq!(failed.outcome.as_ref().unwrap_err().to_string(), error.to_string());
     assert!(report.to_string().contains(&format!("\norders-1 error={error}")), "{report}");
 }
+
+fn builder(disk: &MemoryStorage, policy: RecoveryPolicy) -> BrokerBuilder {
+    let clock = ManualClock::new(Timestamp::new(1));
+    Broker::builder("/data").storage(disk.clone()).clock(clock).manual().recovery_policy(policy)
+}
+
+fn by(disk: &MemoryStorage, policy: RecoveryPolicy) -> Result<Broker> {
+    builder(disk, policy).open()
+}
+
+/// Every file below a directory, with its bytes.
+fn files(disk: &MemoryStorage, dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in disk.list(dir).unwrap() {
+        let path = dir.join(&entry.name);
+        match entry.kind {
+            crate::storage::EntryKind::Directory => files.extend(self::files(disk, &path)),
+            _ => files
+                .push((path.display().to_string(), crate::storage::read_file(disk, &path, 1 << 30).unwrap().unwrap())),
+        }
+    }
+    files
+}
+
+/// Flips bits of a file at a position.
+fn rot(disk: &MemoryStorage, path: &str, position: u64) {
+    let file = disk.open(Path::new(path), OpenMode::Write).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, position).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x55], position).unwrap();
+}
+
+const LOG: &str = "/data/orders-1/00000000000000000000.log";
+
+fn harm(disk: &MemoryStorage, what: &str) {
+    match what {
+        "a record" => rot(disk, LOG, 70),
+        "a record, while a stranger wrote" => {
+            replace_file(disk, Path::new("/data/thalweg.epoch"), b"7\n").unwrap();
+            rot(disk, LOG, 70);
+        }
+        "the log" => disk.remove_dir_all(Path::new("/data/orders-1")).unwrap(),
+        "the topic id" => replace_file(disk, Path::new("/data/orders-1/partition.metadata"), b"nonsense").unwrap(),
+        _ => rot(disk, "/data/thalweg.state", 3),
+    }
+}
+
+/// Two records in one partition; the process was killed.
+fn killed() -> MemoryStorage {
+    let (disk, broker) = written();
+    append(&broker.topic("orders").open().unwrap().partition(1).unwrap(), &["sent"]);
+    broker.run_maintenance().unwrap();
+    disk
+}
+
+#[test]
+fn a_strict_broker_refuses_damage_and_changes_nothing() {
+    for what in ["a record", "a record, while a stranger wrote", "the log", "the topic id", "the state"] {
+        let disk = killed();
+        harm(&disk, what);
+        let before = files(&disk, Path::new("/data"));
+        for read_only in [false, true] {
+            let builder = builder(&disk, RecoveryPolicy::Strict);
+            let error = if read_only { builder.read_only() } else { builder }.open().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
+            assert!(error.at_path().is_some() && error.to_string().contains('('), "{what}: {error}");
+            assert_eq!(files(&disk, Path::new("/data")), before, "{what}");
+        }
+    }
+    let disk = killed();
+    let broker = by(&disk, RecoveryPolicy::Strict).unwrap();
+    let topic = broker.topic("orders").open().unwrap();
+    append(&topic.partition(1).unwrap(), &["more"]);
+    assert_eq!(values(topic.scan(Start::Earliest)), ["paid", "sent", "more"]);
+    broker.close().unwrap();
+
+    // What was closed in order is looked at when it is used.
+    rot(&disk, LOG, 70);
+    let broker = by(&disk, RecoveryPolicy::Strict).unwrap();
+    let topic = broker.topic("orders").open().unwrap();
+    let before = files(&disk, Path::new("/data/orders-1"));
+    let error = topic.partition(1).unwrap().offsets().unwrap_err();
+    assert_eq!(error.topic_partition().unwrap().to_string(), "orders-1", "{error}");
+    assert_eq!(files(&disk, Path::new("/data/orders-1")), before);
+    append(&topic.partition(0).unwrap(), &["other"]);
+}
+
+#[test]
+fn a_salvaging_broker_opens_what_can_be_opened_and_reads_past_damage() {
+    let whole = &["paid", "sent"][..];
+    for (what, left) in [
+        ("a record", &["sent"][..]),
+        ("a record, while a stranger wrote", &["sent"]),
+        ("the log", &[]),
+        ("the topic id", whole),
+        ("the state", whole),
+    ] {
+        let disk = killed();
+        harm(&disk, what);
+        let broker = by(&disk, RecoveryPolicy::Salvage).unwrap();
+        let topic = broker.topic("orders").open().unwrap();
+        assert_eq!(values(topic.scan(Start::Earliest)), left, "{what}");
+        assert!(!broker.findings().is_empty(), "{what}");
+        append(&topic.partition(1).unwrap(), &["more"]);
+        assert_eq!(values(topic.scan(Start::Earliest)), [left, &["more"]].concat(), "{what}");
+        broker.close().unwrap();
+        // It is mended for those who want no damage, where it could be.
+        if left == whole {
+            let broker = by(&disk, RecoveryPolicy::Strict).unwrap();
+            let found = values(broker.topic("orders").open().unwrap().scan(Start::Earliest));
+            assert_eq!(found, ["paid", "sent", "more"], "{what}");
+        }
+    }
+}
