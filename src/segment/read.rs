@@ -400,6 +400,9 @@ impl Pick<'_> {
 
     /// Whether a batch stands where it must: right behind its predecessor, or where a cleaner left it.
     fn fits(&self, header: &BatchHeader, rest: &[u8]) -> bool {
+        if self.segment.until().is_some_and(|until| header.next_offset() > until) {
+            return false;
+        }
         let base = match self.expected {
             Expected::Base(base) if base == header.base_offset() => return true,
             Expected::Base(base) => base,

@@ -262,24 +262,28 @@ fn a_wrong_base_offset_below_left_out_offsets_stays_corrected() {
 
 #[test]
 fn a_batch_that_claims_the_next_segments_offsets_hides_none_of_its_records() {
-    let bed = Bed::new();
-    let log = bed.open(LogConfig::default());
-    fill(&log, 0..2);
-    log.roll().unwrap();
-    fill(&log, 2..4);
-    log.close().unwrap();
-    bed.storage.remove_file(&bed.dir.join("log.state")).unwrap();
-    let size = bed.file(LOG).len() / 2;
-    let mut claiming = bed.file(LOG)[size..].to_vec();
-    // The last offset's distance to the base offset.
-    claiming[23..27].copy_from_slice(&100_i32.to_be_bytes());
-    bed.overwrite(LOG, size as u64, &BatchHeader::repaired(&claiming).unwrap());
-    for _ in 0..2 {
+    for is_known in [false, true] {
+        let bed = Bed::new();
         let log = bed.open(LogConfig::default());
-        let seen = outcome(&log);
-        assert_eq!(seen.damaged, [(1, 2)]);
-        assert_eq!(seen.records.into_iter().collect::<Vec<_>>(), records([0, 2, 3]));
-        bed.kill(log);
+        fill(&log, 0..2);
+        log.roll().unwrap();
+        fill(&log, 2..4);
+        log.close().unwrap();
+        if !is_known {
+            bed.storage.remove_file(&bed.dir.join("log.state")).unwrap();
+        }
+        let size = bed.file(LOG).len() / 2;
+        let mut claiming = bed.file(LOG)[size..].to_vec();
+        // The last offset's distance to the base offset.
+        claiming[23..27].copy_from_slice(&100_i32.to_be_bytes());
+        bed.overwrite(LOG, size as u64, &BatchHeader::repaired(&claiming).unwrap());
+        for _ in 0..2 {
+            let log = bed.open(LogConfig::default());
+            let seen = outcome(&log);
+            assert_eq!(seen.damaged, [(1, 2)], "{is_known}");
+            assert_eq!(seen.records.into_iter().collect::<Vec<_>>(), records([0, 2, 3]), "{is_known}");
+            log.close().unwrap();
+        }
     }
 }
 
