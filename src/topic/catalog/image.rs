@@ -185,7 +185,11 @@ impl Image {
         match record {
             MetadataRecord::FeatureLevel { name, level: 0 } => drop(Arc::make_mut(&mut self.features).remove(&name)),
             MetadataRecord::FeatureLevel { name, level } => drop(Arc::make_mut(&mut self.features).insert(name, level)),
-            MetadataRecord::Topic { name, id } => self.add_topic(&name, id),
+            MetadataRecord::Topic { name, id } => {
+                // It becomes part of a path.
+                crate::topic::name::validate(&name).map_err(|e| broken("an impossible topic").source(e))?;
+                self.add_topic(&name, id);
+            }
             MetadataRecord::Partition { topic, partition, state } => {
                 if !(0..=PARTITION_NUMBER_MAX).contains(&partition) {
                     return Err(broken(format!("topic id {topic} has a partition {partition}")));
@@ -424,6 +428,14 @@ mod tests {
         image.apply(topic("t")).unwrap();
         assert_eq!(image.configs(&Resource::topic("t")).count(), 0);
         assert_eq!(image.topic("t").unwrap().partition_count(), 0);
+    }
+
+    #[test]
+    fn a_topic_whose_name_would_lead_elsewhere_is_refused() {
+        for name in ["../t", "a/b", "__cluster_metadata", ""] {
+            let refused = Image::default().apply(topic(name)).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Corrupt, "{name}");
+        }
     }
 
     #[test]
