@@ -70,6 +70,14 @@ impl<'a> Scan<'a> {
             Some(_) => points.iter().copied().fold(synced, Offset::max),
             None => Offset::ZERO,
         };
+        let from = match recovery.slot {
+            // Beside a segment that nobody sealed a power cut may have taken files that were there before.
+            Some(slot) if slot.boot_id != recovery.context.boot_id || slot.poisoned => {
+                let ended = found.segments.split_last().map_or(&[][..], |(_, ended)| ended);
+                ended.iter().find(|segment| !segment.is_sealed()).map_or(from, |segment| from.min(segment.base()))
+            }
+            _ => from,
+        };
         let newest = found.segments[super::read::floor(&found.segments, from)].base();
         let mut latest = None;
         for at in points.into_iter().filter(|&at| at > newest && at <= from) {

@@ -267,7 +267,8 @@ impl Inner {
         // A marker that went leaves its transaction open again.
         let transactions = appender.producers.transactions_mut();
         transactions.on_high_watermark(end);
-        self.marks.set_last_stable(transactions.last_stable_offset(end).max(self.marks.log_start()));
+        let visible = end.min(self.marks.high_watermark());
+        self.marks.set_last_stable(transactions.last_stable_offset(visible).max(self.marks.log_start()));
         (appender.end, appender.active, appender.size) = (end, segment, position);
         appender.first_timestamp = None;
         appender.staged = Staged { epochs_changed: true, ..Staged::default() };

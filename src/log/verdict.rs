@@ -56,6 +56,10 @@ impl Recovery<'_> {
         }
         let Self { context, config, slot, .. } = *self;
         let Some(slot) = slot else {
+            if context.slot.is_some() && !context.outside.foreign && config.durability < Durability::PowerLoss {
+                // What we knew of it is lost, or never was durable; what is proven synced was judged before.
+                return Ok(Verdict::Torn(RecoveryRow::TornUnsynced));
+            }
             // Nothing follows an unfinished write, and after a stop in good order there is none.
             let was_whole = context.outside.clean && context.slot.is_some();
             return Ok(if known.is_last && is_end && !was_whole { Verdict::Torn(RecoveryRow::TornTail) } else { rot });

@@ -126,6 +126,11 @@ impl Segment {
         self.unproven.store(true, Ordering::Release);
     }
 
+    /// Whether a seal lies beside the segment.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
     /// Writes the seal of a segment that has ended, all of which is synced. One that there is no space for, or whose
     /// batches are not all sound, gets none.
     pub(crate) fn seal(&self) -> Result<()> {
