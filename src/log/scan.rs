@@ -159,7 +159,10 @@ impl<'a> Scan<'a> {
         let (recovery, noted) = (self.recovery, self.evidence);
         let found = self.found;
         let synced = recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point);
-        let unsynced = recovery.slot.map_or(first, |_| super::read::floor(&found.segments, synced).min(first));
+        // What lies beside a segment that nobody sealed may not be synced either.
+        let unsealed = found.segments.iter().position(|segment| !segment.is_sealed()).unwrap_or(first);
+        let floor = super::read::floor(&found.segments, synced).min(unsealed);
+        let unsynced = recovery.slot.map_or(first, |_| floor.min(first));
         for segment in &found.segments[unsynced..first] {
             sync(segment)?;
         }

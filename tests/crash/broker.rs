@@ -275,7 +275,7 @@ pub(crate) fn crashes(level: Durability) {
         let report = explore(workload(replay.seed), check, &ExploreConfig::new(replay.seed).replay(replay));
         return report.assert_sound();
     }
-    let mut budget = Budget::of(2);
+    let mut budget = Budget::of(2, 60);
     let mut points = 0;
     while !budget.left().is_zero() {
         let seed = budget.seed;
@@ -303,7 +303,7 @@ fn a_process_crash_broker_survives_crashes() {
 #[test]
 fn a_failing_operation_costs_a_broker_nothing_that_was_promised() {
     TOTAL.part(|| {
-        let mut budget = Budget::of(2);
+        let mut budget = Budget::of(2, 16);
         while !budget.left().is_zero() {
             let seed = budget.seed;
             let level = if seed.is_multiple_of(2) { Durability::ProcessCrash } else { Durability::PowerLoss };
