@@ -225,6 +225,12 @@ impl Partition {
         Self { broker, inner }
     }
 
+    /// The log itself, if some call has opened it.
+    #[cfg(feature = "testing")]
+    pub(crate) fn watched(&self) -> Option<&crate::log::Log> {
+        self.inner.watched()
+    }
+
     /// Topic and number.
     #[must_use]
     pub fn topic_partition(&self) -> &TopicPartition {

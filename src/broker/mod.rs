@@ -254,7 +254,7 @@ impl Inner {
         let found_clean = last_close == LastClose::InOrder;
         let root = options.root.as_path();
         let is_foreign = directory::drop_stale_state(&*storage, root, &catalog, &findings)?;
-        let state = StateFile::open_by(recovery, &*storage, &root.join(directory::STATE_FILE), &findings)?;
+        let state = StateFile::open_by(recovery, &storage, &root.join(directory::STATE_FILE), &findings)?;
         let checkpoints = directory::read_checkpoints(&*storage, root, found_clean, is_foreign)?;
         let known = directory::read_time(&*storage, root)?;
         let inner = Arc::new(Inner {

@@ -264,7 +264,7 @@ impl Log {
     /// What a log knows that stands alone.
     fn alone(storage: Arc<dyn Storage>, clock: &Arc<dyn Clock>, dir: &Path, config: &LogConfig) -> Result<LogContext> {
         let (findings, partition) = (Arc::<Findings>::default(), partition_of(dir));
-        let state = StateFile::open_by(config.recovery_policy, &*storage, &dir.join(STATE_FILE), &findings)?;
+        let state = StateFile::open_by(config.recovery_policy, &storage, &dir.join(STATE_FILE), &findings)?;
         let slot = state.slot(Uuid::ZERO, partition.partition());
         Ok(LogContext {
             boot_id: storage.boot_id(),

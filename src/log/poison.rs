@@ -18,6 +18,21 @@ pub(super) fn note_failed_opening(context: &LogContext, error: &Error) {
     }
 }
 
+/// For who judges what is promised.
+#[cfg(feature = "testing")]
+impl super::Log {
+    /// Whether an append was taken back because there was no space for it.
+    pub(crate) fn was_taken_back(&self, position: super::LogPosition) -> bool {
+        self.inner().check_cuts(position).is_err_and(|e| e.kind() == ErrorKind::StorageFull)
+    }
+
+    /// From where on a failed sync may have taken what survives a process crash.
+    pub(crate) fn doubted_from(&self) -> Option<crate::types::Offset> {
+        let inner = self.inner();
+        inner.in_doubt.load(Ordering::Acquire).then(|| inner.marks.frontier())
+    }
+}
+
 impl Inner {
     pub(super) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {

@@ -12,8 +12,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf, BufMut};
 use parking_lot::Mutex;
@@ -109,6 +109,14 @@ struct Shared {
     /// The latest begun sync that has succeeded.
     syncs_done: AtomicU64,
     poisoned: AtomicBool,
+    /// Held while syncing: of two at once the system would tell one that it failed.
+    syncing: Mutex<()>,
+    /// What was written, and where, since the last sync began.
+    unsynced: Mutex<HashMap<u64, [u8; COPY_LEN]>>,
+    /// Where the file is opened anew after a failed sync...
+    storage: OnceLock<Arc<dyn Storage>>,
+    /// ...for notes that no sync will cover.
+    anew: OnceLock<Arc<dyn File>>,
 }
 
 #[derive(Debug, Default)]
@@ -161,6 +169,10 @@ impl StateFile {
             syncs_begun: AtomicU64::new(0),
             syncs_done: AtomicU64::new(0),
             poisoned: AtomicBool::new(false),
+            syncing: Mutex::default(),
+            unsynced: Mutex::default(),
+            storage: OnceLock::new(),
+            anew: OnceLock::new(),
         });
         let table = read_slots(&shared).map_err(|e| Error::io("cannot read the state file", path, e))?;
         if !table.slots.is_empty() {
@@ -173,10 +185,16 @@ impl StateFile {
     /// [`open`](Self::open); under [`RecoveryPolicy::Salvage`] a file that is damaged is set aside, and another begun.
     pub(crate) fn open_by(
         policy: RecoveryPolicy,
-        storage: &dyn Storage,
+        storage: &Arc<dyn Storage>,
         path: &Path,
         findings: &Findings,
     ) -> Result<Self> {
+        let opened = Self::open_or_begin(policy, &**storage, path, findings)?;
+        opened.shared.storage.get_or_init(|| Arc::clone(storage));
+        Ok(opened)
+    }
+
+    fn open_or_begin(policy: RecoveryPolicy, storage: &dyn Storage, path: &Path, findings: &Findings) -> Result<Self> {
         let damage = match Self::open(storage, path) {
             Err(e) if e.kind() == ErrorKind::Corrupt && policy == RecoveryPolicy::Salvage => e,
             opened => return opened,
@@ -239,6 +257,7 @@ impl StateFile {
         let Some(slot) = table.slots.get(&(topic_id, partition)).map(Arc::clone) else { return Ok(()) };
         let mut content = slot.content.lock();
         if content.sequences != [0; 2] {
+            self.shared.check_poison()?;
             slot.write(&mut content, None)?;
         }
         content.freed = true;
@@ -264,11 +283,15 @@ impl StateSlot {
         self.content.lock().state
     }
 
-    /// Hands a new state to the operating system; it is durable after the next sync.
+    /// Hands a new state to the operating system; it is durable after the next sync. Where one has failed, nothing
+    /// but the note of a log that failed too is taken: it is for the next opening in this boot.
     pub(crate) fn store(&self, state: &SlotState) -> Result<()> {
         let mut content = self.content.lock();
         if content.freed {
             return Err(Error::new(ErrorKind::TopicDeleted, "the partition's state was freed with its topic"));
+        }
+        if !state.poisoned {
+            self.shared.check_poison()?;
         }
         self.write(&mut content, Some(state))?;
         content.state = Some(*state);
@@ -281,7 +304,6 @@ impl StateSlot {
     }
 
     fn write(&self, content: &mut Content, state: Option<&SlotState>) -> Result<()> {
-        self.shared.check_poison()?;
         let synced = self.shared.syncs_done.load(Ordering::SeqCst) > content.written_at;
         let target = content.target(synced);
         let sequence = content.sequences.iter().max().map_or(1, |newest| newest.saturating_add(1));
@@ -289,7 +311,7 @@ impl StateSlot {
         let position = HEADER_LEN + self.index * SLOT_LEN as u64 + (target * COPY_LEN) as u64;
         // A write that fails may leave anything.
         content.sequences[target] = 0;
-        let written = self.shared.file.write_all_at(&bytes, position);
+        let written = self.shared.write(position, bytes);
         written.map_err(|e| Error::io("cannot write the state of a partition", &self.shared.path, e))?;
         content.sequences[target] = sequence;
         content.written_at = self.shared.syncs_begun.load(Ordering::SeqCst);
@@ -321,15 +343,43 @@ impl Shared {
         Ok(())
     }
 
+    fn write(&self, position: u64, bytes: [u8; COPY_LEN]) -> io::Result<()> {
+        let mut unsynced = self.unsynced.lock();
+        unsynced.insert(position, bytes);
+        self.anew.get().unwrap_or(&self.file).write_all_at(&bytes, position)
+    }
+
     fn sync(&self) -> Result<()> {
+        let before = self.syncs_begun.load(Ordering::SeqCst);
+        let _one = self.syncing.lock();
         self.check_poison()?;
+        if self.syncs_done.load(Ordering::SeqCst) > before {
+            // Another one began after the call.
+            return Ok(());
+        }
         let number = self.syncs_begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let unsynced = std::mem::take(&mut *self.unsynced.lock());
         if let Err(e) = self.file.sync_data() {
             self.poisoned.store(true, Ordering::SeqCst);
+            self.write_again(unsynced);
             return Err(Error::new(ErrorKind::Indeterminate, "cannot sync the state file").path(&self.path).source(e));
         }
         self.syncs_done.fetch_max(number, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// After a failed sync the cache may hold what the disk does, an older state. The next opening in this boot finds
+    /// these instead: which offsets were given out, which logs failed.
+    fn write_again(&self, mut copies: HashMap<u64, [u8; COPY_LEN]>) {
+        let mut later = self.unsynced.lock();
+        copies.extend(later.drain());
+        // Where this fails as well there is nowhere to note it.
+        let opened = self.storage.get().and_then(|storage| storage.open(&self.path, OpenMode::Write).ok());
+        let Some(file) = opened else { return };
+        let file = self.anew.get_or_init(|| file);
+        for (position, bytes) in copies {
+            drop(file.write_all_at(&bytes, position));
+        }
     }
 }
 
@@ -500,7 +550,8 @@ fn decode_copy(copy: &[u8]) -> Option<DecodedCopy> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::MemoryStorage;
+    use crate::storage::{MemoryStorage, PooledStorage};
+    use crate::testing::{AfterFailedSync, Choice, Errno, Fault, Operation, Repeat, SimStorage};
 
     const PATH: &str = "thalweg.state";
 
@@ -614,6 +665,34 @@ mod tests {
             content.sequences = sequences;
             assert_eq!(content.target(synced), target, "{sequences:?}, synced {synced}");
         }
+    }
+
+    /// A system may drop what it could not sync, and show what the disk has.
+    #[test]
+    fn after_a_failed_sync_the_next_opening_in_this_boot_finds_what_was_stored() {
+        let disk = SimStorage::new();
+        disk.after_failed_sync(AfterFailedSync::DropsToOld);
+        let storage: Arc<dyn Storage> = Arc::new(PooledStorage::new(Arc::new(disk.clone()), 10));
+        let reopen = |storage: &Arc<dyn Storage>| {
+            let policy = RecoveryPolicy::Degraded;
+            StateFile::open_by(policy, storage, Path::new(PATH), &Findings::default()).unwrap()
+        };
+        let file = reopen(&storage);
+        let (one, two) = (file.slot(topic(1), 0.into()), file.slot(topic(2), 0.into()));
+        one.store(&state(1)).unwrap();
+        two.store(&state(1)).unwrap();
+        one.sync().unwrap();
+        one.store(&state(2)).unwrap();
+        disk.add_fault(Fault::new(Errno::Io, Repeat::Forever).on(Operation::Sync));
+        assert_eq!(one.sync().unwrap_err().kind(), ErrorKind::Indeterminate);
+        let refused = two.store(&state(2)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Poisoned);
+        assert!(refused.to_string().contains("close and open again"), "{refused}");
+        two.store(&state(9)).expect("that its log failed, too, is noted");
+        disk.mend();
+        let again = reopen(&(Arc::new(disk.crash(Choice::ProcessCrash)) as Arc<dyn Storage>));
+        assert_eq!(again.slot(topic(1), 0.into()).load(), Some(state(2)));
+        assert_eq!(again.slot(topic(2), 0.into()).load(), Some(state(9)));
     }
 
     #[test]

@@ -5,13 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use parking_lot::Mutex;
+
 use super::expected::{Content, Entered, Expected, LogEvent};
 use super::history::{Entry, History};
 use super::sim::SimStorage;
 use crate::broker::{Broker, BrokerBuilder, Partition, Topic};
 use crate::error::Result;
 use crate::finding::FindingKind;
-use crate::log::Appended;
+use crate::log::{Appended, Log};
 use crate::topic::TopicConfig;
 use crate::topic::name::CONSUMER_OFFSETS;
 use crate::types::{Durability, Offset, Start, TopicPartition, Uuid};
@@ -41,6 +43,8 @@ pub enum BrokerEvent {
     Committing(String, Uuid, i32, Offset),
     /// See `Committing`; at the level of the topic that holds it.
     Committed(String, Uuid, i32, Offset, Durability),
+    /// A sync failed: what groups committed below the level that survives loss of power may be gone.
+    CommitsInDoubt,
     /// These topics, and these offsets of groups, were found by somebody who may tell others.
     Found(BTreeMap<Uuid, String>, BTreeMap<(String, Uuid, i32), Offset>),
     /// The broker was closed in order: everything is on the device.
@@ -73,6 +77,10 @@ pub struct WatchedBroker {
     broker: Broker,
     disk: SimStorage,
     history: History<BrokerEvent>,
+    /// Appends that may be taken back yet.
+    staged: Mutex<Vec<(Partition, Appended)>>,
+    /// Partitions of which no sync has failed.
+    sound: Mutex<Vec<Partition>>,
 }
 
 impl WatchedBroker {
@@ -88,7 +96,8 @@ impl WatchedBroker {
         options: impl FnOnce(BrokerBuilder) -> BrokerBuilder,
     ) -> Result<Self> {
         let broker = options(Broker::builder(root).storage(disk.clone()).manual()).open()?;
-        Ok(Self { broker, disk: disk.clone(), history: history.clone() })
+        let (staged, sound) = Default::default();
+        Ok(Self { broker, disk: disk.clone(), history: history.clone(), staged, sound })
     }
 
     /// The broker itself, for what need not be watched.
@@ -98,12 +107,43 @@ impl WatchedBroker {
     }
 
     fn note(&self, event: BrokerEvent) {
+        self.note_taken();
         self.history.note(&self.disk, event);
     }
 
     fn note_of(&self, partition: &Partition, event: LogEvent) {
-        let number = partition.topic_partition().partition().get();
-        self.note(BrokerEvent::Log(partition.topic_id(), number, event));
+        self.note(of_log(partition, event));
+    }
+
+    /// Notes what a disk that is full or fails took meanwhile, before more is promised.
+    fn note_taken(&self) {
+        let note = |event| self.history.note(&self.disk, event);
+        self.staged.lock().retain(|(partition, appended)| {
+            let is_gone = partition.watched().is_some_and(|log| log.was_taken_back(appended.position));
+            if is_gone {
+                note(of_log(partition, LogEvent::TakenBack(appended.base_offset..appended.last_offset.next())));
+            }
+            !is_gone
+        });
+        self.sound.lock().retain(|partition| {
+            let Some(from) = partition.watched().and_then(Log::doubted_from) else { return true };
+            note(match partition.topic_partition().topic() {
+                CONSUMER_OFFSETS => BrokerEvent::CommitsInDoubt,
+                _ => of_log(partition, LogEvent::InDoubt(from)),
+            });
+            false
+        });
+    }
+
+    /// Looks at a partition from now on.
+    fn watch(&self, partition: &Partition) {
+        let mut sound = self.sound.lock();
+        let is_it = |known: &Partition| {
+            (known.topic_id(), known.topic_partition()) == (partition.topic_id(), partition.topic_partition())
+        };
+        if !sound.iter().any(is_it) {
+            sound.push(partition.clone());
+        }
     }
 
     /// Makes a topic.
@@ -149,6 +189,7 @@ impl WatchedBroker {
         self.note_appending(partition, &values)?;
         let appended = partition.append_records(values)?;
         self.note_of(partition, LogEvent::Appended(appended.base_offset));
+        self.staged.lock().push((partition.clone(), appended));
         Ok(appended)
     }
 
@@ -157,6 +198,7 @@ impl WatchedBroker {
     /// # Errors
     /// As [`Partition::offsets`].
     pub fn note_appending(&self, partition: &Partition, values: &[&str]) -> Result<()> {
+        self.watch(partition);
         let batch = partition.offsets()?.end;
         let content = |value: &&str| Content::Value(Some(value.as_bytes().into()));
         let entered = |value| Entered { batch: batch.get(), producer: None, content: content(value) };
@@ -222,7 +264,9 @@ impl WatchedBroker {
             self.note(BrokerEvent::Committing(group.to_owned(), topic.id(), *number, *end));
         }
         self.broker.consumer_group(group).reset([topic.name()], Start::Latest)?;
-        let level = self.broker.topic(CONSUMER_OFFSETS).open()?.partition(0)?.durability();
+        let offsets = self.broker.topic(CONSUMER_OFFSETS).open()?.partition(0)?;
+        let level = offsets.durability();
+        self.watch(&offsets);
         for (number, end) in ends {
             self.note(BrokerEvent::Committed(group.to_owned(), topic.id(), number, end, level));
         }
@@ -263,7 +307,9 @@ impl WatchedBroker {
             let end = partition.offsets()?.end;
             ends.push((partition, end));
         }
-        self.broker.close()?;
+        let closed = self.broker.close();
+        self.note_taken();
+        closed?;
         for (partition, end) in ends {
             self.note_of(&partition, LogEvent::Acknowledged(end, Durability::PowerLoss));
         }
@@ -354,6 +400,10 @@ pub fn check_broker(
         .check_findings(|kind| matches!(kind, FindingKind::OpenTransaction | FindingKind::Leftover))
         .map_err(|wrong| format!("a second opening, after a close, still {wrong}"))?;
     broker.close().map_err(at("does not close again"))
+}
+
+fn of_log(partition: &Partition, event: LogEvent) -> BrokerEvent {
+    BrokerEvent::Log(partition.topic_id(), partition.topic_partition().partition().get(), event)
 }
 
 /// What a history says of one partition.
@@ -448,6 +498,9 @@ impl ExpectedTopics {
                 let commits = self.commits.entry((group.clone(), *id, *number)).or_default();
                 commits.weak = *level < Durability::PowerLoss;
                 commits.settle(Some(*at));
+            }
+            BrokerEvent::CommitsInDoubt => {
+                self.commits.values_mut().for_each(|commits| commits.now.extend(commits.before.clone()));
             }
             BrokerEvent::Found(topics, commits) => {
                 for id in std::mem::take(&mut self.there).into_keys() {

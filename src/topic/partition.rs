@@ -318,6 +318,12 @@ impl Partition {
         })
     }
 
+    /// The log if some call has opened it, whatever became of it since.
+    #[cfg(feature = "testing")]
+    pub(crate) fn watched(&self) -> Option<&Log> {
+        self.log.get()
+    }
+
     /// The log if some call has opened it already.
     fn opened(&self) -> Option<&Log> {
         self.log.get().filter(|_| self.check_alive().is_ok())
