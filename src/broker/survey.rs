@@ -13,7 +13,7 @@ use super::{Inner, directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
 use crate::log::{PARTITION_METADATA, decode_partition_metadata, encode_partition_metadata, is_seal};
-use crate::storage::{EntryKind, read_file, replace_file};
+use crate::storage::{EntryKind, read_file, replace_file, tmp_path};
 use crate::topic::catalog::{Elsewhere, TopicImage};
 use crate::topic::{Checkpoint, name};
 use crate::types::{Offset, PartitionId, TopicPartition, Uuid};
@@ -112,6 +112,11 @@ impl Inner {
                 let finding = Finding::new(FindingKind::Damaged, error.to_string()).partition(name.clone());
                 self.context.findings.add(finding.path(path.join(PARTITION_METADATA)));
             }
+            // The topic was made, was to have its first record and was deleted, and the power went in between.
+            (None, Ok(None)) if self.was_never_a_log(&path)? => {
+                survey.cleared.insert(name.to_string());
+                return self.finish_deletion(&path);
+            }
             (None, _) => self.leftover(&path, "belongs to no topic of the catalog: Kafka would rename it to -stray"),
         }
         // Kafka makes a directory and its first segment together: without one the log is as gone as without both.
@@ -145,6 +150,14 @@ impl Inner {
         Ok(files.iter().any(|file| file.name.ends_with(".log")))
     }
 
+    /// Whether nothing is in a directory but what making a partition's directory begins with.
+    fn was_never_a_log(&self, dir: &Path) -> Result<bool> {
+        let listed = self.context.storage.list(dir);
+        let files = listed.map_err(|e| Error::io("cannot list a partition's directory", dir, e))?;
+        let begun = tmp_path(Path::new(PARTITION_METADATA));
+        Ok(files.iter().all(|file| Path::new(&file.name) == begun))
+    }
+
     fn leftover(&self, path: &Path, what: &str) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         self.context.findings.add(Finding::new(FindingKind::Leftover, format!("{name} {what}")).path(path));
@@ -156,10 +169,11 @@ impl Inner {
             self.leftover(dir, "belongs to a topic that was deleted");
             return Ok(());
         }
-        match directory::set_aside(&*self.context.storage, dir, "delete")? {
-            Some(aside) => self.remove_deleted(&aside),
-            None => Ok(()),
-        }
+        let (storage, root) = (&*self.context.storage, &*self.context.root);
+        let Some(aside) = directory::set_aside(storage, dir, "delete")? else { return Ok(()) };
+        // Under its old name it must not come back without the file that says whose it was.
+        storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))?;
+        self.remove_deleted(&aside)
     }
 
     fn remove_deleted(&self, dir: &Path) -> Result<()> {

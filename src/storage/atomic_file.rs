@@ -54,7 +54,8 @@ pub(crate) fn read_file(storage: &dyn Storage, path: &Path, max_len: u64) -> Res
     Ok(Some(bytes))
 }
 
-fn tmp_path(path: &Path) -> PathBuf {
+/// Where the new file is until it is whole.
+pub(crate) fn tmp_path(path: &Path) -> PathBuf {
     let mut tmp = OsString::from(path);
     tmp.push(".tmp");
     tmp.into()

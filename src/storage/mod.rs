@@ -24,7 +24,7 @@ mod overlay;
 mod pool;
 mod reserve;
 
-pub(crate) use atomic_file::{place_file, read_file, replace_file};
+pub(crate) use atomic_file::{place_file, read_file, replace_file, tmp_path};
 #[cfg(any(test, feature = "testing"))]
 pub use conformance::storage_conformance;
 pub use disk::DiskStorage;

@@ -222,7 +222,14 @@ impl Log {
         let partition = partition.map_err(|e| e.to_string())?;
         let offsets = partition.offsets().map_err(|e| e.to_string())?;
         let (start, end) = (offsets.log_start.get(), offsets.end.get());
-        if start < self.start || start > self.start_max.max(self.start) {
+        let survives = |level| match death {
+            Death::Process => level >= Durability::ProcessCrash,
+            Death::Machine => level == Durability::PowerLoss,
+        };
+        // Above what was lost in order, where the first segment begins that is there.
+        let allowed = self.start_max.max(self.start);
+        let keeps_to = |offset: i64| !self.known.range(allowed..offset).any(|(_, known)| survives(known.level));
+        if start < self.start || (start > allowed && !keeps_to(start)) {
             return Err(format!("begins at {start}, was at {} and at most {}", self.start, self.start_max));
         }
         (self.start, self.start_max) = (start, start);
@@ -239,10 +246,6 @@ impl Log {
                 return Err(format!("offset {offset} comes twice"));
             }
         }
-        let survives = |level| match death {
-            Death::Process => level >= Durability::ProcessCrash,
-            Death::Machine => level == Durability::PowerLoss,
-        };
         for (offset, known) in &mut self.known {
             match found.get(offset) {
                 Some(id) if *id != known.id => {

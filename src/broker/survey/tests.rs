@@ -165,6 +165,7 @@ fn what_belongs_to_no_topic_is_reported_and_kept() {
     let hex = "0123456789abcdef0123456789abcdef";
     let names = [format!("t-0.{hex}-stray"), format!("t-0.{hex}-future"), "gone-0".into(), "t-7".into(), "x".into()];
     names.iter().for_each(|name| dir.make(name));
+    ["gone-0", "t-7"].iter().for_each(|name| dir.write(&format!("{name}/00000000000000000000.log"), b""));
     dir.make(&format!("t-0.{hex}-delete"));
     let broker = dir.open();
     assert_eq!(kinds(&broker), [FindingKind::Leftover; 5]);
@@ -321,4 +322,20 @@ fn an_open_that_fails_half_way_is_made_up_for() {
     let broker = dir.open();
     assert_eq!(kinds(&broker), [FindingKind::Rebuilt]);
     assert!(dir.has("t-0/partition.metadata"));
+}
+
+#[test]
+fn a_directory_that_was_begun_for_a_topic_that_is_gone_is_removed() {
+    let dir = Dir::with_topic(1);
+    dir.make("begun-0");
+    dir.make("begun-1");
+    dir.write("begun-1/partition.metadata.tmp", b"version: 0");
+    dir.make("photos-2025");
+    dir.write("photos-2025/beach.jpeg", b"x");
+    let broker = dir.open();
+    assert_eq!(kinds(&broker), [FindingKind::Leftover]);
+    assert!(message(&broker, FindingKind::Leftover).contains("photos-2025"));
+    assert!(!dir.has("begun-0") && !dir.has("begun-1") && dir.has("photos-2025/beach.jpeg"));
+    broker.close().unwrap();
+    assert_eq!(kinds(&dir.open()), [FindingKind::Leftover]);
 }
