@@ -17,8 +17,10 @@ use crate::types::{Offset, Timestamp, TopicPartition, Uuid};
 
 /// Our own state of all partitions; a name that Kafka ignores.
 pub(super) const STATE_FILE: &str = "thalweg.state";
-/// What the catalog looked like when we last had the directory; every start of a stock broker changes that.
+/// What the catalog looked like when we last had the directory; every start of a stock broker changes that. Two lines:
+/// `version: N`, which version 0 did not have, and the catalog's stamp.
 const LAST_EPOCH: &str = "thalweg.epoch";
+const LAST_EPOCH_VERSION: u32 = 1;
 /// The time at the last checkpoint, of a clock that jumps do not move: version and milliseconds, a line each.
 const LAST_TIME: &str = "thalweg.clock";
 const LAST_TIME_VERSION: u32 = 0;
@@ -26,6 +28,9 @@ const LOCK: &str = ".lock";
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 pub(super) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+
+/// What is longer is none of our notes, of whatever version.
+const NOTE_BYTES_MAX: u64 = 4096;
 
 /// A checkpoint line is under 300 bytes: this is a million partitions.
 const CHECKPOINT_BYTES_MAX: u64 = 300 << 20;
@@ -161,8 +166,7 @@ pub(super) fn drop_stale_state(
     catalog: &Catalog,
     findings: &Findings,
 ) -> Result<bool> {
-    let last = read_file(storage, &root.join(LAST_EPOCH), 64)?.and_then(|bytes| String::from_utf8(bytes).ok());
-    if catalog.goes_on_from(last.unwrap_or_default().trim_end()) {
+    if read_stamp(storage, root)?.is_some_and(|(_, last)| catalog.goes_on_from(&last)) {
         return Ok(false);
     }
     let state = root.join(STATE_FILE);
@@ -178,6 +182,33 @@ pub(super) fn drop_stale_state(
     Ok(true)
 }
 
+/// The version of `thalweg.epoch` and the stamp in it; `None` where there is none that can be read.
+fn read_stamp(storage: &dyn Storage, root: &Path) -> Result<Option<(u32, String)>> {
+    let Some(text) = read_note(storage, root, LAST_EPOCH)? else { return Ok(None) };
+    let Some(rest) = text.strip_prefix("version: ") else { return Ok(Some((0, text.trim_end().to_owned()))) };
+    let (version, stamp) = rest.split_once('\n').unwrap_or((rest, ""));
+    let Ok(version) = version.parse() else { return Ok(None) };
+    check_version(root, LAST_EPOCH, version, LAST_EPOCH_VERSION)?;
+    Ok(Some((version, stamp.trim_end().to_owned())))
+}
+
+/// A small text of our own; `None` where there is none, or something else.
+fn read_note(storage: &dyn Storage, root: &Path, name: &str) -> Result<Option<String>> {
+    match read_file(storage, &root.join(name), NOTE_BYTES_MAX) {
+        Err(e) if e.kind() == ErrorKind::TooLarge => Ok(None),
+        read => Ok(read?.and_then(|bytes| String::from_utf8(bytes).ok())),
+    }
+}
+
+fn check_version(root: &Path, name: &str, version: u32, newest: u32) -> Result<()> {
+    if version <= newest {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unsupported, format!("{name} has version {version}, this release reads up to {newest}"))
+        .path(root.join(name))
+        .remedy("open the directory with the release that wrote it"))
+}
+
 /// Whether we were here before.
 pub(super) fn was_visited(storage: &dyn Storage, root: &Path) -> bool {
     storage.metadata(&root.join(LAST_EPOCH)).is_ok()
@@ -186,28 +217,23 @@ pub(super) fn was_visited(storage: &dyn Storage, root: &Path) -> bool {
 /// Notes that the directory is ours as the catalog is now: after all that is done once because another program
 /// had it, so that the next open does what a crash kept this one from.
 pub(super) fn note_visit(storage: &dyn Storage, root: &Path, catalog: &Catalog) -> Result<()> {
-    let (note, now) = (root.join(LAST_EPOCH), format!("{}\n", catalog.stamp()));
-    match read_file(storage, &note, 64)?.is_some_and(|last| last == now.as_bytes()) {
+    let now = catalog.stamp();
+    match read_stamp(storage, root)?.is_some_and(|last| last == (LAST_EPOCH_VERSION, now.clone())) {
         true => Ok(()),
-        false => replace_file(storage, &note, now.as_bytes()),
+        false => replace_file(storage, &root.join(LAST_EPOCH), encode_stamp(&now).as_bytes()),
     }
+}
+
+fn encode_stamp(stamp: &str) -> String {
+    format!("version: {LAST_EPOCH_VERSION}\n{stamp}\n")
 }
 
 /// A time that had passed when the directory was last in use, where that is known.
 pub(super) fn read_time(storage: &dyn Storage, root: &Path) -> Result<Option<Timestamp>> {
-    let path = root.join(LAST_TIME);
-    let text = match read_file(storage, &path, 64) {
-        Err(e) if e.kind() == ErrorKind::TooLarge => None,
-        read => read?.and_then(|bytes| String::from_utf8(bytes).ok()),
-    };
-    let mut lines = text.as_deref().unwrap_or_default().lines();
-    let version = lines.next().and_then(|line| line.parse().ok()).unwrap_or(LAST_TIME_VERSION);
-    if version > LAST_TIME_VERSION {
-        let why = format!("{LAST_TIME} has version {version}, this release reads up to {LAST_TIME_VERSION}");
-        return Err(Error::new(ErrorKind::Unsupported, why)
-            .path(path)
-            .remedy("open the directory with the release that wrote it"));
-    }
+    let text = read_note(storage, root, LAST_TIME)?.unwrap_or_default();
+    let mut lines = text.lines();
+    let Some(Ok(version)) = lines.next().map(str::parse) else { return Ok(None) };
+    check_version(root, LAST_TIME, version, LAST_TIME_VERSION)?;
     Ok(lines.next().and_then(|line| line.parse().ok()).map(Timestamp::new))
 }
 
@@ -248,6 +274,51 @@ mod tests {
         assert!(is_deleted_dir(&format!("a.b-7.{hex}-delete")));
         for name in [&format!("a-7.{hex}-stray"), &format!("a.{hex}-delete"), "a-7.0123-delete", "to-delete", "a-7"] {
             assert!(!is_deleted_dir(name), "{name}");
+        }
+    }
+
+    fn with_note(name: &str, bytes: &[u8]) -> MemoryStorage {
+        let storage = MemoryStorage::new();
+        replace_file(&storage, Path::new(name), bytes).unwrap();
+        storage
+    }
+
+    /// What each version of these files looked like, for ever readable.
+    #[test]
+    fn golden_notes_of_all_versions_are_read() {
+        let root = Path::new("");
+        let epochs: [(u32, &[u8], &str); 3] = [
+            (0, include_bytes!("../../tests/data/private/epoch-v0.txt"), "7"),
+            (0, include_bytes!("../../tests/data/private/epoch-v0-directories.txt"), "directories 0a1b2c3d"),
+            (1, include_bytes!("../../tests/data/private/epoch-v1.txt"), "7"),
+        ];
+        for (version, golden, stamp) in epochs {
+            let found = read_stamp(&with_note(LAST_EPOCH, golden), root).unwrap();
+            assert_eq!(found, Some((version, stamp.to_owned())));
+        }
+        assert_eq!(encode_stamp("7").as_bytes(), epochs[2].1);
+        let golden = include_bytes!("../../tests/data/private/clock-v0.txt");
+        let time = Timestamp::new(1_700_000_000_000);
+        assert_eq!(read_time(&with_note(LAST_TIME, golden), root).unwrap(), Some(time));
+        let written = MemoryStorage::new();
+        write_time(&written, root, time).unwrap();
+        assert_eq!(read_file(&written, Path::new(LAST_TIME), 100).unwrap().unwrap(), golden);
+    }
+
+    #[test]
+    fn notes_of_a_later_release_are_refused_and_what_is_none_is_passed_over() {
+        let root = Path::new("");
+        let refused = [
+            read_stamp(&with_note(LAST_EPOCH, b"version: 2\nsomething else\n"), root).unwrap_err(),
+            read_time(&with_note(LAST_TIME, b"1\n2\n"), root).unwrap_err(),
+        ];
+        for (error, words) in refused.iter().zip(["version 2, this release reads up to 1", "version 1, this release"]) {
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        for none in [&[0xff; 10][..], &[b'7'; 5000], b"version: x\n7\n"] {
+            assert_eq!(read_stamp(&with_note(LAST_EPOCH, none), root).unwrap(), None);
+            assert_eq!(read_time(&with_note(LAST_TIME, none), root).unwrap(), None);
         }
     }
 

@@ -148,8 +148,6 @@ pub(crate) struct Outside {
 pub struct Log {
     /// Another one after each [`reopen`](Self::reopen).
     inner: ArcSwap<Inner>,
-    /// What the first opening found.
-    report: LogRecovery,
     /// Held by a log that stands alone.
     lock: Mutex<Option<Box<dyn Lock>>>,
     /// The same.
@@ -286,8 +284,7 @@ impl Log {
     /// Opens a log as part of something larger. The directory is made at the first append.
     pub(crate) fn open_in(context: LogContext, dir: &Path, config: LogConfig) -> Result<Log> {
         let inner = Inner::open(context, dir, config)?;
-        let report = inner.report.clone();
-        Ok(Log { inner: ArcSwap::from_pointee(inner), report, lock: Mutex::new(None), reserve: None })
+        Ok(Log { inner: ArcSwap::from_pointee(inner), lock: Mutex::new(None), reserve: None })
     }
 
     fn inner(&self) -> arc_swap::Guard<Arc<Inner>> {
@@ -525,14 +522,15 @@ impl Log {
     /// Applies a changed configuration to appends from now on. How the log is read and recovered stays as it is.
     pub fn configure(&self, config: LogConfig) {
         let inner = self.inner();
-        let kept = inner.config.load().recovery_policy;
-        inner.config.store(Arc::new(config.recovery_policy(kept)));
+        let kept = inner.config.load();
+        let config = config.recovery_policy(kept.recovery_policy).read_mode(kept.read_mode).verify(kept.verify);
+        inner.config.store(Arc::new(config));
     }
 
-    /// What opening the log found and did.
+    /// What the last opening of the log found and did, be it a [`reopen`](Self::reopen).
     #[must_use]
-    pub fn recovery(&self) -> &LogRecovery {
-        &self.report
+    pub fn recovery(&self) -> LogRecovery {
+        self.inner().report.clone()
     }
 
     /// No leader may append in an epoch below. It is above all epochs in the log after offsets were left out because

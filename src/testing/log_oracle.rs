@@ -280,7 +280,7 @@ impl WatchedLog {
 pub fn check_log(disk: &SimStorage, history: &History<LogEvent>, dir: &Path, config: &LogConfig) -> Result<(), String> {
     let at = |what: &'static str| move |e: crate::error::Error| format!("{what}: {e}");
     let log = WatchedLog::open(disk, history, dir, config.clone()).map_err(at("does not open after the crash"))?;
-    let recovery = log.log.recovery().clone();
+    let recovery = log.log.recovery();
     let told = |wrong: String| format!("{wrong}; recovery said {recovery:?}");
     if !recovery.damaged.is_empty() {
         return Err(told("a crash was taken for rot".to_owned()));
@@ -295,7 +295,7 @@ pub fn check_log(disk: &SimStorage, history: &History<LogEvent>, dir: &Path, con
     log.close().map_err(at("does not close after the crash"))?;
     drop(log);
     let log = WatchedLog::open(disk, history, dir, config.clone()).map_err(at("does not open again"))?;
-    check_second(log.log.recovery()).map_err(told)?;
+    check_second(&log.log.recovery()).map_err(told)?;
     log.verify().map_err(|wrong| told(format!("after closing and opening: {wrong}")))?;
     log.close().map_err(at("does not close again"))
 }

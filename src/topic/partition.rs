@@ -500,7 +500,7 @@ impl Partition {
     /// What the last opening of the log found and did, or why it failed; `None` while nobody has opened it.
     pub(crate) fn recovery(&self) -> Option<Result<LogRecovery>> {
         match self.log.get() {
-            Some(log) => Some(Ok(log.recovery().clone())),
+            Some(log) => Some(Ok(log.recovery())),
             None => self.unopened.load().as_deref().map(|why| Err(why.clone())),
         }
     }

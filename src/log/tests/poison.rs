@@ -78,6 +78,28 @@ fn a_poisoned_log_is_mended_on_the_same_handle() {
     }
 }
 
+/// A broker changes a log's settings without a word about how it is read.
+#[test]
+fn a_reopened_log_is_read_as_before_and_says_what_the_reopening_found() {
+    use crate::types::{ReadMode, Verify};
+    let disk = disk();
+    let config = LogConfig::default().read_mode(ReadMode::Mapped).verify(Verify::Once);
+    let clock = ManualClock::new(Timestamp::new(T));
+    let log = Log::open_on(Arc::new(disk.clone()), Arc::new(clock), DIR, config).unwrap();
+    log.configure(LogConfig::default().segment_bytes(1 << 20));
+    assert_eq!(log.recovery().rows, [RecoveryRow::Fresh]);
+    fail_syncs(&disk, AfterFailedSync::KeepsNew, Repeat::Once);
+    let appended = log.append_records(["in doubt"]).unwrap();
+    log.wait(appended.position, Durability::PowerLoss).unwrap_err();
+    disk.mend();
+    let found = log.reopen().unwrap();
+    assert!(!found.rows.contains(&RecoveryRow::Fresh), "{found}");
+    assert_eq!(log.recovery(), found);
+    let inner = log.inner();
+    assert_eq!((inner.home.read_mode, inner.home.verify), (ReadMode::Mapped, Verify::Once));
+    assert_eq!(inner.config.load().segment_bytes, 1 << 20);
+}
+
 #[test]
 fn a_log_on_a_disk_that_still_fails_stays_poisoned() {
     let disk = disk();
