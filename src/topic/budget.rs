@@ -158,7 +158,7 @@ impl Budget {
         let Some(host) = partition.host() else { return Err(self.full(partition, bytes)) };
         let mut candidates = host.partitions(self.topic.as_deref());
         candidates.retain(|candidate| candidate.may_drop());
-        let (mut failed, mut is_settled) = (None, false);
+        let (mut failed, mut settled) = (None, None);
         while !self.has_room(bytes) {
             let mut oldest: Option<(Timestamp, usize)> = None;
             for (at, candidate) in candidates.iter().enumerate() {
@@ -169,13 +169,14 @@ impl Budget {
                 }
             }
             let Some((_, at)) = oldest else {
-                if is_settled {
+                let now = (self.sum.bytes(), self.sum.freed().count());
+                if settled == Some(now) {
                     let full = self.full(partition, bytes);
                     return Err(failed.into_iter().fold(full, Error::source));
                 }
-                // What was appended a moment ago may not be visible yet.
-                is_settled = true;
-                failed = candidates.iter().find_map(|candidate| candidate.settle().err());
+                // What was appended a moment ago, be it since the last look, may not be visible yet.
+                settled = Some(now);
+                failed = candidates.iter().find_map(|candidate| candidate.sync().err());
                 continue;
             };
             if let Err(error) = candidates[at].drop_oldest() {

@@ -466,6 +466,11 @@ impl Partition {
         })
     }
 
+    /// Makes everything that was appended so far visible, also what a thread is just coming back from.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.on_log(Log::sync)
+    }
+
     /// Syncs a log that is not synced with every append, when `flush.ms` has passed since it last was.
     pub(crate) fn flush_if_due(&self, now: Duration) -> Result<()> {
         let (Some(interval), Some(log)) = (self.settings.load().flush_interval, self.opened()) else { return Ok(()) };

@@ -248,6 +248,25 @@ fn threads_pass_a_budget_by_one_batch_each_at_most() {
 }
 
 #[test]
+fn several_who_drop_the_oldest_at_once_are_all_served() {
+    for _ in 0..10 {
+        let broker = memory().manual().byte_budget(KIB, OnFull::DropOldest).open().unwrap();
+        let orders = create(&broker, "orders");
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let partition = orders.partition(0).unwrap();
+                    for number in 0..300 {
+                        // Not visible before somebody waits, and so not to be dropped.
+                        partition.append_records([value(number)]).unwrap();
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn what_is_held_is_counted_again_at_open() {
     let dir = tempfile::tempdir().unwrap();
     let open = |budget| {
