@@ -1,6 +1,7 @@
 //! The broker's promises on topics, directories and readers; groups and producers test their own.
 
 mod budget;
+mod failing;
 mod overlap;
 
 use std::path::Path;

@@ -380,11 +380,14 @@ impl Catalog {
         let log = writer.log()?;
         let appended = log.append_replica(batch)?;
         if let Err(error) = log.wait(appended.position, Durability::PowerLoss) {
-            // For want of space nothing was written: a later change may find some.
-            if error.kind() != ErrorKind::StorageFull {
-                writer.read_only = Some(error.clone());
+            if error.kind() == ErrorKind::StorageFull {
+                // Nothing was written: a later change may find space.
+                return Err(error);
             }
-            return Err(error);
+            let remedy = "mend the disk, then close the broker and open it again";
+            let message = "an earlier write or sync of the catalog failed, so it takes no more changes";
+            writer.read_only = Some(Error::new(ErrorKind::Poisoned, message).source(error.clone()).remedy(remedy));
+            return Err(error.remedy(remedy));
         }
         writer.since_snapshot += batch.size_bytes() as u64;
         Ok(changed)
