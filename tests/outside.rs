@@ -1,5 +1,6 @@
 //! What others do to a directory while it is open: files that shrink or go away under a reader, and a second opening by
 //! another name. Errors with a kind and a place, and never a panic or a signal.
+#![allow(clippy::disallowed_methods, reason = "these tests are the others")]
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::*;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::storage::{DiskStorage, OpenMode, Storage};
-use crate::testing::SimStorage;
+use crate::testing::{Choice, Errno, Fault, Operation, Repeat, SimStorage};
 use crate::topic::TopicConfig;
 use crate::types::{Durability, Isolation, Offset, Start, Timestamp};
 

@@ -1,7 +1,6 @@
 //! A file system that turns read-only, or whose directories cannot be synced, under an open broker.
 
 use super::*;
-use crate::testing::{Choice, Errno, Fault, Operation, Repeat};
 
 fn open(disk: &SimStorage) -> Broker {
     let clock = ManualClock::new(Timestamp::new(1_700_000_000_000));
