@@ -37,8 +37,8 @@ pub(super) struct Writer {
     pub(super) unsynced: Vec<Arc<Segment>>,
     /// How many bytes that may be.
     pub(super) unsynced_bytes: u64,
-    /// Names in the partition's directory are not durable yet...
-    pub(super) new_names: bool,
+    /// Names in the partition's directory that are not durable yet...
+    pub(super) names: Names,
     /// ...nor is the directory's own.
     pub(super) new_dir: bool,
     pub(super) epochs_changed: bool,
@@ -55,6 +55,28 @@ pub(super) struct Writer {
     /// The producer snapshot that is being synced.
     pub(super) held_snapshot: Offset,
     pub(super) gather: Gather,
+}
+
+/// Counts what changed names in a directory, and how much of that is durable.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Names {
+    made: u64,
+    synced: u64,
+}
+
+impl Names {
+    pub(super) fn note(&mut self, is_new: bool) {
+        self.made += u64::from(is_new);
+    }
+
+    fn are_new(self) -> bool {
+        self.made > self.synced
+    }
+
+    /// Says that a sync has covered what `seen` counts.
+    fn set_synced(&mut self, seen: Self) {
+        self.synced = self.synced.max(seen.made);
+    }
 }
 
 /// The writer lock. When it is let go, those who wait for a commit are told.
@@ -231,7 +253,8 @@ impl Inner {
                 self.sync_written(writer)?;
             }
         }
-        writer.new_names |= group.segment.create_files(&mut writer.prepared)?;
+        let is_new = group.segment.create_files(&mut writer.prepared)?;
+        writer.names.note(is_new);
         if let Some(seal) = group.seals.take() {
             // The rest is for maintenance to do; where nobody calls that, it is not put off for ever.
             writer.sealed.push(seal);
@@ -303,24 +326,26 @@ impl Inner {
             Err(e) if e.kind() == ErrorKind::StorageFull => {}
             written => written?,
         }
-        self.sync_names(writer.new_names, writer.new_dir)?;
+        let names = writer.names;
+        self.sync_names(names, writer.new_dir)?;
         writer.unsynced.clear();
         writer.unsynced_bytes = 0;
-        (writer.new_names, writer.new_dir) = (false, false);
+        writer.new_dir &= !names.are_new();
+        writer.names.set_synced(names);
         writer.gather.served(&self.waiters);
         self.marks.set_frontier(written);
         self.publish(written);
         Ok(())
     }
 
-    fn sync_names(&self, new_names: bool, new_dir: bool) -> Result<()> {
+    fn sync_names(&self, names: Names, new_dir: bool) -> Result<()> {
         let sync =
             |dir: &std::path::Path| self.context.storage.sync_dir(dir).map_err(|e| self.in_doubt(e, dir.to_path_buf()));
-        if new_names && !is_on(Mutant::DirectoryNotSynced) {
+        if names.are_new() && !is_on(Mutant::DirectoryNotSynced) {
             sync(&self.home.dir)?;
         }
         match self.home.dir.parent() {
-            Some(parent) if new_names && new_dir => sync(parent),
+            Some(parent) if names.are_new() && new_dir => sync(parent),
             _ => Ok(()),
         }
     }
@@ -332,19 +357,23 @@ impl Inner {
         let synced = self.place_epochs(&mut writer);
         let segments: Vec<_> = writer.unsynced.iter().map(|s| (Arc::clone(s), s.written())).collect();
         let (era, written) = (self.era(), self.marks.written());
-        let (new_names, new_dir) = (std::mem::take(&mut writer.new_names), std::mem::take(&mut writer.new_dir));
+        // Whoever syncs beside this must not take them for durable.
+        let (names, new_dir) = (writer.names, writer.new_dir);
         drop(writer);
         // Oldest first: a power cut then takes nothing from before what it leaves.
         let sync =
             |segment: &Segment| segment.file()?.sync_data().map_err(|e| self.in_doubt(e, segment.path(FileKind::Log)));
         let synced = synced
             .and_then(|()| segments.iter().try_for_each(|(segment, _)| sync(segment)))
-            .and_then(|()| self.sync_names(new_names, new_dir));
+            .and_then(|()| self.sync_names(names, new_dir));
         let mut writer = self.writer();
         if let Err(error) = synced {
             self.poison(&error);
             return Err(error);
         }
+        writer.names.set_synced(names);
+        // It is made once.
+        writer.new_dir &= !(new_dir && names.are_new());
         if era == self.era() {
             let is_done =
                 |s: &Arc<Segment>| segments.iter().any(|(synced, len)| Arc::ptr_eq(s, synced) && s.written() == *len);
@@ -362,7 +391,7 @@ impl Inner {
             let text = self.appender.lock().epochs.encode();
             place_file(&*self.context.storage, &self.home.dir.join(checkpoint::LEADER_EPOCHS), text.as_bytes())?;
             writer.epochs_changed = false;
-            writer.new_names = true;
+            writer.names.note(true);
         }
         Ok(())
     }
@@ -382,7 +411,8 @@ impl Inner {
             let text = checkpoint::encode_partition_metadata(id);
             place_file(&*self.context.storage, &dir.join(checkpoint::PARTITION_METADATA), text.as_bytes())?;
         }
-        (writer.has_dir, writer.new_dir, writer.new_names) = (true, true, true);
+        (writer.has_dir, writer.new_dir) = (true, true);
+        writer.names.note(true);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod gaps;
 mod notes;
 mod poison;
 mod policies;
+mod races;
 mod reads;
 mod rolls;
 mod room;

@@ -254,7 +254,8 @@ impl Inner {
             let emptied =
                 std::mem::replace(&mut segment, Arc::new(Segment::new(self.home.clone(), end, self.index_sizes())));
             emptied.remove_files()?;
-            writer.new_names |= segment.create_files(&mut None)?;
+            let is_new = segment.create_files(&mut None)?;
+            writer.names.note(is_new);
             kept.push(Arc::clone(&segment));
         }
         self.forget_missing(end)?;

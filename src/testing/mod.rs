@@ -30,5 +30,5 @@ pub use explore::{CrashFailure, ExploreConfig, ExploreReport, explore};
 pub use fuzzing::{from_hex, fuzz, fuzz_targets, read_fields};
 pub use history::{Entry, History, Replay};
 pub use log_oracle::{WatchedLog, check_log};
-pub use sim::{AfterFailedSync, Choice, Errno, Fault, NoChoice, Operation, Repeat, SimStorage};
+pub use sim::{AfterFailedSync, Choice, Errno, Fault, Hold, NoChoice, Operation, Repeat, SimStorage};
 pub use sweep::{SweepConfig, SweepFailure, SweepReport, sweep_errors};

@@ -7,6 +7,7 @@
 mod choice;
 mod disk;
 mod fault;
+mod hold;
 mod luck;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,8 @@ pub use choice::{Choice, NoChoice};
 pub use disk::AfterFailedSync;
 use disk::{Disk, Found, Id};
 pub use fault::{Errno, Fault, Operation, Repeat};
+use hold::Held;
+pub use hold::Hold;
 pub(super) use luck::Luck;
 
 /// No more than this is shown of what a lock's holder left.
@@ -52,6 +55,7 @@ const HOLDER_BYTES_MAX: usize = 1024;
 #[derive(Clone)]
 pub struct SimStorage {
     sim: Arc<Mutex<Sim>>,
+    holds: Arc<Mutex<Vec<Arc<Held>>>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -136,7 +140,7 @@ impl SimStorage {
             moments: None,
             trace: Vec::new(),
         };
-        Self { sim: Arc::new(Mutex::new(sim)), clock }
+        Self { sim: Arc::new(Mutex::new(sim)), holds: Arc::default(), clock }
     }
 
     fn after(disk: &Disk, choice: Choice, operations: u64, clock: Arc<dyn Clock>) -> Self {
@@ -572,6 +576,7 @@ impl File for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.disk.stop_where_held(&self.path);
         let mut sim = self.disk.sim.lock();
         if let Err(error) = sim.begin(Operation::Sync, &self.path, &self.disk.clock) {
             let (then, mut luck) = (sim.after_failed_sync, Luck::new(sim.operations));

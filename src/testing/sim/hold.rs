@@ -1,0 +1,78 @@
+//! Syncs that wait until they are let go, so that a test can do something else meanwhile.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::SimStorage;
+
+/// The next sync of a file whose path has something in it waits for as long as this lives.
+#[derive(Debug)]
+#[must_use = "dropping it lets the sync go"]
+pub struct Hold(Arc<Held>);
+
+/// What one hold and the sync that it stops have in common.
+#[derive(Debug)]
+pub(super) struct Held {
+    part: String,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Awaited,
+    Waiting,
+    Over,
+}
+
+impl Hold {
+    /// Blocks until the sync is there, and waits.
+    pub fn wait_for_sync(&self) {
+        let mut state = self.0.state.lock();
+        while *state == State::Awaited {
+            self.0.changed.wait(&mut state);
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        *self.0.state.lock() = State::Over;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Held {
+    fn stop(&self) {
+        let mut state = self.state.lock();
+        if *state == State::Awaited {
+            *state = State::Waiting;
+            self.changed.notify_all();
+        }
+        while *state == State::Waiting {
+            self.changed.wait(&mut state);
+        }
+    }
+}
+
+impl SimStorage {
+    /// Has the next sync of a file whose path contains `part` wait before it does anything, until the answer is
+    /// dropped. Other operations go on meanwhile, other syncs of that file included.
+    pub fn hold_sync(&self, part: &str) -> Hold {
+        let held = Held { part: part.to_owned(), state: Mutex::new(State::Awaited), changed: Condvar::new() };
+        let held = Arc::new(held);
+        self.holds.lock().push(Arc::clone(&held));
+        Hold(held)
+    }
+
+    pub(super) fn stop_where_held(&self, path: &Path) {
+        let held = {
+            let mut holds = self.holds.lock();
+            let path = path.to_string_lossy();
+            holds.iter().position(|held| path.contains(&held.part)).map(|at| holds.remove(at))
+        };
+        held.iter().for_each(|held| held.stop());
+    }
+}
