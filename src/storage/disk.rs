@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::syncs::Syncs;
 use super::{DirEntry, EntryKind, File, Lock, Map, Metadata, OpenMode, Storage};
 
 mod lock;
@@ -63,7 +64,7 @@ impl Storage for DiskStorage {
         if !kind.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file"));
         }
-        Ok(Arc::new(DiskFile(file)))
+        Ok(Arc::new(DiskFile::new(file)))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -145,35 +146,44 @@ fn entry_kind(kind: fs::FileType) -> EntryKind {
 }
 
 #[derive(Debug)]
-struct DiskFile(RawFile);
+struct DiskFile {
+    raw: RawFile,
+    syncs: Syncs,
+}
+
+impl DiskFile {
+    fn new(raw: RawFile) -> Self {
+        Self { raw, syncs: Syncs::default() }
+    }
+}
 
 impl File for DiskFile {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
-        platform::read_at(&self.0, buf, position)
+        platform::read_at(&self.raw, buf, position)
     }
 
     fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize> {
-        platform::write_at(&self.0, buf, position)
+        platform::write_at(&self.raw, buf, position)
     }
 
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
-        platform::write_vectored_at(&self.0, bufs, position)
+        platform::write_vectored_at(&self.raw, bufs, position)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.syncs.run(|| self.raw.sync_data())
     }
 
     fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
-        platform::allocate(&self.0, position, len)
+        platform::allocate(&self.raw, position, len)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.raw.set_len(len)
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.raw.metadata()?.len())
     }
 
     fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
@@ -188,7 +198,7 @@ impl File for DiskFile {
         // never cuts them. The limits: another process that ignores the directory lock can still change
         // the file, and a media error or a cut under the map ends the process with SIGBUS. The trait's
         // contract says so, and mapped reads are opt-in.
-        let map = unsafe { memmap2::MmapOptions::new().len(len).map(&self.0)? };
+        let map = unsafe { memmap2::MmapOptions::new().len(len).map(&self.raw)? };
         Ok(Box::new(DiskMap(map)))
     }
 }

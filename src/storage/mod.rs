@@ -23,6 +23,7 @@ mod memory;
 mod overlay;
 mod pool;
 mod reserve;
+mod syncs;
 
 pub(crate) use atomic_file::{place_file, read_file, replace_file, tmp_path};
 #[cfg(any(test, feature = "testing"))]
@@ -152,7 +153,8 @@ pub trait File: Send + Sync + fmt::Debug {
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize>;
 
     /// Makes the bytes and the length durable (`fdatasync`; `F_FULLFSYNC` on Apple systems). After a
-    /// failure the file's unsynced bytes are in doubt for good: never call it again to mend that.
+    /// failure the file's unsynced bytes are in doubt for good: never call it again to mend that. Of two calls at once
+    /// neither may answer `Ok` where the system told the failure to the other.
     fn sync_data(&self) -> io::Result<()>;
 
     /// Reserves space for `len` bytes from `position` without changing the file's length; `Unsupported`

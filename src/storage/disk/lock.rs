@@ -75,9 +75,9 @@ pub(super) fn take(path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
             });
         };
         let Some(identity) = platform::identity_if_at(&file, path)? else { continue };
-        let file = DiskFile(file);
+        let file = DiskFile::new(file);
         write_holder(&file, holder)?;
-        return Ok(hold(&mut held, identity, file.0, Some(holder.to_owned())));
+        return Ok(hold(&mut held, identity, file.raw, Some(holder.to_owned())));
     }
     Err(refusal("another process", "which keeps replacing the lock file"))
 }
