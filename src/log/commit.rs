@@ -321,11 +321,7 @@ impl Inner {
         for segment in writer.unsynced.iter().filter(|_| !is_on(Mutant::AcknowledgedUnsynced)) {
             segment.file()?.sync_data().map_err(|e| self.in_doubt(e, segment.path(FileKind::Log)))?;
         }
-        match self.place_epochs(writer) {
-            // No batch of a new epoch waits for it: what it says too much is ignored.
-            Err(e) if e.kind() == ErrorKind::StorageFull => {}
-            written => written?,
-        }
+        self.place_epochs_if_room(writer)?;
         let names = writer.names;
         self.sync_names(names, writer.new_dir)?;
         writer.unsynced.clear();
@@ -354,7 +350,7 @@ impl Inner {
     pub(super) fn sync_behind(&self) -> Result<()> {
         let mut writer = self.writer();
         self.write_and_sync(&mut writer, false)?;
-        let synced = self.place_epochs(&mut writer);
+        let synced = self.place_epochs_if_room(&mut writer);
         let segments: Vec<_> = writer.unsynced.iter().map(|s| (Arc::clone(s), s.written())).collect();
         let (era, written) = (self.era(), self.marks.written());
         // Whoever syncs beside this must not take them for durable.
@@ -394,6 +390,14 @@ impl Inner {
             writer.names.note(true);
         }
         Ok(())
+    }
+
+    fn place_epochs_if_room(&self, writer: &mut Writer) -> Result<()> {
+        match self.place_epochs(writer) {
+            // No batch of a new epoch waits for it: what it says too much is ignored.
+            Err(e) if e.kind() == ErrorKind::StorageFull => Ok(()),
+            placed => placed,
+        }
     }
 
     /// Makes the partition's directory with its `partition.metadata`, at the first append.

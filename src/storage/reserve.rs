@@ -80,10 +80,11 @@ impl Reserve {
     }
 }
 
-/// Whether it is where records are appended.
+/// Whether it is where records are appended, or will be under another name.
 fn holds_records(path: &Path) -> bool {
     let in_catalog = path.parent().is_some_and(|dir| dir.ends_with("__cluster_metadata-0"));
-    path.extension().is_some_and(|extension| extension == "log") && !in_catalog
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    (name.ends_with(".log") || name.ends_with(".log.deleted")) && !in_catalog
 }
 
 impl Storage for ReservedStorage {

@@ -36,6 +36,20 @@ fn what_keeps_order_is_written_on_a_full_disk_and_records_are_not() {
 }
 
 #[test]
+fn a_file_that_is_to_hold_records_gets_nothing_either_under_any_name() {
+    let disk = SimStorage::new();
+    let storage = ReservedStorage::new(Arc::new(disk.clone()), Path::new(""), 100);
+    storage.fill();
+    let (next, log) = (Path::new("next.log.deleted"), Path::new("00000000000000000000.log"));
+    let records = storage.open(next, OpenMode::CreateNew).unwrap();
+    disk.limit_space(Some(100));
+    assert!(is_full(&records.write_all_at(b"record", 0).unwrap_err()));
+    storage.rename(next, log).unwrap();
+    assert!(is_full(&records.write_all_at(b"record", 0).unwrap_err()));
+    assert_eq!(disk.used_space(), 100);
+}
+
+#[test]
 fn it_is_a_storage_like_others() {
     crate::storage::storage_conformance(&|| {
         let storage = ReservedStorage::new(Arc::new(SimStorage::new()), Path::new("/elsewhere"), 100);

@@ -162,3 +162,37 @@ fn retention_of_everything_gives_space_back() {
     let left = Full { disk: full.disk.crash(Choice::ProcessCrash), dir: full.dir };
     assert_eq!(all(&left.open(small())), [(20, "value 20".to_owned())]);
 }
+
+#[test]
+fn a_disk_without_space_for_the_epochs_does_not_stop_a_log_that_syncs_behind() {
+    let full = Full::new();
+    let log = full.open(LogConfig::default().durability(Durability::ProcessCrash));
+    let wait = |appended: Appended| log.wait(appended.position, Durability::ProcessCrash);
+    wait(log.append_records(["zero"]).unwrap()).unwrap();
+    // Not even for what the reserve gives up.
+    full.disk.limit_space(Some(0));
+    assert!(is_refused(wait(log.append_records(["one"]).unwrap())));
+    log.sync().unwrap();
+    assert_eq!(log.offsets().frontier, 1);
+    full.no_room(false);
+    wait(log.append_records(["one"]).unwrap()).unwrap();
+    assert_eq!(all(&log), [(0, "zero".to_owned()), (1, "one".to_owned())]);
+}
+
+#[test]
+fn records_do_not_get_of_the_reserve_in_a_segment_that_was_prepared() {
+    let full = Full::new();
+    let log = full.open(small().durability(Durability::ProcessCrash));
+    while log.segment_count() < 2 {
+        put(&log, &["value"]);
+        log.run_maintenance().unwrap();
+    }
+    let reserve = full.dir.join("thalweg.reserve");
+    let held = || full.disk.metadata(&reserve).unwrap().len;
+    let before = held();
+    assert!(before > 0);
+    full.no_room(true);
+    let refused = log.append_records(["refused"]).unwrap();
+    assert!(is_refused(log.wait(refused.position, Durability::PowerLoss)));
+    assert_eq!(held(), before);
+}
