@@ -466,9 +466,13 @@ impl Inner {
         Ok(())
     }
 
-    /// Puts the state of a log in use into its slot.
+    /// Puts the state of a log in use into its slot. Once the log was closed or goes on as another one the slot is not
+    /// its own any more: who waited for the disk meanwhile has nothing to say.
     pub(super) fn note(&self) -> Result<()> {
         let reserved = self.reserved.lock();
+        if self.closed.load(Ordering::Acquire) || self.replaced.load(Ordering::Acquire) {
+            return Ok(());
+        }
         self.context.slot.as_ref().map_or(Ok(()), |slot| slot.store(&self.slot_state(false, *reserved)))
     }
 

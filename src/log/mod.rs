@@ -148,6 +148,8 @@ pub(crate) struct Outside {
 pub struct Log {
     /// Another one after each [`reopen`](Self::reopen).
     inner: ArcSwap<Inner>,
+    /// Held while another one takes over what was left in the last, and by who leaves something there.
+    succession: Mutex<()>,
     /// Held by a log that stands alone.
     lock: Mutex<Option<Box<dyn Lock>>>,
     /// The same.
@@ -191,8 +193,10 @@ struct Inner {
     unsynced_max: AtomicU32,
     /// What failed was a sync: what is cached above the frontier may not be on the disk.
     in_doubt: AtomicBool,
-    /// The log goes on in another one of these.
+    /// The log goes on in another one of these, which has the state slot. Set under `reserved`.
     replaced: AtomicBool,
+    /// Held while the file of the segment to come is made; before the writer lock.
+    preparing: Mutex<()>,
     /// The appender's epochs, for readers.
     epochs: ArcSwap<EpochCache>,
     epochs_proven: bool,
@@ -284,7 +288,12 @@ impl Log {
     /// Opens a log as part of something larger. The directory is made at the first append.
     pub(crate) fn open_in(context: LogContext, dir: &Path, config: LogConfig) -> Result<Log> {
         let inner = Inner::open(context, dir, config)?;
-        Ok(Log { inner: ArcSwap::from_pointee(inner), lock: Mutex::new(None), reserve: None })
+        Ok(Log {
+            inner: ArcSwap::from_pointee(inner),
+            succession: Mutex::default(),
+            lock: Mutex::new(None),
+            reserve: None,
+        })
     }
 
     fn inner(&self) -> arc_swap::Guard<Arc<Inner>> {
@@ -404,7 +413,7 @@ impl Log {
         loop {
             let inner = self.inner.load_full();
             let seen = inner.signal.count();
-            if inner.replaced.load(Ordering::Acquire) {
+            if !Arc::ptr_eq(&inner, &self.inner()) {
                 continue;
             }
             inner.check_open()?;
@@ -419,21 +428,13 @@ impl Log {
         }
     }
 
-    /// Has `signal` notified whenever more becomes readable, the log start moves, or the log closes; for as long as
-    /// the signal lives.
-    pub(crate) fn watch(&self, signal: &Arc<Signal>) {
-        let inner = self.inner();
-        let mut watchers = inner.watchers.lock();
-        watchers.retain(|watcher| watcher.strong_count() > 0);
-        watchers.push(Arc::downgrade(signal));
-        inner.watched.store(watchers.len(), Ordering::Release);
-    }
-
     /// Cuts the log back so that it ends at `to`; a batch that holds `to` goes whole, and the log then ends where
     /// that batch began.
     ///
     /// # Errors
-    /// [`ErrorKind::OffsetOutOfRange`] for a negative offset; [`ErrorKind::Io`]. Above the end there is nothing to do.
+    /// [`ErrorKind::OffsetOutOfRange`] for a negative offset, [`ErrorKind::Corrupt`] inside of damage: nothing was
+    /// changed. [`ErrorKind::Io`] when the disk refuses; the log is poisoned where it was half cut. What was appended
+    /// before is synced first: as [`Log::sync`]. Above the end there is nothing to do.
     pub fn truncate(&self, to: impl Into<Offset>) -> Result<()> {
         self.inner().truncate(to.into())
     }
@@ -519,14 +520,6 @@ impl Log {
         wants.load(Ordering::Acquire) && wants.swap(false, Ordering::AcqRel)
     }
 
-    /// Applies a changed configuration to appends from now on. How the log is read and recovered stays as it is.
-    pub fn configure(&self, config: LogConfig) {
-        let inner = self.inner();
-        let kept = inner.config.load();
-        let config = config.recovery_policy(kept.recovery_policy).read_mode(kept.read_mode).verify(kept.verify);
-        inner.config.store(Arc::new(config));
-    }
-
     /// What the last opening of the log found and did, be it a [`reopen`](Self::reopen).
     #[must_use]
     pub fn recovery(&self) -> LogRecovery {
@@ -563,42 +556,6 @@ impl Log {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.inner().segments.load().iter().map(|segment| segment.written()).sum()
-    }
-
-    /// Mends a log that a failed write or sync has poisoned, on the same handle: recovers what is there as an opening
-    /// does, and goes on. What proves itself above the frontier is written again and synced, since the cache may hold
-    /// what the disk does not; the rest is cut. Appends that waited stay [`ErrorKind::Indeterminate`]; no offset that
-    /// was acknowledged or shown is given to another record. Does nothing where nothing failed.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
-    /// use thalweg::{Durability, ErrorKind, Log, LogConfig};
-    /// let log = Log::open(dir.path().join("events-0"), LogConfig::default())?;
-    /// let appended = match log.append_records(["signed up"]) {
-    ///     Err(e) if e.kind() == ErrorKind::Poisoned => {
-    ///         log.reopen()?;
-    ///         log.append_records(["signed up"])?
-    ///     }
-    ///     appended => appended?,
-    /// };
-    /// log.wait(appended.position, Durability::PowerLoss)?;
-    /// # Ok::<(), thalweg::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Log::open`]: the disk still fails, and the log stays as it was. [`ErrorKind::Closed`].
-    pub fn reopen(&self) -> Result<LogRecovery> {
-        // A close waits.
-        let _open = self.lock.lock();
-        let old = self.inner.load_full();
-        let new = old.replacement()?;
-        let Some(new) = new else { return Ok(old.report.clone()) };
-        let report = new.report.clone();
-        self.inner.store(Arc::new(new));
-        old.replaced.store(true, Ordering::Release);
-        old.signal.notify();
-        self.inner().notify();
-        Ok(report)
     }
 
     /// Syncs everything, completes the files as Kafka expects them after a clean stop, and closes; later calls
@@ -719,6 +676,7 @@ impl Inner {
             unsynced_max: AtomicU32::new(noted.map_or(0, |slot| slot.unsynced_max)),
             in_doubt: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
+            preparing: Mutex::default(),
             lowest_epoch: AtomicI32::new(lowest_epoch.get()),
             epochs,
             epochs_proven: found.epochs_proven,

@@ -12,14 +12,80 @@ use crate::error::{Error, Result};
 use crate::segment::{FileKind, Segment};
 use crate::types::Offset;
 
-use super::Inner;
+use super::{Inner, Log, LogConfig, LogRecovery, Signal};
 
 /// Pages are no larger on the systems that we run on.
 const PAGE: u64 = 64 << 10;
 
+impl Log {
+    /// Has `signal` notified whenever more becomes readable, the log start moves, or the log closes; for as long as
+    /// the signal lives.
+    pub(crate) fn watch(&self, signal: &Arc<Signal>) {
+        let _succession = self.succession.lock();
+        let inner = self.inner();
+        let mut watchers = inner.watchers.lock();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(Arc::downgrade(signal));
+        inner.watched.store(watchers.len(), Ordering::Release);
+    }
+
+    /// Applies a changed configuration to appends from now on. How the log is read and recovered stays as it is.
+    pub fn configure(&self, config: LogConfig) {
+        let _succession = self.succession.lock();
+        let inner = self.inner();
+        let kept = inner.config.load();
+        let config = config.recovery_policy(kept.recovery_policy).read_mode(kept.read_mode).verify(kept.verify);
+        inner.config.store(Arc::new(config));
+    }
+
+    /// Mends a log that a failed write or sync has poisoned, on the same handle: recovers what is there as an opening
+    /// does, and goes on. What proves itself above the frontier is written again and synced, since the cache may hold
+    /// what the disk does not; the rest is cut. Appends that waited stay [`ErrorKind::Indeterminate`]; no offset that
+    /// was acknowledged or shown is given to another record. Does nothing where nothing failed.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+    /// use thalweg::{Durability, ErrorKind, Log, LogConfig};
+    /// let log = Log::open(dir.path().join("events-0"), LogConfig::default())?;
+    /// let appended = match log.append_records(["signed up"]) {
+    ///     Err(e) if e.kind() == ErrorKind::Poisoned => {
+    ///         log.reopen()?;
+    ///         log.append_records(["signed up"])?
+    ///     }
+    ///     appended => appended?,
+    /// };
+    /// log.wait(appended.position, Durability::PowerLoss)?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Log::open`]: the disk still fails, and the log stays as it was. [`ErrorKind::Closed`].
+    pub fn reopen(&self) -> Result<LogRecovery> {
+        // A close waits.
+        let _open = self.lock.lock();
+        let old = self.inner.load_full();
+        let new = old.replacement()?;
+        let Some(new) = new else { return Ok(old.report.clone()) };
+        let report = new.report.clone();
+        {
+            // What came while it was recovered comes along.
+            let _succession = self.succession.lock();
+            new.config.store(old.config.load_full());
+            let watchers = std::mem::take(&mut *old.watchers.lock());
+            new.watched.store(watchers.len(), Ordering::Release);
+            *new.watchers.lock() = watchers;
+            self.inner.store(Arc::new(new));
+        }
+        old.signal.notify();
+        self.inner().notify();
+        Ok(report)
+    }
+}
+
 impl Inner {
     /// What the log goes on as after a failure; `None` where there was none.
-    pub(super) fn replacement(&self) -> Result<Option<Self>> {
+    fn replacement(&self) -> Result<Option<Self>> {
+        let _preparing = self.preparing.lock();
         let _writer = self.writer();
         // Nobody stages or waits for long: the failure is told before.
         let _appender = self.appender.lock();
@@ -28,15 +94,23 @@ impl Inner {
         // Where it could not be stored before, the next lines must not go on without it.
         self.note()?;
         let config = (**self.config.load()).clone();
-        let mut new = Self::open(self.context.clone(), &self.home.dir, config)?;
+        // Whoever is in the middle of a sync still has something to note, and must not do it over the other's.
+        self.set_replaced(true);
+        let opened = Self::open(self.context.clone(), &self.home.dir, config);
+        let mut new = opened.inspect_err(|_| {
+            // What it synced in vain may be cached like what failed before.
+            self.in_doubt.store(true, Ordering::Release);
+            self.set_replaced(false);
+        })?;
         new.era = AtomicU64::new(self.era());
         new.cuts = std::mem::take(&mut *self.cuts.lock()).into();
         new.begin_era(self.marks.frontier(), failure);
-        let watchers = std::mem::take(&mut *self.watchers.lock());
-        new.watched = watchers.len().into();
-        new.watchers = watchers.into();
-        self.watched.store(0, Ordering::Release);
         Ok(Some(new))
+    }
+
+    fn set_replaced(&self, is_replaced: bool) {
+        let _notes = self.reserved.lock();
+        self.replaced.store(is_replaced, Ordering::Release);
     }
 }
 

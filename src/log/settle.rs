@@ -100,6 +100,8 @@ impl Inner {
 
     /// Makes the file of the next segment ahead of time, when the active one is half full.
     pub(super) fn prepare_next(&self) -> Result<()> {
+        // Two at once would work on one file. A close or a reopening waits: afterwards its name may be another's.
+        let Some(_preparing) = self.preparing.try_lock() else { return Ok(()) };
         let config = self.config.load();
         let begun = {
             let writer = self.writer();
@@ -114,11 +116,8 @@ impl Inner {
         };
         let room = if config.durability == Durability::PowerLoss { config.segment_bytes.into() } else { 0 };
         // Without it a roll takes longer, and that is all.
-        let Some(prepared) = begun.and_then(|begun| begun.finish(&self.home, room)) else { return Ok(()) };
-        let mut writer = self.writer();
-        match self.closed.load(Ordering::Acquire) || writer.prepared.is_some() {
-            true => prepared.remove(&self.home),
-            false => writer.prepared = Some(prepared),
+        if let Some(prepared) = begun.and_then(|begun| begun.finish(&self.home, room)) {
+            self.writer().prepared = Some(prepared);
         }
         Ok(())
     }
@@ -131,6 +130,7 @@ impl Inner {
     }
 
     pub(super) fn close(&self) -> Result<()> {
+        let _preparing = self.preparing.lock();
         let mut writer = self.writer();
         if self.closed.load(Ordering::Acquire) {
             return Ok(());

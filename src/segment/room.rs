@@ -108,15 +108,16 @@ impl Prepared {
     /// Makes the file; `None` where that fails.
     pub(crate) fn begin(home: &SegmentHome) -> Option<Self> {
         let path = home.dir.join("next.log.deleted");
-        let file = home.storage.open(&path, OpenMode::CreateIfAbsent).ok()?;
+        // One that was left over may still be open somewhere.
+        drop(home.storage.remove_file(&path));
+        let file = home.storage.open(&path, OpenMode::CreateNew).ok()?;
         Some(Self { file, path, len: 0 })
     }
 
     /// Fills it with zeros for a start, up to `limit` bytes, and syncs it; `None` where that fails: it is gone then.
     pub(crate) fn finish(mut self, home: &SegmentHome, limit: u64) -> Option<Self> {
         self.len = limit.min(ROOM_MAX);
-        let filled = self.file.set_len(0).and_then(|()| write_zeros(&*self.file, 0, self.len));
-        match filled.and_then(|()| self.file.sync_data()) {
+        match write_zeros(&*self.file, 0, self.len).and_then(|()| self.file.sync_data()) {
             Ok(()) => Some(self),
             Err(_) => {
                 self.remove(home);

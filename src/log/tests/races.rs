@@ -22,3 +22,107 @@ fn whoever_asks_for_more_while_a_log_syncs_behind_gets_the_names_as_well() {
     });
     assert_eq!(all(&left.open(LogConfig::default())), numbered(0..1));
 }
+
+#[test]
+fn one_file_is_prepared_at_a_time() {
+    let bed = Cuttable::new();
+    let log = bed.open(small());
+    let half = |log: &Log| log.inner().segments.load().last().is_some_and(|active| active.written() >= 200);
+    while !half(&log) {
+        put(&log, &["value"]);
+    }
+    let hold = bed.disk.hold_sync("next.log");
+    thread::scope(|scope| {
+        let preparing = scope.spawn(|| log.run_maintenance());
+        hold.wait_for_sync();
+        log.run_maintenance().unwrap();
+        let segments = log.segment_count();
+        while log.segment_count() == segments {
+            put(&log, &["value"]);
+        }
+        drop(hold);
+        preparing.join().unwrap().unwrap();
+    });
+    while log.segment_count() < 5 {
+        put(&log, &["value"]);
+    }
+    let told = all(&log);
+    drop(log);
+    assert_eq!(all(&bed.after_cut(0).open(small())), told);
+}
+
+/// A log whose maintenance waits for a sync of an index, and goes on after `meanwhile`.
+fn while_maintained(bed: &Cuttable, log: &Log, meanwhile: impl FnOnce()) {
+    fill(log, 0..12);
+    let hold = bed.disk.hold_sync(".index");
+    thread::scope(|scope| {
+        let maintaining = scope.spawn(|| log.run_maintenance());
+        hold.wait_for_sync();
+        meanwhile();
+        drop(hold);
+        drop(maintaining.join().unwrap());
+    });
+}
+
+#[test]
+fn what_was_in_the_middle_of_a_sync_leaves_the_state_of_a_reopened_log_alone() {
+    let bed = Cuttable::new();
+    let log = bed.open(small());
+    while_maintained(&bed, &log, || {
+        bed.disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path(".log"));
+        let refused = log.append_records(["refused"]).unwrap();
+        log.wait(refused.position, Durability::PowerLoss).unwrap_err();
+        log.reopen().unwrap();
+        log.advance_log_start(5).unwrap();
+    });
+    for seed in [0, 1] {
+        assert_eq!(bed.after_cut(seed).open(small()).offsets().log_start, 5);
+    }
+}
+
+#[test]
+fn what_was_in_the_middle_of_a_sync_leaves_the_state_of_a_closed_log_alone() {
+    let bed = Cuttable::new();
+    let log = bed.open(small());
+    while_maintained(&bed, &log, || log.close().unwrap());
+    assert_eq!(bed.open(small()).recovery().rows, [RecoveryRow::Clean]);
+}
+
+#[test]
+fn a_setting_that_is_changed_during_a_reopening_counts() {
+    let bed = Cuttable::new();
+    let log = bed.open(LogConfig::default());
+    bed.disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path(".log"));
+    let refused = log.append_records(["value 0"]).unwrap();
+    log.wait(refused.position, Durability::PowerLoss).unwrap_err();
+    let hold = bed.disk.hold_sync(".log");
+    let watcher = Arc::new(Signal::default());
+    thread::scope(|scope| {
+        let reopening = scope.spawn(|| log.reopen());
+        hold.wait_for_sync();
+        log.configure(small());
+        log.watch(&watcher);
+        drop(hold);
+        reopening.join().unwrap().unwrap();
+    });
+    assert_eq!(log.inner().config.load().segment_bytes, small().segment_bytes);
+    let seen = watcher.count();
+    put(&log, &["next"]);
+    assert!(watcher.count() > seen);
+}
+
+#[test]
+fn a_reopening_that_failed_in_a_sync_leaves_the_next_one_in_doubt() {
+    let bed = Cuttable::new();
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..1);
+    // A write that fails says nothing of what is cached.
+    bed.disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Write).path(".log"));
+    let refused = log.append_records(["refused"]).unwrap();
+    assert_eq!(log.wait(refused.position, Durability::PowerLoss).unwrap_err().kind(), ErrorKind::Io);
+    bed.disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path("t-0"));
+    log.reopen().unwrap_err();
+    assert!(log.inner().slot_state(false, Reserved::default()).poisoned);
+    log.reopen().unwrap();
+    put(&log, &["value 1"]);
+}
