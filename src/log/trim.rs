@@ -210,7 +210,21 @@ impl Inner {
         // What is cut from a transaction index must be right.
         let segments = self.segments.load_full();
         self.load_aborted(&segments[floor(&segments, to)])?;
-        let cut = self.cut(&mut writer, to);
+        self.mark_changed(&mut writer)?;
+        let mut appender = self.appender.lock();
+        let segments = self.segments.load_full();
+        let at = floor(&segments, to);
+        let place = place_of(&segments[at], to, self.marks.end())?;
+        if let Some(range) = place.damaged {
+            return Err(self
+                .error(ErrorKind::Corrupt, "cannot truncate inside of damage")
+                .offset(to)
+                .offsets(range)
+                .path(segments[at].path(FileKind::Log))
+                .remedy("truncate to where the damage begins or ends"));
+        }
+        let cut = self.cut(&mut writer, &mut appender, (&segments, at), (place.position, place.end));
+        drop(appender);
         if let Err(error) = &cut {
             self.poison(error);
         }
@@ -219,20 +233,15 @@ impl Inner {
         cut
     }
 
-    fn cut(&self, writer: &mut Writer, to: Offset) -> Result<()> {
-        self.mark_changed(writer)?;
-        let mut appender = self.appender.lock();
-        let segments = self.segments.load_full();
-        let at = floor(&segments, to);
+    /// Cuts the log in one of its segments, at a position where it then ends at `end`.
+    fn cut(
+        &self,
+        writer: &mut Writer,
+        appender: &mut Appender,
+        (segments, at): (&[Arc<Segment>], usize),
+        (position, end): (u64, Offset),
+    ) -> Result<()> {
         let mut segment = Arc::clone(&segments[at]);
-        let Place { position, end, damaged } = place_of(&segment, to, self.marks.end())?;
-        if let Some(range) = damaged {
-            return Err(self
-                .error(ErrorKind::Corrupt, "cannot truncate inside of damage")
-                .offset(to)
-                .offsets(range)
-                .path(segment.path(FileKind::Log)));
-        }
         // Marks before bytes: no reader may meet those that go.
         let what = "the log was truncated while an append waited";
         self.begin_era(end, self.error(ErrorKind::Indeterminate, what));
@@ -273,7 +282,7 @@ impl Inner {
         (appender.end, appender.active, appender.size) = (end, segment, position);
         appender.first_timestamp = None;
         appender.staged = Staged { epochs_changed: true, ..Staged::default() };
-        self.recount(&appender);
+        self.recount(appender);
         writer.sealed.retain(|seal| seal.next <= appender.active.base());
         // Of what was cut, no stock broker shall take up the producers.
         self.remove_old_snapshots(end)?;

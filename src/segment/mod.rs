@@ -409,8 +409,8 @@ impl Segment {
     }
 
     /// Cuts the segment to `position`, whose next batch would get offset `end`. The answer is the segment that goes
-    /// on: another one, over a copy of what stays, where a reader holds bytes of a map. Cutting the file under the
-    /// map would kill the process.
+    /// on: another one, over a copy of what stays, where readers may hold bytes of a map, be it one of an earlier
+    /// opening. Cutting the file under the map would kill the process.
     pub(crate) fn truncate(self: &Arc<Self>, position: u64, end: Offset) -> Result<Arc<Self>> {
         self.load_aborted()?;
         let sealing = self.removed.lock();
@@ -420,7 +420,8 @@ impl Segment {
         self.unproven.store(false, Ordering::Release);
         drop(sealing);
         let taken = self.view.take();
-        let kept = if taken.is_held() {
+        let may_be_held = self.home.read_mode == ReadMode::Mapped && position < self.written();
+        let kept = if may_be_held || taken.is_held() {
             self.copied(position)?
         } else {
             self.cut_file(position).map_err(|e| self.io_error("cannot truncate a segment", e))?;

@@ -540,3 +540,29 @@ fn messages_of_old_formats_are_kept_and_named() {
         assert_eq!(log.read(next, 100, Isolation::ReadCommitted).unwrap().next_offset(), next + 1);
     }
 }
+
+#[test]
+fn a_truncation_that_is_refused_changes_nothing() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    fill(&log, 0..3);
+    put(&log, &["a", "b", "c", "d"]);
+    fill(&log, 7..8);
+    let size = log.inner().segments.load()[0].written();
+    log.close().unwrap();
+    let len = bed.file("00000000000000000000.log").len() as u64;
+    assert_eq!(len, size);
+    // In the middle of the batch of four.
+    bed.overwrite("00000000000000000000.log", size * 3 / 4 - 10, b"????");
+    let log = bed.open(LogConfig::default());
+    let outcome_before = outcome(&log);
+    let damaged = *outcome_before.damaged.first().unwrap();
+    let error = log.truncate(damaged.0 + 1).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.at_offsets().map(|r| (r.start.get(), r.end.get()))),
+        (ErrorKind::Corrupt, Some(damaged))
+    );
+    assert_eq!(outcome(&log), outcome_before);
+    let next = log.offsets().end.get();
+    assert_eq!(put(&log, &["next"]).base_offset, next);
+}

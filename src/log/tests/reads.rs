@@ -295,6 +295,27 @@ fn held_bytes_outlive_a_truncation() {
     }
 }
 
+#[test]
+fn bytes_held_from_before_a_reopening_outlive_a_truncation() {
+    for close in [true, false] {
+        let (_scratch, bed) = disk();
+        let mut log = bed.open(mapped(small()));
+        fill(&log, 0..20);
+        let held: Vec<_> = (0..15).map(|n| bytes_at(&log, n)).collect();
+        let copies: Vec<_> = held.iter().map(|bytes| bytes.to_vec()).collect();
+        if close {
+            log.close().unwrap();
+            log = bed.open(mapped(small()));
+        } else {
+            log.inner().poison(&Error::new(ErrorKind::Io, "failed"));
+            log.reopen().unwrap();
+        }
+        log.truncate(2).unwrap();
+        assert_eq!(held, copies, "cut under the map");
+        assert_eq!(all(&log), numbered(0..2));
+    }
+}
+
 /// What stands where verified bytes stood is verified anew.
 #[test]
 fn a_truncation_forgets_what_was_verified() {
