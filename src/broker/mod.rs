@@ -346,7 +346,9 @@ impl Inner {
         keep(self.store_checkpoints());
         drop(checkpointing);
         keep(self.catalog.close());
-        if first.is_ok() && writable && !self.unsound.load(Ordering::Acquire) {
+        let is_sound =
+            !self.unsound.load(Ordering::Acquire) && !partitions.iter().any(|partition| partition.is_half_opened());
+        if first.is_ok() && writable && is_sound {
             // Last: from here on a stock broker trusts every file.
             first = directory::write_clean_shutdown(&*self.context.storage, &self.context.root);
         }

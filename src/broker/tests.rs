@@ -584,3 +584,23 @@ fn what_cannot_be_created_moves_no_directory() {
     assert_eq!(broker.topic("t").create().unwrap_err().kind(), ErrorKind::ReadOnly);
     assert!(storage.metadata(Path::new("/d/t-0")).is_ok());
 }
+
+#[test]
+fn a_future_is_served_beside_an_append_that_finds_no_space() {
+    let disk = SimStorage::new();
+    let broker = Broker::builder("/m").storage(disk.clone()).manual().open().unwrap();
+    let durability = Durability::ProcessCrash;
+    let topic = broker.topic("t").config(TopicConfig::new().durability(durability)).create().unwrap();
+    let partition = topic.partition(0).unwrap();
+    let first = partition.append_records(["first"]).unwrap();
+    partition.wait(first.position, durability).unwrap();
+    let future = partition.committed(first.position, Durability::PowerLoss).unwrap();
+    let refused = partition.append_records(["refused"]).unwrap();
+    disk.limit_space(Some(disk.used_space()));
+    broker.inner.background.settle_queued();
+    let told = partition.wait(refused.position, durability).unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::StorageFull);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let done = std::future::Future::poll(std::pin::pin!(future), &mut context);
+    assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+}

@@ -454,10 +454,9 @@ impl Partition {
         };
         let to_sync = self.to_sync.lock().take();
         self.on_log(|log| {
-            log.wait(newest, level)?;
-            if let Some(position) = to_sync {
-                log.wait(position, Durability::PowerLoss)?;
-            }
+            let settled = log.wait(newest, level);
+            // The newest may have found no space; what is before it is waited for all the same.
+            to_sync.map_or(Ok(()), |position| log.wait(position, Durability::PowerLoss)).and(settled)?;
             let offsets = log.offsets();
             if level < Durability::PowerLoss && offsets.end - offsets.frontier >= flush_messages {
                 return log.sync();
@@ -508,6 +507,12 @@ impl Partition {
             Some(log) => Some(Ok(log.recovery())),
             None => self.unopened.load().as_deref().map(|why| Err(why.clone())),
         }
+    }
+
+    /// Whether an opening failed half way, with files that were written and not synced. One that was refused changed
+    /// nothing.
+    pub(crate) fn is_half_opened(&self) -> bool {
+        self.log.get().is_none() && self.unopened.load().as_ref().is_some_and(|why| why.kind() != ErrorKind::Corrupt)
     }
 
     /// Lets the log finish what waits for nobody: sealed segments, files of deleted ones.

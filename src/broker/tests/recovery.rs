@@ -186,3 +186,34 @@ fn a_salvaging_broker_opens_what_can_be_opened_and_reads_past_damage() {
         }
     }
 }
+
+#[test]
+fn a_directory_is_not_called_clean_while_a_log_is_half_recovered() {
+    let disk = SimStorage::new();
+    let open = || {
+        let clock = ManualClock::new(Timestamp::new(1));
+        Broker::builder("/data").storage(disk.clone()).clock(clock).manual().open().unwrap()
+    };
+    let marker = Path::new("/data/.kafka_cleanshutdown");
+    let broker = open();
+    append(&broker.topic("orders").create().unwrap().partition(0).unwrap(), &["paid", "sent"]);
+    broker.close().unwrap();
+    disk.metadata(marker).unwrap();
+
+    let file = disk.open(Path::new("/data/orders-0/00000000000000000000.log"), OpenMode::Write).unwrap();
+    file.write_all_at(b"torn", file.len().unwrap()).unwrap();
+    let broker = open();
+    for operation in [Operation::Write, Operation::SetLen, Operation::Sync, Operation::SyncDir] {
+        disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(operation).path("orders-0"));
+    }
+    let partition = broker.topic("orders").open().unwrap().partition(0).unwrap();
+    assert_eq!(partition.offsets().unwrap_err().kind(), ErrorKind::Io);
+    disk.mend();
+    broker.close().unwrap();
+    assert!(disk.metadata(marker).is_err(), "a stock broker would skip recovery");
+
+    let broker = open();
+    assert_eq!(values(broker.topic("orders").open().unwrap().scan(Start::Earliest)), ["paid", "sent"]);
+    broker.close().unwrap();
+    disk.metadata(marker).unwrap();
+}
