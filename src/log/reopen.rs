@@ -40,8 +40,9 @@ impl Log {
 
     /// Mends a log that a failed write or sync has poisoned, on the same handle: recovers what is there as an opening
     /// does, and goes on. What proves itself above the frontier is written again and synced, since the cache may hold
-    /// what the disk does not; the rest is cut. Appends that waited stay [`ErrorKind::Indeterminate`]; no offset that
-    /// was acknowledged or shown is given to another record. Does nothing where nothing failed.
+    /// what the disk does not; the rest is cut. Appends that waited stay
+    /// [`ErrorKind::Indeterminate`](crate::ErrorKind::Indeterminate); no offset that was acknowledged or shown is given
+    /// to another record. Does nothing where nothing failed.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
@@ -59,7 +60,8 @@ impl Log {
     /// ```
     ///
     /// # Errors
-    /// As [`Log::open`]: the disk still fails, and the log stays as it was. [`ErrorKind::Closed`].
+    /// As [`Log::open`]: the disk still fails, and the log stays as it was.
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
     pub fn reopen(&self) -> Result<LogRecovery> {
         // A close waits.
         let _open = self.lock.lock();
