@@ -604,3 +604,16 @@ fn a_future_is_served_beside_an_append_that_finds_no_space() {
     let done = std::future::Future::poll(std::pin::pin!(future), &mut context);
     assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
 }
+
+#[test]
+fn a_future_of_less_than_the_topics_level_is_served_by_the_brokers_threads() {
+    let broker = Broker::builder("/m").storage(SimStorage::new()).manual().open().unwrap();
+    let partition = broker.topic("t").create().unwrap().partition(0).unwrap();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    for level in [Durability::None, Durability::ProcessCrash] {
+        let appended = partition.append_records(["x"]).unwrap();
+        let mut future = std::pin::pin!(partition.committed(appended.position, level).unwrap());
+        broker.inner.background.settle_queued();
+        assert!(std::future::Future::poll(future.as_mut(), &mut context).is_ready(), "{level:?}");
+    }
+}

@@ -128,8 +128,26 @@ impl Inner {
         self.is_at(position, level) || position.era != self.era() || self.check_waitable().is_err()
     }
 
+    /// The same as [`has_reached`](Self::has_reached) for who must not write or sync: `false` until the note that it takes
+    /// was made by somebody else.
+    pub(super) fn is_known_at(&self, position: LogPosition, level: Durability) -> Result<bool> {
+        let reached = self.is_at(position, level);
+        let is_volatile = self.marks.written() < position.end;
+        let is_noted = self.context.slot.is_none()
+            || self.marks.frontier() >= position.end
+            || self.covered.holds(position.end, is_volatile);
+        if level == Durability::None && is_noted {
+            self.told.fetch_max(position.end.get(), Ordering::SeqCst);
+        }
+        self.check_cuts(position)?;
+        if !(reached && is_noted) {
+            self.check_waitable()?;
+        }
+        Ok(reached && is_noted)
+    }
+
     /// Whether an append at `position` is as durable as `level` asks.
-    pub(super) fn has_reached(&self, position: LogPosition, level: Durability) -> Result<bool> {
+    fn has_reached(&self, position: LogPosition, level: Durability) -> Result<bool> {
         let reached = self.is_at(position, level);
         if level == Durability::None {
             // Before the look at the cuts: whoever cuts looks here after.
@@ -454,6 +472,10 @@ impl Inner {
         noted.map_err(|e| self.error(ErrorKind::Indeterminate, "cannot note which offsets are taken").source(e))?;
         slot.sync()?;
         *reserved = raised;
+        self.covered.set(raised);
+        drop(reserved);
+        // Futures leave the note to others.
+        self.signal.notify();
         Ok(())
     }
 

@@ -25,7 +25,7 @@ impl Future for Committed {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         loop {
             let seen = self.inner.signal.count();
-            match self.inner.has_reached(self.position, self.level) {
+            match self.inner.is_known_at(self.position, self.level) {
                 Ok(false) => {}
                 Ok(true) => return Poll::Ready(Ok(())),
                 Err(error) => return Poll::Ready(Err(error)),

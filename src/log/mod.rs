@@ -168,6 +168,7 @@ struct Inner {
     graveyard: Mutex<Vec<Arc<Segment>>>,
     /// Held while the state slot is written: a note must not overtake a newer one.
     reserved: Mutex<Reserved>,
+    covered: Covered,
     /// A truncation is under way, for the state slot.
     truncating: AtomicBool,
     /// Counts how often the end went back; what went then is in `cuts`.
@@ -213,6 +214,31 @@ struct Reserved {
     end: Offset,
     /// Even the death of the process can.
     volatile: bool,
+}
+
+/// What is reserved, for those who must not wait for a note of it.
+#[derive(Debug, Default)]
+struct Covered {
+    end: AtomicI64,
+    volatile_end: AtomicI64,
+}
+
+impl Covered {
+    fn by(reserved: Reserved) -> Self {
+        let covered = Self::default();
+        covered.set(reserved);
+        covered
+    }
+
+    fn set(&self, Reserved { end, volatile }: Reserved) {
+        self.volatile_end.store(if volatile { end.get() } else { 0 }, Ordering::Release);
+        self.end.store(end.get(), Ordering::Release);
+    }
+
+    fn holds(&self, end: Offset, volatile: bool) -> bool {
+        let noted = if volatile { &self.volatile_end } else { &self.end };
+        noted.load(Ordering::Acquire) >= end.get()
+    }
 }
 
 impl Log {
@@ -354,12 +380,13 @@ impl Log {
         Committed { inner: Arc::clone(&self.inner()), position, level }
     }
 
-    /// Whether an append has reached `level`, without waiting.
+    /// Whether an append has reached `level`, without waiting, writing or syncing. Below the level that survives loss of
+    /// power somebody must have noted first that its offsets are taken: who waits does, for many appends at once.
     ///
     /// # Errors
     /// As [`Log::wait`].
     pub fn is_committed(&self, position: LogPosition, level: Durability) -> Result<bool> {
-        self.inner().has_reached(position, level)
+        self.inner().is_known_at(position, level)
     }
 
     /// Reads whole batches from the one that holds `offset` on: about `max_bytes` of them, at least one. Empty at the
@@ -658,6 +685,7 @@ impl Inner {
             writer: Mutex::new(writer),
             segments: ArcSwap::from_pointee(found.segments),
             graveyard: Mutex::new(Vec::new()),
+            covered: Covered::by(found.reserved),
             reserved: Mutex::new(found.reserved),
             truncating: AtomicBool::new(false),
             era: AtomicU64::new(0),

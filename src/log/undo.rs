@@ -136,6 +136,7 @@ impl Inner {
         // A crash, too, goes on above.
         let mut reserved = self.reserved.lock();
         *reserved = Reserved { end: to, volatile: true };
+        self.covered.set(*reserved);
         drop(reserved);
         let seal = if a.size == 0 && !a.active.has_file() {
             let mut segments = Vec::clone(&self.segments.load());

@@ -5,7 +5,7 @@
 //! of groups, what a topic is. Invariants: no append carries an epoch above the catalog's; after
 //! `delete` or `close` no call reaches the log.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -149,8 +149,8 @@ pub(crate) struct Partition {
     queued: AtomicBool,
     /// The newest append, to be brought to the topic's level by somebody.
     newest: Mutex<Option<LogPosition>>,
-    /// The newest append of which a future waits for more than the topic's level.
-    to_sync: Mutex<Option<LogPosition>>,
+    /// The newest append of which a future waits for another level than the topic's, for each.
+    awaited: Mutex<BTreeMap<Durability, LogPosition>>,
     /// When the log was last synced because of `flush.ms`, in monotonic time.
     flushed: Mutex<Duration>,
 }
@@ -189,7 +189,7 @@ impl Partition {
             deleted: AtomicBool::new(false),
             queued: AtomicBool::new(false),
             newest: Mutex::new(None),
-            to_sync: Mutex::new(None),
+            awaited: Mutex::default(),
             flushed: Mutex::new(Duration::ZERO),
         }
     }
@@ -429,9 +429,10 @@ impl Partition {
     /// A future of the same; the broker's sync thread does the work.
     pub(crate) fn committed(self: &Arc<Self>, position: LogPosition, level: Durability) -> Result<Committed> {
         let committed = self.on_log(|log| Ok(log.committed(position, level)))?;
-        if level > self.level() {
-            let mut to_sync = self.to_sync.lock();
-            *to_sync = (*to_sync).max(Some(position));
+        if level != self.level() {
+            let mut awaited = self.awaited.lock();
+            let newest = awaited.entry(level).or_insert(position);
+            *newest = position.max(*newest);
         }
         self.queue(Urgency::Now);
         Ok(committed)
@@ -452,11 +453,15 @@ impl Partition {
             let settings = self.settings.load();
             (settings.durability, settings.flush_messages)
         };
-        let to_sync = self.to_sync.lock().take();
+        let awaited = std::mem::take(&mut *self.awaited.lock());
         self.on_log(|log| {
-            let settled = log.wait(newest, level);
-            // The newest may have found no space; what is before it is waited for all the same.
-            to_sync.map_or(Ok(()), |position| log.wait(position, Durability::PowerLoss)).and(settled)?;
+            // The weakest first. The newest may find no space; what is before it is waited for all the same.
+            let mut settled = Ok(());
+            for at in [Durability::None, Durability::ProcessCrash, Durability::PowerLoss] {
+                let position = awaited.get(&at).copied().max((at == level).then_some(newest));
+                settled = settled.and(position.map_or(Ok(()), |position| log.wait(position, at)));
+            }
+            settled?;
             let offsets = log.offsets();
             if level < Durability::PowerLoss && offsets.end - offsets.frontier >= flush_messages {
                 return log.sync();

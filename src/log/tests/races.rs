@@ -126,3 +126,23 @@ fn a_reopening_that_failed_in_a_sync_leaves_the_next_one_in_doubt() {
     log.reopen().unwrap();
     put(&log, &["value 1"]);
 }
+
+#[test]
+fn a_future_syncs_nothing_while_it_is_polled() {
+    let bed = Cuttable::new();
+    let log = bed.open(LogConfig::default());
+    let appended = log.append_records(["value 0"]).unwrap();
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    for level in [Durability::None, Durability::ProcessCrash] {
+        let mut future = std::pin::pin!(log.committed(appended.position, level));
+        let before = bed.disk.operations();
+        assert!(future.as_mut().poll(&mut context).is_pending());
+        assert!(!log.is_committed(appended.position, level).unwrap());
+        assert_eq!(bed.disk.operations(), before, "{level:?}");
+        log.wait(appended.position, level).unwrap();
+        assert!(matches!(future.as_mut().poll(&mut context), Poll::Ready(Ok(()))), "{level:?}");
+    }
+    // The note is good for many.
+    let next = log.append_records(["value 1"]).unwrap();
+    assert!(log.is_committed(next.position, Durability::None).unwrap());
+}
