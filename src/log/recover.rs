@@ -498,13 +498,10 @@ impl Recovery<'_> {
         Ok(points)
     }
 
-    /// What is known of the batches below `at`, inside of the segment that holds it; `None` where it does not prove
-    /// itself.
+    /// What is known of the batches below `at`, inside of the segment that holds the last of them; `None` where it does
+    /// not prove itself.
     pub(super) fn resume_at(&self, segments: &[Arc<Segment>], at: Offset) -> Result<Option<Latest>> {
-        let segment = &segments[super::read::floor(segments, at)];
-        if segment.base() >= at {
-            return Ok(None);
-        }
+        let Some(segment) = segments.iter().rfind(|segment| segment.base() < at) else { return Ok(None) };
         let producers = match self.snapshot(at) {
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::TooLarge) => return Ok(None),
             read => read?,

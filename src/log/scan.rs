@@ -78,7 +78,13 @@ impl<'a> Scan<'a> {
             }
             _ => from,
         };
-        let newest = found.segments[super::read::floor(&found.segments, from)].base();
+        let mut newest = super::read::floor(&found.segments, from);
+        // A note at the end of a segment was made before that ended, and before its files were completed.
+        let at_its_end = recovery.slot.is_some() && newest > 0 && found.segments[newest].base() == from;
+        if at_its_end && !found.segments[newest - 1].is_sealed() {
+            newest -= 1;
+        }
+        let newest = found.segments[newest].base();
         let mut latest = None;
         for at in points.into_iter().filter(|&at| at > newest && at <= from) {
             latest = match latest {
@@ -86,7 +92,7 @@ impl<'a> Scan<'a> {
                 found => found,
             };
         }
-        let latest = latest.map_or_else(|| recovery.latest_snapshot(&found.segments, from), Ok)?;
+        let latest = latest.map_or_else(|| recovery.latest_snapshot(&found.segments, newest), Ok)?;
         let Latest { at: replay_from, producers, unreadable, resumed } = latest;
         found.producers = producers;
         found.noted_epoch = noted.as_ref().and_then(EpochCache::latest).unwrap_or(LeaderEpoch::new(-1));
@@ -109,7 +115,8 @@ impl<'a> Scan<'a> {
 
     /// `false` where the batches contradict what was noted of them: nothing was changed then.
     pub(super) fn run(mut self) -> Result<bool> {
-        let first = super::read::floor(&self.found.segments, self.replay_from);
+        let from = self.resumed.map_or(self.replay_from, |(_, offset)| offset);
+        let first = super::read::floor(&self.found.segments, from);
         let mut last = self.found.segments.len() - 1;
         let mut next = self.found.segments[first].base();
         let mut before: Option<Arc<Survey>> = None;

@@ -269,3 +269,28 @@ fn leader_epochs_below_a_note_are_known_without_a_sync() {
     assert!(log.recovery().scanned_bytes < u64::from(NOTE_BYTES) + 400);
     assert_eq!(ends(&log), known);
 }
+
+#[test]
+fn a_segment_that_was_noted_to_its_end_and_then_rolled_is_completed_after_a_kill() {
+    // With one of these an entry is due with batches before the last, and none with that.
+    let intervals = [100, 150, 200, 250];
+    for (interval, synced) in intervals.into_iter().flat_map(|interval| [(interval, false), (interval, true)]) {
+        let bed = Bed::new();
+        let log = bed.open(LogConfig::default().index_interval_bytes(interval).recovery_note_bytes(300));
+        let later = 1_800_000_000_000;
+        let mut count = 0;
+        while count == 0 || log.inner().marks.noted().get() < count {
+            let record = Record::new("value").timestamp(Timestamp::new(later + count));
+            log.wait(log.append_records([record]).unwrap().position, Durability::PowerLoss).unwrap();
+            count += 1;
+        }
+        if synced {
+            log.run_maintenance().unwrap();
+        }
+        log.roll().unwrap();
+        bed.kill(log);
+        let log = bed.open(noting());
+        let found = log.offset_at(later + count - 1, Isolation::ReadUncommitted).unwrap();
+        assert_eq!(found.map(|found| found.offset.get()), Some(count - 1), "{interval} bytes, synced: {synced}");
+    }
+}
