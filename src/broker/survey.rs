@@ -113,10 +113,7 @@ impl Inner {
                 self.context.findings.add(finding.path(path.join(PARTITION_METADATA)));
             }
             // The topic was made, was to have its first record and was deleted, and the power went in between.
-            (None, Ok(None)) if self.was_never_a_log(&path)? => {
-                survey.cleared.insert(name.to_string());
-                return self.finish_deletion(&path);
-            }
+            (None, Ok(None)) if self.was_never_a_log(&path)? => return self.finish_deletion(&path),
             (None, _) => self.leftover(&path, "belongs to no topic of the catalog: Kafka would rename it to -stray"),
         }
         // Kafka makes a directory and its first segment together: without one the log is as gone as without both.

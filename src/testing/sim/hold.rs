@@ -60,6 +60,23 @@ impl Held {
 impl SimStorage {
     /// Has the next sync of a file whose path contains `part` wait before it does anything, until the answer is
     /// dropped. Other operations go on meanwhile, other syncs of that file included.
+    ///
+    /// ```
+    /// use std::path::Path;
+    /// use thalweg::testing::SimStorage;
+    /// use thalweg::{File, OpenMode, Storage};
+    /// let disk = SimStorage::new();
+    /// let file = disk.open(Path::new("slow"), OpenMode::CreateNew)?;
+    /// let held = disk.hold_sync("slow");
+    /// std::thread::scope(|scope| {
+    ///     let syncing = scope.spawn(|| file.sync_data());
+    ///     held.wait_for_sync();
+    ///     assert_eq!(file.write_at(b"meanwhile", 0)?, 9);
+    ///     drop(held);
+    ///     syncing.join().expect("it does not panic")
+    /// })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn hold_sync(&self, part: &str) -> Hold {
         let held = Held { part: part.to_owned(), state: Mutex::new(State::Awaited), changed: Condvar::new() };
         let held = Arc::new(held);
