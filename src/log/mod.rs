@@ -82,6 +82,7 @@ pub(crate) use refuse::{look_first, refused};
 pub use report::{LogRecovery, RecoveryRow};
 pub(crate) use signal::Signal;
 pub(crate) use state::{StateFile, StateSlot};
+pub(crate) use trim::Oldest;
 
 /// Staged bytes that nobody waits for are written by the append that passes this many.
 const STAGED_BYTES_MAX: usize = 4 << 20;
@@ -484,8 +485,8 @@ impl Log {
         self.inner().retain(age, bytes)
     }
 
-    /// From when on the oldest segment ages; `None` where it cannot go.
-    pub(crate) fn oldest(&self) -> Result<Option<Timestamp>> {
+    /// What could be deleted first, of all that was counted before the call.
+    pub(crate) fn oldest(&self) -> Result<Oldest> {
         self.inner().oldest()
     }
 

@@ -16,6 +16,16 @@ use super::commit::Writer;
 use super::read::floor;
 use super::state::SlotState;
 
+/// What a log could delete first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Oldest {
+    Nothing,
+    /// A segment with records that nobody may see before a sync.
+    NotVisible,
+    /// A segment whose newest record is of that time.
+    AgesFrom(Timestamp),
+}
+
 impl Inner {
     pub(super) fn advance_log_start(&self, to: Offset) -> Result<()> {
         let mut writer = self.writer();
@@ -166,15 +176,21 @@ impl Inner {
         })
     }
 
-    /// From when on the oldest segment ages; `None` where it holds nothing, or something above the high watermark.
-    pub(super) fn oldest(&self) -> Result<Option<Timestamp>> {
-        let segments = self.segments.load();
-        let Some(first) = segments.first() else { return Ok(None) };
+    /// What could be deleted first, of all that was counted before the call.
+    pub(super) fn oldest(&self) -> Result<Oldest> {
+        // What was counted is staged as well then.
+        let appender = self.appender.lock();
+        let segments = self.segments.load_full();
+        let Some(first) = segments.first() else { return Ok(Oldest::Nothing) };
+        let is_only = segments.len() == 1;
         let end = segments.get(1).map_or(self.marks.end(), |next| next.base());
-        if end > self.marks.high_watermark() || (first.written() == 0 && segments.len() == 1) {
-            return Ok(None);
+        let is_visible = end <= self.marks.high_watermark();
+        drop(appender);
+        match first.written() {
+            _ if !is_visible => Ok(Oldest::NotVisible),
+            0 if is_only => Ok(Oldest::Nothing),
+            _ => self.newest_in(first).map(Oldest::AgesFrom),
         }
-        self.newest_in(first).map(Some)
     }
 
     /// Deletes the oldest segment, durably, as far as it lies below the high watermark.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::Partition;
 use super::name;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{Meter, Sum};
+use crate::log::{Meter, Oldest, Sum};
 use crate::types::Timestamp;
 
 /// A log under a budget has segments no larger than this part of it: only whole ones free space.
@@ -156,32 +156,41 @@ impl Budget {
     fn drop_oldest(&self, partition: &Partition, bytes: u64) -> Result<()> {
         let _alone = self.dropping.lock();
         let Some(host) = partition.host() else { return Err(self.full(partition, bytes)) };
-        let mut candidates = host.partitions(self.topic.as_deref());
-        candidates.retain(|candidate| candidate.may_drop());
-        let (mut failed, mut settled) = (None, None);
+        let (mut failed, mut failing, mut looked) = (None, Vec::<Arc<Partition>>::new(), None);
         while !self.has_room(bytes) {
-            let mut oldest: Option<(Timestamp, usize)> = None;
-            for (at, candidate) in candidates.iter().enumerate() {
+            let now = (self.sum.bytes(), self.sum.freed().count());
+            let mut candidates = host.partitions(self.topic.as_deref());
+            candidates.retain(|it| it.may_drop() && !failing.iter().any(|failed| Arc::ptr_eq(failed, it)));
+            let (mut oldest, mut not_visible) = (None::<(Timestamp, _)>, None);
+            for candidate in &candidates {
                 match candidate.oldest() {
-                    Ok(Some(age)) if oldest.is_none_or(|(least, _)| age < least) => oldest = Some((age, at)),
+                    Ok(Oldest::AgesFrom(age)) if oldest.is_none_or(|(least, _)| age < least) => {
+                        oldest = Some((age, candidate));
+                    }
+                    Ok(Oldest::NotVisible) => not_visible = Some(candidate),
                     Ok(_) => {}
-                    Err(error) => failed = failed.or(Some(error)),
+                    Err(error) => {
+                        failing.push(Arc::clone(candidate));
+                        failed = failed.or(Some(error));
+                    }
                 }
             }
-            let Some((_, at)) = oldest else {
-                let now = (self.sum.bytes(), self.sum.freed().count());
-                if settled == Some(now) {
+            let (tried, candidate) = match (oldest, not_visible) {
+                (Some((_, candidate)), _) => (candidate.drop_oldest(), candidate),
+                (None, Some(candidate)) => (candidate.sync(), candidate),
+                // All that was counted is gone, or cannot go.
+                (None, None) if looked == Some(now) => {
                     let full = self.full(partition, bytes);
                     return Err(failed.into_iter().fold(full, Error::source));
                 }
-                // What was appended a moment ago, be it since the last look, may not be visible yet.
-                settled = Some(now);
-                failed = candidates.iter().find_map(|candidate| candidate.sync().err());
-                continue;
+                (None, None) => {
+                    looked = Some(now);
+                    continue;
+                }
             };
-            if let Err(error) = candidates[at].drop_oldest() {
-                failed = Some(error);
-                candidates.swap_remove(at);
+            if let Err(error) = tried {
+                failing.push(Arc::clone(candidate));
+                failed = failed.or(Some(error));
             }
         }
         Ok(())

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{
     Appended, Committed, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, Meter,
-    OffsetAtTime, Outside, Signal, StateSlot, look_first,
+    OffsetAtTime, Oldest, Outside, Signal, StateSlot, look_first,
 };
 use crate::record::RecordBatch;
 use crate::segment::{BufferPool, FileKind};
@@ -374,8 +374,8 @@ impl Partition {
         self.meter.held() > 0 && self.settings.load().cleanup_policy.deletes()
     }
 
-    /// From when on the oldest segment ages; `None` where it cannot go.
-    pub(super) fn oldest(&self) -> Result<Option<Timestamp>> {
+    /// What could go first.
+    pub(super) fn oldest(&self) -> Result<Oldest> {
         self.on_log(Log::oldest)
     }
 

@@ -1,5 +1,6 @@
 //! Two things at once, one of which waits for the disk while the other goes on.
 
+use std::sync::mpsc::channel;
 use std::thread;
 
 use super::*;
@@ -145,4 +146,23 @@ fn a_future_syncs_nothing_while_it_is_polled() {
     // The note is good for many.
     let next = log.append_records(["value 1"]).unwrap();
     assert!(log.is_committed(next.position, Durability::None).unwrap());
+}
+
+/// Who makes room by what a log could delete counts on it that all that was counted is staged.
+#[test]
+fn what_could_be_deleted_is_not_judged_in_the_middle_of_an_append() {
+    let bed = Bed::new();
+    let log = bed.open(LogConfig::default());
+    let inner = log.inner();
+    let (told, tells) = channel();
+    thread::scope(|scope| {
+        // As an append that has been counted, and has no offset yet.
+        let appending = inner.appender.lock();
+        scope.spawn(|| told.send(log.oldest().unwrap()).unwrap());
+        assert!(tells.recv_timeout(Duration::from_millis(50)).is_err(), "it waits for the append");
+        inner.marks.set_end(Offset::new(1));
+        drop(appending);
+        assert_eq!(tells.recv().unwrap(), Oldest::NotVisible);
+        inner.marks.set_end(Offset::ZERO);
+    });
 }
