@@ -52,16 +52,15 @@ impl Cuts {
         self.kept.push_back(cut);
     }
 
-    /// Whether what is below `position` is still what it was when the position was given.
+    /// Whether what is below `position` is still what it was when the position was given. Of several cuts the oldest
+    /// is what took it.
     fn check(&self, position: LogPosition, era: u64) -> Result<(), Option<Error>> {
-        let mut next = era;
-        for cut in self.kept.iter().rev().take_while(|cut| cut.era > position.era) {
-            if cut.end < position.end {
-                return Err(Some(cut.error.clone()));
-            }
-            next = cut.era - 1;
+        let mut since = self.kept.iter().skip_while(|cut| cut.era <= position.era).peekable();
+        let first = since.peek().map_or(era + 1, |cut| cut.era);
+        if era > position.era && first > position.era + 1 {
+            return Err(None);
         }
-        if next > position.era { Err(None) } else { Ok(()) }
+        since.find(|cut| cut.end < position.end).map_or(Ok(()), |cut| Err(Some(cut.error.clone())))
     }
 }
 
@@ -158,5 +157,34 @@ impl Inner {
         a.end = to;
         a.staged.groups.push(Group::new(Arc::clone(&a.active), 0, to, seal));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cut_twice_is_told_of_the_first() {
+        let mut cuts = Cuts::default();
+        for (era, end, kind) in [(1, 16, ErrorKind::Indeterminate), (2, 17, ErrorKind::StorageFull)] {
+            cuts.add(Cut { era, end: Offset::new(end), error: Error::new(kind, "cut") });
+        }
+        for (given_in, end, told) in [
+            (0, 18, Some(ErrorKind::Indeterminate)),
+            (0, 16, None),
+            (1, 18, Some(ErrorKind::StorageFull)),
+            (1, 17, None),
+            (2, 18, None),
+        ] {
+            let found = cuts.check(LogPosition { end: Offset::new(end), era: given_in }, 2);
+            assert_eq!(found.err().map(|e| e.unwrap().kind()), told, "{end} of era {given_in}");
+        }
+        for era in 3..=2 + Cuts::KEPT as u64 {
+            cuts.add(Cut { era, end: Offset::new(100), error: Error::new(ErrorKind::Io, "cut") });
+        }
+        let last = 2 + Cuts::KEPT as u64;
+        assert!(cuts.check(LogPosition { end: Offset::new(18), era: 1 }, last).unwrap_err().is_none(), "forgotten");
+        assert!(cuts.check(LogPosition { end: Offset::new(18), era: 2 }, last).is_ok());
     }
 }
