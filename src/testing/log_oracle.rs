@@ -101,7 +101,9 @@ impl WatchedLog {
     }
 
     fn look_for_taken_back(&self) {
-        for appended in std::mem::take(&mut *self.staged.lock()) {
+        // Not in the head of the loop: the lock would be held through it.
+        let staged = std::mem::take(&mut *self.staged.lock());
+        for appended in staged {
             match self.log.is_committed(appended.position, Durability::ProcessCrash) {
                 Err(e) if e.kind() == ErrorKind::StorageFull => {
                     self.note(LogEvent::TakenBack(appended.base_offset..appended.last_offset.next()));
