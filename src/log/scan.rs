@@ -220,9 +220,16 @@ impl<'a> Scan<'a> {
         let mut survey = Survey::new(from.1, segment.written());
         let (mut stopped, mut failed) = (None, None);
         let zeros_from = if is_last { Some(segment.find_room()?) } else { None };
+        let may_finish = is_last && sealed.is_none() && resumed.is_none() && self.recovery.slot.is_some();
         let end = segment.walk_from(from, zeros_from, |found| {
             let noted = match &found {
                 Found::Batch(position, header, bytes) => self.take(segment, *position, header, bytes),
+                Found::Flaw(flaw @ Flaw { kind: FlawKind::Corrected(front), .. })
+                    if may_finish && flaw.from >= self.durable =>
+                {
+                    failed = self.finish_write(segment, flaw, front).err();
+                    return failed.is_none();
+                }
                 Found::Flaw(flaw) => self.weigh_flaw(segment, flaw, is_last, sealed.is_some()).map(|verdict| {
                     stopped = verdict.map(|verdict| ((*flaw).clone(), verdict));
                 }),
@@ -265,6 +272,16 @@ impl<'a> Scan<'a> {
             next = next.max(sealed.end);
         }
         Ok(Scanned { next, survey: segment.learn(survey), stopped })
+    }
+
+    /// A power cut may leave a batch without the sector in which it begins, the front of which no checksum covers. What
+    /// shows where the batch belongs may be gone once the log goes on behind it, and others have been told of it by then.
+    fn finish_write(&self, segment: &Segment, flaw: &Flaw, front: &[u8]) -> Result<()> {
+        let written = segment.file()?.write_all_at(front, flaw.positions.start);
+        written.map_err(|e| Error::io("cannot finish a write", segment.path(FileKind::Log), e))?;
+        let words = "the header of a batch that was written in part, and never synced, was completed";
+        self.recovery.tell_offsets(FindingKind::Corrected, words, flaw.from..flaw.to.unwrap_or(flaw.from));
+        Ok(())
     }
 
     /// The verdict on a flaw at which the walk is to stop; `None` where it goes on.

@@ -144,6 +144,19 @@ fn below_the_frontier_nothing_is_cut() {
     }
 }
 
+/// The base offset lies in a sector that did not reach the disk, the rest of the batch in one that did.
+#[test]
+fn a_write_without_its_first_bytes_is_finished_before_the_log_goes_on_elsewhere() {
+    let (bed, size) = six(Durability::ProcessCrash);
+    bed.overwrite(LOG, 5 * size, &[0; 8]);
+    reboot(&bed);
+    edit(&bed, |slot| slot.log_end = Offset::new(6));
+    let log = bed.open(config(Durability::ProcessCrash));
+    assert_eq!(findings(&log, FindingKind::Corrected), [(5, 6)]);
+    bed.kill(log);
+    check(&bed, Durability::ProcessCrash, &[Row::Scanned, Row::Reserved], 6, &[], "");
+}
+
 /// Three segments of a log whose bytes were never synced.
 fn three_unsynced() -> Bed {
     let bed = Bed::new();
