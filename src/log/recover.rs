@@ -183,7 +183,8 @@ impl Recovery<'_> {
             scanned: Vec::new(),
             reserved: Reserved::default(),
             above_damage: None,
-            known_outside: Offset::ZERO,
+            // Where it was to end among offsets that were left out, none of them is given out again.
+            known_outside: truncated.unwrap_or(Offset::ZERO),
             missing,
             must_note: truncated.is_some(),
             report: LogRecovery::default(),

@@ -11,7 +11,7 @@ use crate::segment::{FileKind, Found, Segment, SegmentHome};
 use crate::types::{Offset, Timestamp};
 
 use super::Inner;
-use super::append::{Appender, Group, Staged};
+use super::append::{Appender, Group, Seal, Staged};
 use super::commit::Writer;
 use super::read::floor;
 use super::state::SlotState;
@@ -239,7 +239,7 @@ impl Inner {
                 .path(segments[at].path(FileKind::Log))
                 .remedy("truncate to where the damage begins or ends"));
         }
-        let cut = self.cut(&mut writer, &mut appender, (&segments, at), (place.position, place.end));
+        let cut = self.cut(&mut writer, &mut appender, (&segments, at), &place);
         drop(appender);
         if let Err(error) = &cut {
             self.poison(error);
@@ -249,14 +249,15 @@ impl Inner {
         cut
     }
 
-    /// Cuts the log in one of its segments, at a position where it then ends at `end`.
+    /// Cuts the log in one of its segments.
     fn cut(
         &self,
         writer: &mut Writer,
         appender: &mut Appender,
         (segments, at): (&[Arc<Segment>], usize),
-        (position, end): (u64, Offset),
+        place: &Place,
     ) -> Result<()> {
+        let (mut position, end) = (place.position, place.end);
         let mut segment = Arc::clone(&segments[at]);
         // Marks before bytes: no reader may meet those that go.
         let what = "the log was truncated while an append waited";
@@ -273,12 +274,21 @@ impl Inner {
         let mut kept = segments[..=at].to_vec();
         segment = segment.truncate(position, end)?;
         kept[at] = Arc::clone(&segment);
-        if end < segment.base() {
-            // Below all that is there: the only segment begins anew at the new end.
-            kept.clear();
-            let emptied =
-                std::mem::replace(&mut segment, Arc::new(Segment::new(self.home.clone(), end, self.index_sizes())));
-            emptied.remove_files()?;
+        let mut ended = None;
+        if place.held != end {
+            // Below all that is there, or among offsets that were left out: what comes begins a segment.
+            let next = Arc::new(Segment::new(self.home.clone(), end, self.index_sizes()));
+            let last = std::mem::replace(&mut segment, next);
+            if position == 0 {
+                kept.pop();
+                last.remove_files()?;
+            } else {
+                ended = Some(last);
+            }
+            position = 0;
+            if let Some(before) = kept.last() {
+                before.set_until(Some(end));
+            }
             let is_new = segment.create_files(&mut None)?;
             writer.names.note(is_new);
             kept.push(Arc::clone(&segment));
@@ -300,6 +310,10 @@ impl Inner {
         appender.staged = Staged { epochs_changed: true, ..Staged::default() };
         self.recount(appender);
         writer.sealed.retain(|seal| seal.next <= appender.active.base());
+        if let Some(segment) = ended {
+            let snapshot = Some(appender.producers.encode()?);
+            writer.sealed.push(Seal { segment: Some(segment), next: end, snapshot });
+        }
         // Of what was cut, no stock broker shall take up the producers.
         self.remove_old_snapshots(end)?;
         // Before anything is appended: an opening would cut that off as well.
@@ -355,27 +369,32 @@ struct Place {
     position: u64,
     /// Where the log ends then: a batch that holds the offset goes whole.
     end: Offset,
+    /// Where what stays ends.
+    held: Offset,
     /// The offset lies in damage.
     damaged: Option<Range<Offset>>,
 }
 
 /// Where a log that ends at `log_end` is to be cut so that it ends at `to`, which lies in `segment`.
 fn place_of(segment: &Segment, to: Offset, log_end: Offset) -> Result<Place> {
-    let mut place = Place { position: 0, end: to, damaged: None };
+    let mut place = Place { position: 0, end: to, held: segment.base(), damaged: None };
     segment.walk(|found| match found {
         Found::Batch(_, header, _) if header.next_offset() > to => {
             place.end = to.min(header.base_offset());
             false
         }
         Found::Batch(start, header, _) => {
-            place.position = start + header.size_bytes() as u64;
+            (place.position, place.held) = (start + header.size_bytes() as u64, header.next_offset());
             true
         }
         Found::Flaw(flaw) if flaw.kind.is_unreadable() => {
             place.damaged = Some(flaw.from..flaw.to.unwrap_or(log_end)).filter(|range| range.contains(&to));
             // What is damaged below stays, and is told to readers.
-            place.position = if flaw.from < to { flaw.positions.end } else { place.position };
-            place.damaged.is_none() && flaw.from < to
+            let stays = flaw.from < to;
+            if stays {
+                (place.position, place.held) = (flaw.positions.end, flaw.to.unwrap_or(log_end));
+            }
+            place.damaged.is_none() && stays
         }
         Found::Flaw(_) => true,
     })?;
@@ -390,7 +409,7 @@ pub(super) fn finish_truncation(home: &SegmentHome, segments: &mut Vec<Arc<Segme
     }
     let Some(last) = segments.last_mut() else { return Ok(()) };
     last.set_until(None);
-    let Place { position, end, damaged } = place_of(last, to, to)?;
+    let Place { position, end, damaged, .. } = place_of(last, to, to)?;
     if damaged.is_none() && end == to && position < last.written() {
         *last = last.truncate(position, to)?;
     }

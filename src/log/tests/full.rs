@@ -94,6 +94,36 @@ fn an_offset_told_from_memory_is_not_given_out_again() {
 }
 
 #[test]
+fn a_truncation_among_offsets_that_were_left_out_moves_and_loses_none() {
+    // Behind a batch, and where nothing was ever appended.
+    for to in [2, 4] {
+        let full = Full::new();
+        let log = full.open(LogConfig::default());
+        put(&log, &["zero"]);
+        full.no_room(true);
+        for _ in 0..2 {
+            let told = log.append_records(["one", "two"]).unwrap();
+            log.wait(told.position, Durability::None).unwrap();
+            let refused = log.append_records(["three".repeat(5000)]).unwrap();
+            assert!(is_refused(log.wait(refused.position, Durability::PowerLoss)));
+        }
+        assert_eq!((log.offsets().end, log.segment_count()), (Offset::new(5), 3));
+        log.truncate(to).unwrap();
+        full.no_room(false);
+        assert_eq!(put(&log, &["more"]).base_offset, to);
+        let records = vec![(0, "zero".to_owned()), (to, "more".to_owned())];
+        assert_eq!(all(&log), records);
+        log.run_maintenance().unwrap();
+        drop(log);
+        for choice in [Choice::ProcessCrash, Choice::Nothing] {
+            let left = Full { disk: full.disk.crash(choice), dir: full.dir.clone() };
+            let log = left.open(LogConfig::default());
+            assert_eq!((all(&log), log.recovery().damaged.as_slice()), (records.clone(), &[][..]), "{to} {choice}");
+        }
+    }
+}
+
+#[test]
 fn many_threads_meet_a_full_disk_and_go_on() {
     let full = Full::new();
     let log = full.open(small());
