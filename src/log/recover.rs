@@ -215,7 +215,7 @@ impl Recovery<'_> {
         self.tell_missing(&mut found);
         self.go_above_reserved(&mut found);
         let is_told = |row| matches!(row, &RecoveryRow::Reserved | &RecoveryRow::DamagedTail);
-        if !found.clean && !found.report.rows.iter().any(is_told) && self.goes_on_above_gap(&found)? {
+        if !found.clean && !found.report.rows.iter().any(is_told) && is_above_gap(&found.segments)? {
             found.reserved = Reserved { end: found.end, volatile: true };
             found.report.take(RecoveryRow::Reserved);
         }
@@ -377,16 +377,6 @@ impl Recovery<'_> {
         }
     }
 
-    /// Whether an opening that crashed had left offsets out, and nothing was appended above them since: the next
-    /// append still needs a higher leader epoch.
-    fn goes_on_above_gap(&self, found: &Recovered) -> Result<bool> {
-        let [.., before, active] = &found.segments[..] else { return Ok(false) };
-        if active.written() > 0 || self.config.compacted {
-            return Ok(false);
-        }
-        Ok(end_of(before)? < active.base())
-    }
-
     /// Makes a new segment at `base` the active one.
     fn go_on_at(&self, found: &mut Recovered, base: Offset) {
         if let Some(last) = found.segments.last() {
@@ -530,6 +520,16 @@ pub(super) struct Latest {
     pub(super) unreadable: Vec<Offset>,
     /// Position and offset of the batch where a scan may begin, inside of the segment that holds `at`.
     pub(super) resumed: Option<(u64, Offset)>,
+}
+
+/// Whether nothing was appended yet above offsets that were left out: the next append still needs a higher leader
+/// epoch.
+pub(super) fn is_above_gap(segments: &[Arc<Segment>]) -> Result<bool> {
+    let [.., before, active] = segments else { return Ok(false) };
+    if active.written() > 0 || active.is_compacted() {
+        return Ok(false);
+    }
+    Ok(end_of(before)? < active.base())
 }
 
 /// Where a segment ends, by its index and the headers behind its last entry.

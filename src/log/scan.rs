@@ -407,7 +407,8 @@ impl<'a> Scan<'a> {
             return Ok(true);
         }
         let Recovery { context, config, slot, .. } = self.recovery;
-        let power_cut = slot.is_some_and(|slot| slot.boot_id != context.boot_id);
+        let is_lost = context.slot.is_some() && !context.outside.foreign;
+        let power_cut = slot.map_or(is_lost, |slot| slot.boot_id != context.boot_id);
         if power_cut && config.durability < Durability::PowerLoss && before.end >= self.durable {
             return Ok(false);
         }

@@ -194,13 +194,14 @@ impl Inner {
         storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
         self.marks.set_recovery_point(end);
         if let Some(slot) = &self.context.slot {
+            let is_above_gap = recover::is_above_gap(&self.segments.load())?;
             let reserved = self.reserved.lock();
             slot.store(&SlotState {
                 segment_base: active.base(),
                 segment_size: active.written(),
                 tail_crc: recover::tail_crc(&active, active.written())?,
                 // Offsets were left out, and no batch of a higher epoch says so yet.
-                reserved: if active.written() == 0 && reserved.end == end { end } else { Offset::ZERO },
+                reserved: if is_above_gap || (active.written() == 0 && reserved.end == end) { end } else { Offset::ZERO },
                 ..self.slot_state(true, *reserved)
             })?;
         }

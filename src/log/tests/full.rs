@@ -93,21 +93,27 @@ fn an_offset_told_from_memory_is_not_given_out_again() {
     assert_eq!((all(&log), log.recovery().damaged.as_slice()), (records, &[][..]));
 }
 
+/// A log of one record that goes on at 5: twice, offsets were told and found no space.
+fn left_out_twice() -> (Full, Log) {
+    let full = Full::new();
+    let log = full.open(LogConfig::default());
+    put(&log, &["zero"]);
+    full.no_room(true);
+    for _ in 0..2 {
+        let told = log.append_records(["one", "two"]).unwrap();
+        log.wait(told.position, Durability::None).unwrap();
+        let refused = log.append_records(["three".repeat(5000)]).unwrap();
+        assert!(is_refused(log.wait(refused.position, Durability::PowerLoss)));
+    }
+    assert_eq!((log.offsets().end, log.segment_count()), (Offset::new(5), 3));
+    (full, log)
+}
+
 #[test]
 fn a_truncation_among_offsets_that_were_left_out_moves_and_loses_none() {
     // Behind a batch, and where nothing was ever appended.
     for to in [2, 4] {
-        let full = Full::new();
-        let log = full.open(LogConfig::default());
-        put(&log, &["zero"]);
-        full.no_room(true);
-        for _ in 0..2 {
-            let told = log.append_records(["one", "two"]).unwrap();
-            log.wait(told.position, Durability::None).unwrap();
-            let refused = log.append_records(["three".repeat(5000)]).unwrap();
-            assert!(is_refused(log.wait(refused.position, Durability::PowerLoss)));
-        }
-        assert_eq!((log.offsets().end, log.segment_count()), (Offset::new(5), 3));
+        let (full, log) = left_out_twice();
         log.truncate(to).unwrap();
         full.no_room(false);
         assert_eq!(put(&log, &["more"]).base_offset, to);
@@ -121,6 +127,19 @@ fn a_truncation_among_offsets_that_were_left_out_moves_and_loses_none() {
             assert_eq!((all(&log), log.recovery().damaged.as_slice()), (records.clone(), &[][..]), "{to} {choice}");
         }
     }
+}
+
+#[test]
+fn a_log_that_was_cut_back_to_where_it_goes_on_needs_a_higher_epoch_after_a_close_too() {
+    let (full, log) = left_out_twice();
+    let epoch = log.leader_epoch();
+    log.truncate(3).unwrap();
+    log.close().unwrap();
+    full.no_room(false);
+    let log = full.open(LogConfig::default());
+    assert_eq!(put(&log, &["more"]).base_offset, 3);
+    assert!(log.leader_epoch() > epoch);
+    assert_eq!(all(&log), [(0, "zero".to_owned()), (3, "more".to_owned())]);
 }
 
 #[test]
