@@ -411,6 +411,8 @@ pub(super) fn finish_truncation(home: &SegmentHome, segments: &mut Vec<Arc<Segme
     last.set_until(None);
     let Place { position, end, damaged, .. } = place_of(last, to, to)?;
     if damaged.is_none() && end == to && position < last.written() {
+        // The scan that follows makes them anew: what lies beside it may be as the truncation left it half way.
+        last.reset_indexes()?;
         *last = last.truncate(position, to)?;
     }
     let (storage, dir) = (&*home.storage, &*home.dir);
