@@ -143,6 +143,13 @@ impl Error {
         Self::new(kind, what).path(path.as_ref()).source(source)
     }
 
+    /// A sync that failed. It is not tried again: the system may have dropped what it could not write, and say "done" then.
+    pub(crate) fn unsynced(path: impl AsRef<Path>, source: io::Error) -> Self {
+        let message = "a sync failed: what was written since the last one may or may not survive";
+        let error = Self::new(ErrorKind::Indeterminate, message).path(path.as_ref()).source(source);
+        error.remedy("reopen the partition: recovery finds what is there")
+    }
+
     fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
         change(Arc::make_mut(&mut self.0));
         self

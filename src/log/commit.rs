@@ -290,7 +290,7 @@ impl Inner {
             // Nothing of the group was acknowledged: take its bytes back, so that no torn batch stays.
             return Err(match take_back(&segment, position) {
                 Ok(()) => self.place(error),
-                Err(e) => self.in_doubt(e, segment.path(FileKind::Log)),
+                Err(e) => self.unsynced(segment.path(FileKind::Log), e),
             });
         }
         segment.set_end(end);
@@ -337,7 +337,7 @@ impl Inner {
     fn sync_written(&self, writer: &mut Writer) -> Result<()> {
         let written = self.marks.written();
         for segment in writer.unsynced.iter().filter(|_| !is_on(Mutant::AcknowledgedUnsynced)) {
-            segment.file()?.sync_data().map_err(|e| self.in_doubt(e, segment.path(FileKind::Log)))?;
+            segment.file()?.sync_data().map_err(|e| self.unsynced(segment.path(FileKind::Log), e))?;
         }
         self.place_epochs_if_room(writer)?;
         let names = writer.names;
@@ -353,8 +353,7 @@ impl Inner {
     }
 
     fn sync_names(&self, names: Names, new_dir: bool) -> Result<()> {
-        let sync =
-            |dir: &std::path::Path| self.context.storage.sync_dir(dir).map_err(|e| self.in_doubt(e, dir.to_path_buf()));
+        let sync = |dir: &std::path::Path| self.context.storage.sync_dir(dir).map_err(|e| self.unsynced(dir, e));
         if names.are_new() && !is_on(Mutant::DirectoryNotSynced) {
             sync(&self.home.dir)?;
         }
@@ -376,7 +375,7 @@ impl Inner {
         drop(writer);
         // Oldest first: a power cut then takes nothing from before what it leaves.
         let sync =
-            |segment: &Segment| segment.file()?.sync_data().map_err(|e| self.in_doubt(e, segment.path(FileKind::Log)));
+            |segment: &Segment| segment.file()?.sync_data().map_err(|e| self.unsynced(segment.path(FileKind::Log), e));
         let synced = synced
             .and_then(|()| segments.iter().try_for_each(|(segment, _)| sync(segment)))
             .and_then(|()| self.sync_names(names, new_dir));
@@ -496,16 +495,6 @@ impl Inner {
             return Ok(());
         }
         self.context.slot.as_ref().map_or(Ok(()), |slot| slot.store(&self.slot_state(false, *reserved)))
-    }
-
-    fn in_doubt(&self, source: std::io::Error, path: std::path::PathBuf) -> Error {
-        self.error(
-            ErrorKind::Indeterminate,
-            "a sync failed: what was appended since the last one may or may not survive",
-        )
-        .path(path)
-        .source(source)
-        .remedy("reopen the partition: recovery finds what is there")
     }
 }
 

@@ -628,11 +628,15 @@ impl fmt::Debug for Log {
 impl Inner {
     /// Recovers what is in the directory.
     fn open(context: LogContext, dir: &Path, config: LogConfig) -> Result<Self> {
+        let opened = Self::recover(context.clone(), dir, config);
+        opened.inspect_err(|error| poison::note_failed_opening(&context, error))
+    }
+
+    fn recover(context: LogContext, dir: &Path, config: LogConfig) -> Result<Self> {
         let has_metadata = recover::check_topic_id(&context, dir, config.recovery_policy)?;
         let home = home(&context, dir, &config);
         let noted = context.slot.as_ref().and_then(|slot| slot.load());
-        let found = recover::recover(&context, &home, &config);
-        let found = found.inspect_err(|error| poison::note_failed_opening(&context, error))?;
+        let found = recover::recover(&context, &home, &config)?;
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
         marks.set_recovery_point(found.recovery_point);

@@ -82,8 +82,8 @@ impl Inner {
         writer.held_snapshot = point;
         drop(writer);
         // Appends go on meanwhile.
-        let synced =
-            self.sync_derived(&sealed, (point > base.max(before)).then(|| &segments[floor(&segments, point)]), point);
+        let active = (point > base.max(before)).then(|| &segments[floor(&segments, point)]);
+        let synced = self.heed(self.sync_derived(&sealed, active, point));
         let mut writer = self.writer();
         writer.held_snapshot = Offset::ZERO;
         if era != self.era() {
@@ -113,7 +113,7 @@ impl Inner {
             active.sync_indexes()?;
             self.sync_snapshot(point)?;
         }
-        storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))
+        storage.sync_dir(dir).map_err(|e| self.unsynced(dir, e))
     }
 }
 

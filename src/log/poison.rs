@@ -1,5 +1,7 @@
 //! After a failed write or sync: what is refused and no longer shown from then on, and what the next opening is told.
 
+use std::io;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -9,7 +11,7 @@ use super::{Inner, LogContext, LogOffsets};
 
 /// After an opening that failed, in whatever it synced: the next one must not believe the cache either.
 pub(super) fn note_failed_opening(context: &LogContext, error: &Error) {
-    let of_disk = matches!(error.kind(), ErrorKind::Io | ErrorKind::StorageFull);
+    let of_disk = matches!(error.kind(), ErrorKind::Io | ErrorKind::StorageFull | ErrorKind::Indeterminate);
     if let Some(slot) = context.slot.as_ref().filter(|_| of_disk)
         && let Some(state) = slot.load()
     {
@@ -73,6 +75,19 @@ impl Inner {
         self.failed.store(true, Ordering::Release);
         // For the next opening in this boot, which finds it in the cache: a sync might take it from there.
         drop(self.note());
+    }
+
+    pub(super) fn unsynced(&self, path: impl AsRef<Path>, source: io::Error) -> Error {
+        self.place(Error::unsynced(path, source))
+    }
+
+    /// Takes note where a sync failed, be it one that nobody waits for.
+    pub(super) fn heed<T>(&self, done: Result<T>) -> Result<T> {
+        done.map_err(|e| self.place(e)).inspect_err(|e| {
+            if e.kind() == ErrorKind::Indeterminate {
+                self.poison(e)
+            }
+        })
     }
 
     /// The offsets now. After a failure nothing above the frontier is shown any more: the cache may lie.

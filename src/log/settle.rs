@@ -57,7 +57,7 @@ impl Inner {
         writer.epochs_changed = true;
         self.place_epochs(&mut writer)?;
         let dir = &*self.home.dir;
-        storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))
+        storage.sync_dir(dir).map_err(|e| self.unsynced(dir, e))
     }
 
     /// Writes the index files and producer snapshots of segments that ended, but of the last `keep` of those that
@@ -91,10 +91,11 @@ impl Inner {
 
     pub(super) fn sync_snapshot(&self, at: Offset) -> Result<()> {
         let path = FileKind::Snapshot.path(&self.home.dir, at);
-        match self.context.storage.open(&path, OpenMode::Write).and_then(|file| file.sync_data()) {
+        match self.context.storage.open(&path, OpenMode::Write) {
             // A truncation took it, or there never was one.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            synced => synced.map_err(|e| Error::io("cannot sync a producer snapshot", path, e)),
+            Err(e) => Err(Error::io("cannot open a producer snapshot", path, e)),
+            Ok(file) => file.sync_data().map_err(|e| Error::unsynced(path, e)),
         }
     }
 
@@ -140,7 +141,7 @@ impl Inner {
             let _appender = self.appender.lock();
             self.closing.store(true, Ordering::Release);
         }
-        let done = self.settle(&mut writer);
+        let done = self.heed(self.settle(&mut writer));
         {
             let _notes = self.reserved.lock();
             self.closed.store(true, Ordering::Release);
@@ -179,8 +180,7 @@ impl Inner {
         active.create_files(&mut None)?;
         self.write_sealed(writer, 0)?;
         if active.trim()? {
-            let synced = active.file()?.sync_data();
-            synced.map_err(|e| Error::io("cannot sync a segment", active.path(FileKind::Log), e))?;
+            active.file()?.sync_data().map_err(|e| self.unsynced(active.path(FileKind::Log), e))?;
         }
         for seal in writer.sealed.drain(..) {
             self.sync_sealed(&seal)?;
@@ -191,7 +191,7 @@ impl Inner {
         place_file(storage, &FileKind::Snapshot.path(&self.home.dir, end), &snapshot)?;
         self.remove_old_snapshots(end)?;
         let dir = &*self.home.dir;
-        storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
+        storage.sync_dir(dir).map_err(|e| self.unsynced(dir, e))?;
         self.marks.set_recovery_point(end);
         if let Some(slot) = &self.context.slot {
             let is_above_gap = recover::is_above_gap(&self.segments.load())?;
@@ -201,7 +201,11 @@ impl Inner {
                 segment_size: active.written(),
                 tail_crc: recover::tail_crc(&active, active.written())?,
                 // Offsets were left out, and no batch of a higher epoch says so yet.
-                reserved: if is_above_gap || (active.written() == 0 && reserved.end == end) { end } else { Offset::ZERO },
+                reserved: if is_above_gap || (active.written() == 0 && reserved.end == end) {
+                    end
+                } else {
+                    Offset::ZERO
+                },
                 ..self.slot_state(true, *reserved)
             })?;
         }

@@ -117,7 +117,7 @@ impl Inner {
         *graveyard = kept;
         drop(graveyard);
         let dir = &*self.home.dir;
-        self.context.storage.sync_dir(dir).map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
+        self.heed(self.context.storage.sync_dir(dir).map_err(|e| Error::unsynced(dir, e)))?;
         failed.map_or(Ok(()), Err)
     }
 
@@ -296,7 +296,7 @@ impl Inner {
         self.forget_missing(end)?;
         self.segments.store(Arc::new(kept));
         let synced = segment.file()?.sync_data().and_then(|()| self.context.storage.sync_dir(&self.home.dir));
-        synced.map_err(|e| Error::io("cannot sync a truncated log", &*self.home.dir, e))?;
+        synced.map_err(|e| self.unsynced(&self.home.dir, e))?;
         appender.epochs.truncate_from_end(end);
         self.epochs.store(Arc::new(appender.epochs.clone()));
         appender.producers = super::scan::replay_all(&self.segments.load())?;

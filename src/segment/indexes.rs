@@ -259,9 +259,10 @@ impl Segment {
         }
         for kind in [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TxnIndex] {
             let path = self.path(kind);
-            match self.home.storage.open(&path, OpenMode::Write).and_then(|f| f.sync_data()) {
+            match self.home.storage.open(&path, OpenMode::Write) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                synced => synced.map_err(|e| Error::io("cannot sync an index", path, e))?,
+                Err(e) => return Err(Error::io("cannot open an index", path, e)),
+                Ok(file) => file.sync_data().map_err(|e| Error::unsynced(path, e))?,
             }
         }
         Ok(())

@@ -147,10 +147,11 @@ impl Segment {
         let written = storage.open(&path, OpenMode::CreateIfAbsent).and_then(|file| {
             file.write_all_at(&tally.encode(), 0)?;
             file.set_len(SEAL_LEN as u64)?;
-            file.sync_data()
+            Ok(file)
         });
         match written {
-            Ok(()) => {
+            Ok(file) => {
+                file.sync_data().map_err(|e| Error::unsynced(path, e))?;
                 self.sealed.store(true, Ordering::Release);
                 Ok(())
             }

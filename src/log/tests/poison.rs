@@ -59,6 +59,48 @@ fn the_next_opening_does_not_believe_the_cache() {
     }
 }
 
+/// Whatever is synced, and whoever asked for it: tried again it might seem to have worked.
+#[test]
+fn a_sync_that_no_append_waits_for_poisons_as_well() {
+    type Act = fn(&Log) -> Result<()>;
+    let (maintain, close): (Act, Act) = (Log::run_maintenance, Log::close);
+    for (operation, part, act) in [
+        (Operation::Sync, ".index", maintain),
+        (Operation::Sync, ".timeindex", maintain),
+        (Operation::Sync, ".seal", maintain),
+        (Operation::Sync, ".snapshot", maintain),
+        (Operation::SyncDir, DIR, maintain),
+        (Operation::SyncDir, DIR, |log| log.advance_log_start(2)),
+        (Operation::Sync, ".index", close),
+        (Operation::SyncDir, DIR, close),
+    ] {
+        for after in AfterFailedSync::ALL {
+            let disk = disk();
+            disk.after_failed_sync(after);
+            let log = open(&disk, Durability::PowerLoss);
+            put(&log, &["zero", "one"]);
+            log.roll().unwrap();
+            put(&log, &["two"]);
+            let told = all(&log);
+            disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(operation).path(part));
+            let what = format!("{operation:?} {part} {after:?}");
+            assert_eq!(act(&log).unwrap_err().kind(), ErrorKind::Indeterminate, "{what}");
+            let refused = log.append_records(["refused"]).unwrap_err().kind();
+            assert!(matches!(refused, ErrorKind::Poisoned | ErrorKind::Closed), "{what}: {refused:?}");
+            drop(log);
+            disk.mend();
+            let state = StateFile::open(&disk, &Path::new(DIR).join("log.state")).unwrap();
+            let slot = state.slot(Uuid::ZERO, 0.into()).load().unwrap();
+            assert!(slot.poisoned && !slot.clean, "{what}: the next opening must know");
+            let log = open(&disk, Durability::PowerLoss);
+            assert!(told.ends_with(&all(&log)) && !all(&log).is_empty(), "{what}");
+            put(&log, &["three"]);
+            log.close().unwrap();
+            assert_eq!(survivors(&disk), all(&open(&disk, Durability::PowerLoss)), "{what}");
+        }
+    }
+}
+
 #[test]
 fn a_poisoned_log_is_mended_on_the_same_handle() {
     for after in AfterFailedSync::ALL {
