@@ -123,8 +123,8 @@ impl<'a> Scan<'a> {
         let mut at = first;
         while at <= last {
             let segment = Arc::clone(&self.found.segments[at]);
-            if let Some(before) = before
-                && !self.check_border(&before, &segment, at == last)?
+            if let Some(before) = &before
+                && !self.check_border(before, &segment, at == last)?
             {
                 self.cut_segments(at, before.end)?;
                 last = at - 1;
@@ -153,7 +153,12 @@ impl<'a> Scan<'a> {
             }
             self.note_damage(&segment, &scanned, at == last);
             self.settle(&segment)?;
-            before = Some(scanned.survey);
+            let mut survey = scanned.survey;
+            if let Some(before) = before.filter(|before| survey.len == 0 && before.epoch > survey.epoch) {
+                // One without batches ends no epoch.
+                Arc::make_mut(&mut survey).epoch = before.epoch;
+            }
+            before = Some(survey);
             at += 1;
         }
         let durable = self.recovery.slot.map_or(Offset::new(i64::MAX), |slot| slot.frontier);

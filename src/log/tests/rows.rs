@@ -201,6 +201,19 @@ fn a_power_cut_takes_the_end_of_a_log_that_need_not_survive_one() {
 }
 
 #[test]
+fn a_power_cut_may_leave_the_last_segment_behind_one_that_it_emptied() {
+    let bed = three_unsynced();
+    bed.storage.open(&bed.dir.join("00000000000000000002.log"), OpenMode::Write).unwrap().set_len(0).unwrap();
+    bed.storage.remove_file(&bed.dir.join("leader-epoch-checkpoint")).unwrap();
+    reboot(&bed);
+    let log = bed.open(config(Durability::ProcessCrash));
+    assert!(log.recovery().rows.contains(&Row::TornUnsynced), "{}", log.recovery());
+    assert_eq!(outcome(&log).records.into_keys().collect::<Vec<_>>(), [0, 1]);
+    assert_eq!((outcome(&log).damaged, log.recovery().damaged.len()), (vec![], 0));
+    assert!(put(&log, &["new"]).base_offset >= 6, "they may be known outside");
+}
+
+#[test]
 fn a_segment_that_ended_was_synced_before_the_next_began() {
     let bed = Bed::new();
     let log = bed.open(config(Durability::PowerLoss));
