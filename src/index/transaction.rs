@@ -130,6 +130,13 @@ impl TransactionIndex {
         self.entries.extend_from_slice(&other.entries[at..]);
     }
 
+    /// CRC-32C of the entries of the transactions whose marker lies below `end`.
+    pub(crate) fn checksum_below(&self, end: Offset) -> u32 {
+        let mut below = self.clone();
+        below.truncate(end);
+        crate::wire::crc32c(&below.encode())
+    }
+
     /// Drops the transactions whose marker lies at or after `to`.
     pub(crate) fn truncate(&mut self, to: Offset) {
         let keep = self.entries.partition_point(|txn| txn.last_offset < to);

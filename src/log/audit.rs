@@ -177,7 +177,7 @@ fn hear(segment: &Arc<Segment>, end: Offset, is_last: bool, replay: &mut TxnRepl
         }
         Ok(())
     })?;
-    let fault = check.as_mut().map_or(Ok(None), |check| check.finish(end, is_last))?;
+    let fault = check.as_mut().map_or(Ok(None), |check| check.finish(end, is_last))?.or(segment.sealed_fault()?);
     let damaged_below = if is_sound { replay.damaged_below } else { end };
     replay.damaged_below = damaged_below;
     let mut aborted: Vec<_> =

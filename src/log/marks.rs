@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::types::Offset;
 
 use super::LogOffsets;
@@ -18,10 +20,31 @@ pub(super) struct Marks {
     /// What the operating system holds.
     written: AtomicI64,
     end: AtomicI64,
+    points: Mutex<Points>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Points {
     /// What is derived from batches below is synced with them: they need no scan.
-    recovery_point: AtomicI64,
+    pub(super) recovery: Point,
     /// The same of what the operating system holds, as long as the machine runs.
-    noted: AtomicI64,
+    pub(super) noted: Point,
+}
+
+/// An offset up to which what is derived from batches is in its files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Point {
+    pub(super) at: Offset,
+    /// Of the aborted transactions below, in the segment that ends there or beyond: see
+    /// `TransactionIndex::checksum_below`. `None` where nobody knows.
+    pub(super) aborted: Option<u32>,
+}
+
+impl Point {
+    /// Where a segment begins.
+    pub(super) fn base(at: Offset) -> Self {
+        Self { at, aborted: None }
+    }
 }
 
 macro_rules! mark {
@@ -44,8 +67,22 @@ impl Marks {
     mark!(frontier, set_frontier);
     mark!(written, set_written);
     mark!(end, set_end);
-    mark!(recovery_point, set_recovery_point);
-    mark!(noted, set_noted);
+
+    pub(super) fn points(&self) -> Points {
+        *self.points.lock()
+    }
+
+    pub(super) fn recovery_point(&self) -> Offset {
+        self.points().recovery.at
+    }
+
+    pub(super) fn set_recovery_point(&self, point: Point) {
+        self.points.lock().recovery = point;
+    }
+
+    pub(super) fn set_noted(&self, point: Point) {
+        self.points.lock().noted = point;
+    }
 
     /// Reads the lower marks first: each only rises but for truncation, so the order holds in the answer.
     pub(super) fn load(&self) -> LogOffsets {
@@ -71,8 +108,12 @@ impl Marks {
     /// Lowers every mark above `end` to it, the dependent ones first. What is derived from the segment that begins at
     /// `base` is made anew.
     pub(super) fn cut(&self, end: Offset, base: Offset) {
-        self.recovery_point.fetch_min(base.min(end).get(), Ordering::AcqRel);
-        self.noted.store(0, Ordering::Release);
+        let mut points = self.points.lock();
+        points.noted = Point::default();
+        if points.recovery.at > base.min(end) {
+            points.recovery = Point::base(base.min(end));
+        }
+        drop(points);
         let visible = [&self.log_start, &self.last_stable, &self.high_watermark];
         for mark in visible.into_iter().chain([&self.frontier, &self.written, &self.end]) {
             mark.fetch_min(end.get(), Ordering::AcqRel);

@@ -639,8 +639,8 @@ impl Inner {
         let found = recover::recover(&context, &home, &config)?;
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
-        marks.set_recovery_point(found.recovery_point);
-        marks.set_noted(found.noted);
+        marks.set_recovery_point(found.points.recovery);
+        marks.set_noted(found.points.noted);
         let (wall, is_right) = (context.clock.now(), context.time.look().1);
         let active = match found.segments.last() {
             Some(active) => Arc::clone(active),

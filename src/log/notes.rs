@@ -19,6 +19,7 @@ use crate::types::Offset;
 use super::Inner;
 use super::append::Seal;
 use super::commit::Writer;
+use super::marks::{Point, Points};
 use super::read::floor;
 
 impl Inner {
@@ -35,8 +36,8 @@ impl Inner {
             self.write_snapshot(end, producers)
         };
         if file().is_ok() {
-            let before = self.marks.noted();
-            self.marks.set_noted(end);
+            let before = self.marks.points().noted.at;
+            self.marks.set_noted(Point { at: end, aborted: segment.aborted_checksum(end) });
             self.note().and_then(|()| self.drop_snapshot(writer, before)).ok();
         }
     }
@@ -55,7 +56,8 @@ impl Inner {
 
     /// Removes the producer snapshot of an earlier note, unless it is still good for something.
     fn drop_snapshot(&self, writer: &Writer, at: Offset) -> Result<()> {
-        let kept = [Offset::ZERO, self.marks.noted(), self.marks.recovery_point(), writer.held_snapshot];
+        let Points { recovery, noted } = self.marks.points();
+        let kept = [Offset::ZERO, noted.at, recovery.at, writer.held_snapshot];
         if kept.contains(&at) || self.segments.load().iter().any(|segment| segment.base() == at) {
             return Ok(());
         }
@@ -68,22 +70,24 @@ impl Inner {
         self.check_waitable()?;
         // Under the lock, lest a truncation takes from under it what is written here.
         self.write_sealed(&mut writer, 0)?;
-        let (era, before, frontier) = (self.era(), self.marks.recovery_point(), self.marks.frontier());
+        let (era, frontier) = (self.era(), self.marks.frontier());
+        let Points { recovery: before, noted } = self.marks.points();
         // The newest segment that was written: an active one that is only staged has no file yet.
         let segments = self.segments.load_full();
         let begun = |s: &&Arc<Segment>| s.written() > 0 && s.base() <= frontier;
         let base = segments.iter().rev().find(begun).map_or(Offset::ZERO, |s| s.base());
-        let noted = Some(self.marks.noted()).filter(|noted| (base..=frontier).contains(noted));
-        let point = noted.unwrap_or(base).max(before);
+        let noted = Some(noted).filter(|noted| (base..=frontier).contains(&noted.at));
+        let point = [before, noted.unwrap_or(Point::base(base))].into_iter().max_by_key(|point| point.at);
+        let point = point.unwrap_or(before);
         let sealed: Vec<_> = writer.sealed.iter().filter(|seal| seal.next <= base).cloned().collect();
-        if point == before && sealed.is_empty() {
+        if point.at == before.at && sealed.is_empty() {
             return Ok(());
         }
-        writer.held_snapshot = point;
+        writer.held_snapshot = point.at;
         drop(writer);
         // Appends go on meanwhile.
-        let active = (point > base.max(before)).then(|| &segments[floor(&segments, point)]);
-        let synced = self.heed(self.sync_derived(&sealed, active, point));
+        let active = (point.at > base.max(before.at)).then(|| &segments[floor(&segments, point.at)]);
+        let synced = self.heed(self.sync_derived(&sealed, active, point.at));
         let mut writer = self.writer();
         writer.held_snapshot = Offset::ZERO;
         if era != self.era() {
@@ -96,7 +100,7 @@ impl Inner {
             self.note()?;
             self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;
         }
-        for at in [before, point] {
+        for at in [before.at, point.at] {
             self.drop_snapshot(&writer, at).ok();
         }
         synced

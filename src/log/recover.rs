@@ -6,6 +6,7 @@
 //! to do. Before anything is built on what recovery read, it is synced.
 
 use std::cell::Cell;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
+use crate::index::TransactionIndex;
 use crate::mutants::{Mutant, is_on};
 use crate::record::BatchHeader;
 use crate::segment::{FileKind, IndexSizes, Patient, Segment, SegmentHome};
@@ -22,6 +24,7 @@ use crate::types::{LeaderEpoch, Offset, RecoveryPolicy};
 
 use super::checkpoint;
 use super::epochs::EpochCache;
+use super::marks::{Point, Points};
 use super::notes::remove_snapshot;
 use super::producers::ProducerStates;
 use super::report::{LogRecovery, RecoveryRow};
@@ -48,9 +51,8 @@ pub(super) struct Recovered {
     pub(super) producers: ProducerStates,
     /// There are or were batches of producers.
     pub(super) transactional: bool,
-    pub(super) recovery_point: Offset,
-    /// What is derived from batches below is in its files, in this boot.
-    pub(super) noted: Offset,
+    /// Below, what is derived from batches is in its files: synced, and in this boot.
+    pub(super) points: Points,
     pub(super) clean: bool,
     /// Sealed segments whose indexes were written anew and are not synced.
     pub(super) scanned: Vec<Arc<Segment>>,
@@ -177,8 +179,7 @@ impl Recovery<'_> {
             epochs_proven: true,
             producers: ProducerStates::default(),
             transactional: false,
-            recovery_point: Offset::ZERO,
-            noted: Offset::ZERO,
+            points: Points::default(),
             clean: false,
             scanned: Vec::new(),
             reserved: Reserved::default(),
@@ -234,7 +235,8 @@ impl Recovery<'_> {
                 format!("a transaction of producer {id}, epoch {epoch}, is open: read-committed readers wait");
             self.tell(Finding::new(FindingKind::OpenTransaction, message).offsets(first..found.end));
         }
-        found.transactional = listed.has_aborted || !found.producers.is_empty();
+        let was_transactional = self.slot.is_some_and(|slot| slot.transactional);
+        found.transactional = was_transactional || listed.has_aborted || !found.producers.is_empty();
         found.producers.expire(self.context.time.passed(), self.config.producer_id_expiration);
         if self.rebuilt.get() {
             found.report.take(RecoveryRow::DerivedRebuilt);
@@ -306,7 +308,8 @@ impl Recovery<'_> {
     /// Producer snapshots of notes that were not needed may speak of batches that are gone.
     fn drop_snapshots(&self, found: &Recovered, snapshots: BTreeSet<Offset>) -> Result<()> {
         let is_used = |at: Offset| {
-            [found.noted, found.recovery_point].contains(&at) || found.segments.iter().any(|s| s.base() == at)
+            [found.points.noted.at, found.points.recovery.at].contains(&at)
+                || found.segments.iter().any(|s| s.base() == at)
         };
         for at in snapshots.into_iter().filter(|&at| self.slot.is_some() && !is_used(at)) {
             remove_snapshot(self.home, at)?;
@@ -323,14 +326,15 @@ impl Recovery<'_> {
             && slot.log_end >= active.base().max(found.log_start)
             && active.written() == slot.segment_size
             && tail_crc(active, active.written())? == slot.tail_crc
-            && (!has_aborted || active.load_aborted().is_ok());
+            && self.knows_aborted(active, slot, has_aborted);
         if !is_proven && !is_on(Mutant::CleanBelieved) {
             return Ok(false);
         }
         let Some(epochs) = self.epochs()? else { return Ok(false) };
         let Ok(Some(producers)) = self.snapshot(slot.log_end) else { return Ok(false) };
         (found.epochs, found.producers) = (epochs, producers);
-        (found.end, found.recovery_point) = (slot.log_end, slot.log_end);
+        found.end = slot.log_end;
+        found.points.recovery = Point { at: slot.log_end, aborted: slot.aborted[0] };
         found.clean = true;
         found.report.take(RecoveryRow::Clean);
         if slot.reserved > Offset::ZERO && slot.reserved == slot.log_end {
@@ -338,6 +342,16 @@ impl Recovery<'_> {
             found.report.take(RecoveryRow::Reserved);
         }
         Ok(true)
+    }
+
+    /// Whether the transaction index of the last segment is the one that was there at a close. `is_there`: some segment
+    /// has one.
+    fn knows_aborted(&self, active: &Segment, slot: &SlotState, is_there: bool) -> bool {
+        let found = match is_there {
+            true => active.load_aborted().ok().and_then(|()| active.aborted_checksum(slot.log_end)),
+            false => Some(TransactionIndex::default().checksum_below(slot.log_end)),
+        };
+        found.is_some() && slot.aborted[0].is_none_or(|noted| found == Some(noted))
     }
 
     /// Row `Reserved`, and `DamagedTail` where durable bytes are missing rather than damaged.
@@ -473,7 +487,7 @@ impl Recovery<'_> {
 
     /// The offsets, newest first, below which the slot says that no batch needs a scan: as noted in this boot, and as
     /// synced.
-    pub(super) fn noted_points(&self, segments: &[Arc<Segment>]) -> Result<Vec<Offset>> {
+    pub(super) fn noted_points(&self, segments: &[Arc<Segment>]) -> Result<Vec<Point>> {
         let Some(slot) = self.slot.filter(|slot| !slot.poisoned) else { return Ok(Vec::new()) };
         if slot.clean {
             // Bytes may have come behind a clean end. Where it is not even that, nothing is to be believed.
@@ -483,22 +497,24 @@ impl Recovery<'_> {
                 return Ok(Vec::new());
             }
         }
-        let noted = Some(slot.noted).filter(|_| slot.boot_id == self.context.boot_id);
-        let mut points: Vec<_> = noted.into_iter().chain([slot.recovery_point]).collect();
-        points.sort_unstable_by(|a, b| b.cmp(a));
+        let [recovery, noted] = [(slot.recovery_point, slot.aborted[0]), (slot.noted, slot.aborted[1])];
+        let noted = Some(noted).filter(|_| slot.boot_id == self.context.boot_id);
+        let points = noted.into_iter().chain([recovery]).map(|(at, aborted)| Point { at, aborted });
+        let mut points: Vec<_> = points.collect();
+        points.sort_unstable_by_key(|point| Reverse(point.at));
         Ok(points)
     }
 
-    /// What is known of the batches below `at`, inside of the segment that holds the last of them; `None` where it does
-    /// not prove itself.
-    pub(super) fn resume_at(&self, segments: &[Arc<Segment>], at: Offset) -> Result<Option<Latest>> {
+    /// What is known of the batches below a point, inside of the segment that holds the last of them; `None` where it
+    /// does not prove itself.
+    pub(super) fn resume_at(&self, segments: &[Arc<Segment>], Point { at, aborted }: Point) -> Result<Option<Latest>> {
         let Some(segment) = segments.iter().rfind(|segment| segment.base() < at) else { return Ok(None) };
         let producers = match self.snapshot(at) {
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::TooLarge) => return Ok(None),
             read => read?,
         };
         let Some(producers) = producers else { return Ok(None) };
-        let resumed = segment.resume_indexes(at)?;
+        let resumed = segment.resume_indexes(at, aborted)?;
         Ok(resumed.map(|from| Latest { at, producers, unreadable: Vec::new(), resumed: Some(from) }))
     }
 

@@ -13,6 +13,7 @@ use crate::storage::read_file;
 use crate::types::{Durability, LeaderEpoch, Offset};
 
 use super::epochs::EpochCache;
+use super::marks::{Point, Points};
 use super::producers::{BatchFacts, ProducerStates};
 use super::recover::{Latest, Recovered, Recovery, end_of};
 use super::report::RecoveryRow;
@@ -67,7 +68,7 @@ impl<'a> Scan<'a> {
         let synced = recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(recovery.context.recovery_point);
         let points = if begin == Begin::Noted { recovery.noted_points(&found.segments)? } else { Vec::new() };
         let from = match &noted {
-            Some(_) => points.iter().copied().fold(synced, Offset::max),
+            Some(_) => points.iter().map(|point| point.at).fold(synced, Offset::max),
             None => Offset::ZERO,
         };
         let from = match recovery.slot {
@@ -86,9 +87,9 @@ impl<'a> Scan<'a> {
         }
         let newest = found.segments[newest].base();
         let mut latest = None;
-        for at in points.into_iter().filter(|&at| at > newest && at <= from) {
+        for point in points.into_iter().filter(|point| point.at > newest && point.at <= from) {
             latest = match latest {
-                None => recovery.resume_at(&found.segments, at)?,
+                None => recovery.resume_at(&found.segments, point)?,
                 found => found,
             };
         }
@@ -187,7 +188,12 @@ impl<'a> Scan<'a> {
         found.end = found.above_damage.unwrap_or(next);
         // Indexes that were made anew are not synced.
         let kept = if self.resumed.is_some() { self.replay_from } else { found.segments[first].base() };
-        (found.recovery_point, found.noted) = (synced.min(kept).min(found.end), kept.min(found.end));
+        let kept = kept.min(found.end);
+        let holds_it = found.segments.iter().rfind(|segment| segment.base() < kept);
+        let aborted = holds_it.and_then(|segment| segment.aborted_checksum(kept));
+        let scanned = Point { at: kept, aborted };
+        let before = recovery.slot.filter(|_| synced < kept).map(|slot| Point { at: synced, aborted: slot.aborted[0] });
+        found.points = Points { recovery: before.unwrap_or(Point { at: synced.min(kept), ..scanned }), noted: scanned };
         if found.report.cut_bytes == 0 && found.report.damaged.is_empty() {
             found.report.take(RecoveryRow::Scanned);
         }

@@ -11,13 +11,14 @@ use crate::types::{Durability, Offset};
 use super::append::Seal;
 use super::checkpoint;
 use super::commit::{Writer, half_of};
+use super::marks::Point;
 use super::state::SlotState;
 use super::{Inner, Reserved, recover};
 
 impl Inner {
     /// What the state slot should say now.
     pub(super) fn slot_state(&self, clean: bool, reserved: Reserved) -> SlotState {
-        let offsets = self.marks.load();
+        let (offsets, points) = (self.marks.load(), self.marks.points());
         SlotState {
             clean,
             poisoned: !clean && self.in_doubt.load(Ordering::Acquire),
@@ -29,8 +30,10 @@ impl Inner {
             high_watermark: offsets.high_watermark,
             last_stable: offsets.last_stable,
             frontier: offsets.frontier,
-            recovery_point: self.marks.recovery_point(),
-            noted: self.marks.noted(),
+            recovery_point: points.recovery.at,
+            noted: points.noted.at,
+            aborted: [points.recovery.aborted, points.noted.aborted],
+            transactional: self.transactional.load(Ordering::Acquire),
             reserved: if clean { Offset::ZERO } else { reserved.end },
             doubted_below: self.doubted_below(),
             unsynced_max: self.unsynced_max.load(Ordering::Acquire),
@@ -192,7 +195,8 @@ impl Inner {
         self.remove_old_snapshots(end)?;
         let dir = &*self.home.dir;
         storage.sync_dir(dir).map_err(|e| self.unsynced(dir, e))?;
-        self.marks.set_recovery_point(end);
+        active.load_aborted()?;
+        self.marks.set_recovery_point(Point { at: end, aborted: active.aborted_checksum(end) });
         if let Some(slot) = &self.context.slot {
             let is_above_gap = recover::is_above_gap(&self.segments.load())?;
             let reserved = self.reserved.lock();

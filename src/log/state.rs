@@ -28,8 +28,9 @@ use crate::types::{LeaderEpoch, Offset, PartitionId, RecoveryPolicy, Uuid};
 pub(crate) const TAIL_LEN: u64 = 4096;
 
 const MAGIC: &[u8; 14] = b"thalweg state\0";
-/// Version 1 had no poison, `noted` or `unsynced_max`; it is read as if they were zero.
-const VERSION: u32 = 2;
+/// Version 1 had no poison, `noted` or `unsynced_max`, version 2 nothing of transactions; they are read as if these were
+/// zero.
+const VERSION: u32 = 3;
 const HEADER_LEN: u64 = 512;
 const HEADER_CRC_AT: usize = MAGIC.len() + 4 + 4;
 const COPY_LEN: usize = 256;
@@ -42,6 +43,8 @@ const CLEAN: u32 = 1 << 1;
 const WEAK_ACKS: u32 = 1 << 2;
 const POISONED: u32 = 1 << 3;
 const TRUNCATING: u32 = 1 << 4;
+const ABORTED: [u32; 2] = [1 << 5, 1 << 6];
+const TRANSACTIONAL: u32 = 1 << 7;
 
 /// What a slot holds of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +83,11 @@ pub(crate) struct SlotState {
     pub(crate) unsynced_max: u32,
     /// A truncation to `log_end` was begun: what lies above it counts no more.
     pub(crate) truncating: bool,
+    /// Checksums of the aborted transactions below `recovery_point` and `noted`, in the segments that hold them; `None`
+    /// where nobody knows.
+    pub(crate) aborted: [Option<u32>; 2],
+    /// The log holds or held batches of producers.
+    pub(crate) transactional: bool,
 }
 
 type Key = (Uuid, PartitionId);
@@ -484,6 +492,9 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
             | flag(s.weak_acks, WEAK_ACKS)
             | flag(s.poisoned, POISONED)
             | flag(s.truncating, TRUNCATING)
+            | flag(s.aborted[0].is_some(), ABORTED[0])
+            | flag(s.aborted[1].is_some(), ABORTED[1])
+            | flag(s.transactional, TRANSACTIONAL)
     }));
     out.put_u64(sequence);
     if let Some(state) = state {
@@ -504,6 +515,7 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
         out.put_i64(state.doubted_below.get());
         out.put_i64(state.noted.get());
         out.put_u32(state.unsynced_max);
+        state.aborted.iter().for_each(|crc| out.put_u32(crc.unwrap_or_default()));
     }
     let crc = crate::wire::crc32c(&copy[CHECKED_AT..]);
     copy[..CHECKED_AT].copy_from_slice(&crc.to_be_bytes());
@@ -543,6 +555,8 @@ fn decode_copy(copy: &[u8]) -> Option<DecodedCopy> {
         noted: body.get_i64().into(),
         unsynced_max: body.get_u32(),
         truncating: flags & TRUNCATING != 0,
+        aborted: ABORTED.map(|flag| Some(body.get_u32()).filter(|_| flags & flag != 0)),
+        transactional: flags & TRANSACTIONAL != 0,
     };
     (sequence > 0).then_some(DecodedCopy { sequence, content: (flags & USED != 0).then_some((key, state)) })
 }
@@ -588,23 +602,32 @@ mod tests {
             noted: Offset::new(9),
             unsynced_max: 10,
             truncating: false,
+            aborted: [Some(11), None],
+            transactional: true,
         }
     }
 
     /// What each version of this file looked like, for ever readable.
     #[test]
     fn golden_files_of_all_versions_are_read() {
-        let versions: [(&[u8], _); 2] = [
-            (include_bytes!("../../tests/data/private/state-v1.bin"), (false, Offset::ZERO, 0)),
-            (include_bytes!("../../tests/data/private/state-v2.bin"), (true, Offset::new(9), 10)),
+        let nothing = ([None; 2], false);
+        let versions: [(&[u8], _); 3] = [
+            (include_bytes!("../../tests/data/private/state-v1.bin"), (false, Offset::ZERO, 0, nothing)),
+            (include_bytes!("../../tests/data/private/state-v2.bin"), (true, Offset::new(9), 10, nothing)),
+            (
+                include_bytes!("../../tests/data/private/state-v3.bin"),
+                (true, Offset::new(9), 10, ([Some(11), None], true)),
+            ),
         ];
-        for (golden, (poisoned, noted, unsynced_max)) in versions {
+        for (golden, (poisoned, noted, unsynced_max, (aborted, transactional))) in versions {
             let storage = MemoryStorage::default();
             let file = storage.open(Path::new(PATH), OpenMode::CreateNew).unwrap();
             file.write_all_at(golden, 0).unwrap();
             let found = open(&storage);
-            let of =
-                |log_end| SlotState { poisoned: poisoned && log_end % 9 == 0, noted, unsynced_max, ..state(log_end) };
+            let of = |log_end| {
+                let poisoned = poisoned && log_end % 9 == 0;
+                SlotState { poisoned, noted, unsynced_max, aborted, transactional, ..state(log_end) }
+            };
             assert_eq!(found.slot(topic(1), 0.into()).load(), Some(of(99)));
             assert_eq!(found.slot(topic(2), 3.into()).load(), Some(of(96)));
             found.slot(topic(1), 0.into()).store(&state(100)).unwrap();
@@ -750,9 +773,9 @@ mod tests {
             assert_eq!(error.at_path(), Some(Path::new(PATH)));
             error
         };
-        let newer = refuse(14, &[0, 0, 0, 3]);
+        let newer = refuse(14, &[0, 0, 0, 4]);
         assert_eq!(newer.kind(), ErrorKind::Unsupported);
-        assert!(newer.to_string().contains("version 3"), "{newer}");
+        assert!(newer.to_string().contains("version 4"), "{newer}");
         assert_eq!(refuse(0, b"T").kind(), ErrorKind::Corrupt);
         assert_eq!(refuse(18, &[1]).kind(), ErrorKind::Corrupt);
         raw(&storage).set_len(100).unwrap();

@@ -209,8 +209,8 @@ impl Segment {
 
     /// Takes up the index files of a segment as far as they speak of batches below `limit`, so that a scan need not
     /// begin at its front. Answers position and offset of a batch where it may begin; what comes before is indexed.
-    /// `None` where the files do not prove themselves.
-    pub(crate) fn resume_indexes(&self, limit: Offset) -> Result<Option<(u64, Offset)>> {
+    /// `None` where the files do not prove themselves, or are not those whose aborted transactions have this checksum.
+    pub(crate) fn resume_indexes(&self, limit: Offset, aborted_crc: Option<u32>) -> Result<Option<(u64, Offset)>> {
         let files = (self.read_whole(FileKind::OffsetIndex)?, self.read_whole(FileKind::TimeIndex)?);
         let (Some(offsets), Some(times), false) = (files.0, files.1, self.is_doubted()) else { return Ok(None) };
         let (mut offset, _) = OffsetIndex::decode_front(self.base, self.sizes.max, &offsets, self.written());
@@ -231,6 +231,9 @@ impl Segment {
         let bytes = self.read_whole(FileKind::TxnIndex)?.unwrap_or_default();
         let Ok(mut aborted) = TransactionIndex::decode(self.base, &bytes) else { return Ok(None) };
         aborted.truncate(limit);
+        if aborted_crc.is_some_and(|crc| crc != aborted.checksum_below(limit)) {
+            return Ok(None);
+        }
         let filed = [offset.len(), time.len()];
         let density = IndexWriter::resume(&time, self.sizes.interval);
         let tally = None;
@@ -306,15 +309,24 @@ impl Segment {
         if self.aborted.read().is_some() {
             return Ok(());
         }
-        let loaded = match self.read_whole(FileKind::TxnIndex)? {
-            None => TransactionIndex::default(),
-            Some(bytes) => TransactionIndex::decode(self.base, &bytes).map_err(|e| {
-                e.path(self.path(FileKind::TxnIndex))
-                    .remedy("without it aborted records cannot be told apart: read uncommitted, or recover the log")
-            })?,
+        let bytes = self.read_whole(FileKind::TxnIndex)?.unwrap_or_default();
+        let loaded = match self.breaks_seal(&bytes)? {
+            true => {
+                Err(Error::new(ErrorKind::Corrupt, "transaction index: it is not what the segment was sealed with"))
+            }
+            false => TransactionIndex::decode(self.base, &bytes),
         };
+        let loaded = loaded.map_err(|e| {
+            e.path(self.path(FileKind::TxnIndex))
+                .remedy("without it aborted records cannot be told apart: read uncommitted, or recover the log")
+        })?;
         self.aborted.write().get_or_insert(loaded);
         Ok(())
+    }
+
+    /// What tells that the aborted transactions below `end` are those that are known now.
+    pub(crate) fn aborted_checksum(&self, end: Offset) -> Option<u32> {
+        self.aborted.read().as_ref().map(|aborted| aborted.checksum_below(end))
     }
 
     /// Replaces the indexes by empty ones, before a scan fills them. Files that are doubted are compared meanwhile.
@@ -463,8 +475,20 @@ impl Segment {
 
     /// Replaces the transaction index file by what is known now.
     pub(crate) fn replace_aborted(&self, fault: Fault) {
-        let bytes = self.aborted.read().as_ref().map(TransactionIndex::encode);
-        self.replace(FileKind::TxnIndex, &bytes.unwrap_or_default(), fault);
+        let bytes = self.aborted.read().as_ref().map(TransactionIndex::encode).unwrap_or_default();
+        self.replace(FileKind::TxnIndex, &bytes, fault);
+        if let Err(e) = self.seal_anew(&bytes) {
+            self.tell(FileKind::Seal, "it is of another transaction index", Some(e));
+        }
+    }
+
+    /// What its seal has against the transaction index file of a segment that is doubted.
+    pub(crate) fn sealed_fault(&self) -> Result<Option<Fault>> {
+        if !self.is_doubted() {
+            return Ok(None);
+        }
+        let bytes = self.read_whole(FileKind::TxnIndex)?.unwrap_or_default();
+        Ok(self.breaks_seal(&bytes)?.then_some("it is not what the segment was sealed with"))
     }
 
     /// Whether its index files are another program's, and were not compared with its batches yet.

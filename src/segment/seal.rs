@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! BASE.seal, 72 bytes: magic "thalweg seal" | CRC-32C u32 of what follows | version u32
-//!     | first offset i64 | end offset i64 | size u64 | batches u32 | max timestamp i64 | digest u32 | 12 zeros
+//!     | first offset i64 | end offset i64 | size u64 | batches u32 | max timestamp i64 | digest u32
+//!     | size u32 and CRC-32C u32 of the transaction index, as if it were empty where there is none | 4 zeros
 //! ```
 //!
 //! The digest is the CRC-32C of the fields of all batch headers that no batch checksum covers, and of these checksums:
 //! with them it covers every byte, and costs 17 bytes of checksum a batch as they are appended. The leader epoch is
-//! left out: it is judged, and served corrected, by the list of epochs.
+//! left out: it is judged, and served corrected, by the list of epochs. The other indexes need no checksum: what they
+//! find is compared with the batches.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -19,11 +21,12 @@ use super::{FileKind, Flaw, FlawKind, Segment, Survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
 use crate::record::BatchHeader;
-use crate::storage::{OpenMode, read_file};
+use crate::storage::{OpenMode, place_file, read_file};
 use crate::types::{Offset, Timestamp};
 
 const MAGIC: &[u8; 12] = b"thalweg seal";
-const VERSION: u32 = 1;
+/// Version 1 had zeros in the place of the transaction index: nothing is known of it.
+const VERSION: u32 = 2;
 const CHECKED_AT: usize = MAGIC.len() + 4;
 const SEAL_LEN: usize = CHECKED_AT + 4 + 8 + 8 + 8 + 4 + 8 + 4 + 12;
 
@@ -65,17 +68,43 @@ impl Tally {
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp());
         Some(self)
     }
+}
 
+/// All that a seal holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Facts {
+    tally: Tally,
+    aborted: Option<Digest>,
+}
+
+/// What tells a small file from any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Digest {
+    size: u32,
+    crc: u32,
+}
+
+impl Digest {
+    fn of(bytes: &[u8]) -> Self {
+        Self { size: u32::try_from(bytes.len()).unwrap_or(u32::MAX), crc: crate::wire::crc32c(bytes) }
+    }
+}
+
+impl Facts {
     fn encode(&self) -> Vec<u8> {
+        let Self { tally, aborted } = self;
         let mut facts = Vec::with_capacity(SEAL_LEN - CHECKED_AT);
-        facts.put_u32(VERSION);
-        facts.put_i64(self.base.get());
-        facts.put_i64(self.end.get());
-        facts.put_u64(self.size);
-        facts.put_u32(self.batches);
-        facts.put_i64(self.max_timestamp.get());
-        facts.put_u32(self.digest);
-        facts.put_bytes(0, 12);
+        facts.put_u32(if aborted.is_some() { VERSION } else { 1 });
+        facts.put_i64(tally.base.get());
+        facts.put_i64(tally.end.get());
+        facts.put_u64(tally.size);
+        facts.put_u32(tally.batches);
+        facts.put_i64(tally.max_timestamp.get());
+        facts.put_u32(tally.digest);
+        let Digest { size, crc } = aborted.unwrap_or(Digest { size: 0, crc: 0 });
+        facts.put_u32(size);
+        facts.put_u32(crc);
+        facts.put_bytes(0, 4);
         let mut seal = Vec::with_capacity(SEAL_LEN);
         seal.put_slice(MAGIC);
         seal.put_u32(crate::wire::crc32c(&facts));
@@ -98,7 +127,7 @@ impl Tally {
         if bytes.len() != SEAL_LEN || version == 0 {
             return Ok(None);
         }
-        let tally = Self {
+        let tally = Tally {
             base: rest.get_i64().into(),
             end: rest.get_i64().into(),
             size: rest.get_u64(),
@@ -106,7 +135,8 @@ impl Tally {
             max_timestamp: Timestamp::new(rest.get_i64()),
             digest: rest.get_u32(),
         };
-        Ok(Some(tally).filter(|tally| tally.base == base && tally.end > base))
+        let aborted = (version > 1).then(|| Digest { size: rest.get_u32(), crc: rest.get_u32() });
+        Ok(Some(Self { tally, aborted }).filter(|_| tally.base == base && tally.end > base))
     }
 }
 
@@ -143,9 +173,15 @@ impl Segment {
         let Some(tally) = self.tally()?.filter(|tally| tally.size == self.written() && tally.size > 0) else {
             return Ok(());
         };
+        match self.load_aborted() {
+            Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(()),
+            loaded => loaded?,
+        }
+        let aborted = self.aborted.read().as_ref().map(|aborted| Digest::of(&aborted.encode()));
+        let seal = Facts { tally, aborted }.encode();
         let (storage, path) = (&*self.home.storage, self.path(FileKind::Seal));
         let written = storage.open(&path, OpenMode::CreateIfAbsent).and_then(|file| {
-            file.write_all_at(&tally.encode(), 0)?;
+            file.write_all_at(&seal, 0)?;
             file.set_len(SEAL_LEN as u64)?;
             Ok(file)
         });
@@ -184,17 +220,36 @@ impl Segment {
         Ok(tally.filter(|_| is_sound))
     }
 
-    /// What the segment's seal says; `None` when there is none that can be read.
-    pub(crate) fn evidence(&self) -> Result<Option<Tally>> {
+    fn facts(&self) -> Result<Option<Facts>> {
         if !self.sealed.load(Ordering::Acquire) {
             return Ok(None);
         }
         let path = self.path(FileKind::Seal);
         match read_file(&*self.home.storage, &path, BYTES_MAX) {
-            Ok(bytes) => Tally::decode(&bytes.unwrap_or_default(), self.base).map_err(|e| e.path(path)),
+            Ok(bytes) => Facts::decode(&bytes.unwrap_or_default(), self.base).map_err(|e| e.path(path)),
             // It is evidence, and nothing else hangs on it.
             Err(_) => Ok(None),
         }
+    }
+
+    /// What the segment's seal says of its batches; `None` when there is none that can be read.
+    pub(crate) fn evidence(&self) -> Result<Option<Tally>> {
+        Ok(self.facts()?.map(|facts| facts.tally))
+    }
+
+    /// Whether the segment was sealed with a transaction index of other bytes.
+    pub(super) fn breaks_seal(&self, aborted: &[u8]) -> Result<bool> {
+        let sealed = self.facts()?.and_then(|facts| facts.aborted);
+        Ok(sealed.is_some_and(|sealed| sealed != Digest::of(aborted)))
+    }
+
+    /// Has the seal name the transaction index of these bytes, which the batches gave.
+    pub(super) fn seal_anew(&self, aborted: &[u8]) -> Result<()> {
+        let (Some(facts), aborted) = (self.facts()?, Some(Digest::of(aborted))) else { return Ok(()) };
+        if facts.aborted == aborted {
+            return Ok(());
+        }
+        place_file(&*self.home.storage, &self.path(FileKind::Seal), &Facts { aborted, ..facts }.encode())
     }
 
     /// Compares the file's length with the seal, once; a survey finds what is missing.
@@ -254,7 +309,6 @@ mod tests {
     /// What each version of this file looked like, for ever readable.
     #[test]
     fn golden_files_of_all_versions_are_read() {
-        let golden = include_bytes!("../../tests/data/private/seal-v1.bin");
         let base = Offset::new(7);
         let tally = Tally {
             base,
@@ -264,30 +318,37 @@ mod tests {
             max_timestamp: Timestamp::new(1_700_000_000_000),
             digest: 0x1234_5678,
         };
-        assert_eq!(Tally::decode(golden, base).unwrap(), Some(tally));
-        assert_eq!(tally.encode(), golden);
-        assert_eq!(Tally::decode(golden, Offset::new(8)).unwrap(), None, "another segment's");
+        let versions: [(&[u8], _); 2] = [
+            (include_bytes!("../../tests/data/private/seal-v1.bin"), None),
+            (include_bytes!("../../tests/data/private/seal-v2.bin"), Some(Digest { size: 34, crc: 0x9abc_def0 })),
+        ];
+        for (golden, aborted) in versions {
+            assert_eq!(Facts::decode(golden, base).unwrap(), Some(Facts { tally, aborted }));
+            assert_eq!(Facts { tally, aborted }.encode(), golden);
+            assert_eq!(Facts::decode(golden, Offset::new(8)).unwrap(), None, "another segment's");
+        }
     }
 
     #[test]
     fn half_a_seal_is_none_and_a_newer_one_is_refused() {
         let base = Offset::ZERO;
-        let seal = Tally { end: Offset::new(1), ..Tally::new(base) }.encode();
-        assert!(Tally::decode(&seal, base).unwrap().is_some());
+        let tally = Tally { end: Offset::new(1), ..Tally::new(base) };
+        let seal = Facts { tally, aborted: Some(Digest::of(&[])) }.encode();
+        assert!(Facts::decode(&seal, base).unwrap().is_some());
         for len in 0..seal.len() {
-            assert_eq!(Tally::decode(&seal[..len], base).unwrap(), None, "{len}");
+            assert_eq!(Facts::decode(&seal[..len], base).unwrap(), None, "{len}");
         }
         for at in 0..seal.len() {
             let mut flipped = seal.clone();
             flipped[at] ^= 1;
-            assert_eq!(Tally::decode(&flipped, base).unwrap(), None, "{at}");
+            assert_eq!(Facts::decode(&flipped, base).unwrap(), None, "{at}");
         }
         let mut newer = seal;
-        newer[CHECKED_AT + 3] = 2;
+        newer[CHECKED_AT + 3] = 3;
         let crc = crate::wire::crc32c(&newer[CHECKED_AT..]);
         newer[MAGIC.len()..CHECKED_AT].copy_from_slice(&crc.to_be_bytes());
-        let error = Tally::decode(&newer, base).unwrap_err();
+        let error = Facts::decode(&newer, base).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("version 2"), "{error}");
+        assert!(error.to_string().contains("version 3"), "{error}");
     }
 }

@@ -119,7 +119,7 @@ fn scanned_after(harm: impl FnOnce(&Bed, Offset)) -> (u64, u64) {
     let bed = Bed::new();
     let log = bed.open(noting());
     fill(&log, 0..100);
-    let (size, noted) = (size(&log), log.inner().marks.noted());
+    let (size, noted) = (size(&log), log.inner().marks.points().noted.at);
     bed.kill(log);
     harm(&bed, noted);
     let log = bed.open(noting());
@@ -180,7 +180,7 @@ fn bytes_that_are_missing_below_a_note_are_missed() {
     let bed = Bed::new();
     let log = bed.open(noting());
     fill(&log, 0..100);
-    let (noted, size) = (log.inner().marks.noted(), log.size_bytes());
+    let (noted, size) = (log.inner().marks.points().noted.at, log.size_bytes());
     bed.kill(log);
     let log_file = bed.storage.open(&bed.dir.join(file("log")), OpenMode::Write).unwrap();
     log_file.set_len(size / 2).unwrap();
@@ -213,7 +213,7 @@ fn a_truncation_takes_back_what_was_noted() {
     fill(&log, 0..100);
     log.run_maintenance().unwrap();
     log.truncate(50).unwrap();
-    assert_eq!((log.inner().marks.noted(), log.recovery_point()), (Offset::ZERO, Offset::ZERO));
+    assert_eq!((log.inner().marks.points().noted.at, log.recovery_point()), (Offset::ZERO, Offset::ZERO));
     fill(&log, 50..55);
     bed.kill(log);
     let log = bed.open(noting());
@@ -231,7 +231,7 @@ fn transactions_on_both_sides_of_a_note_are_known() {
     Txn(&log).send(1, "committed");
     Txn(&log).end(TxnOutcome::Commit);
     Txn(&log).send(2, "open");
-    let (stable, noted) = (log.offsets().last_stable, log.inner().marks.noted());
+    let (stable, noted) = (log.offsets().last_stable, log.inner().marks.points().noted.at);
     assert_eq!((stable, noted), (Offset::new(4), log.offsets().end));
     bed.kill(log);
     let log = bed.open(config());
@@ -279,7 +279,7 @@ fn a_segment_that_was_noted_to_its_end_and_then_rolled_is_completed_after_a_kill
         let log = bed.open(LogConfig::default().index_interval_bytes(interval).recovery_note_bytes(300));
         let later = 1_800_000_000_000;
         let mut count = 0;
-        while count == 0 || log.inner().marks.noted().get() < count {
+        while count == 0 || log.inner().marks.points().noted.at.get() < count {
             let record = Record::new("value").timestamp(Timestamp::new(later + count));
             log.wait(log.append_records([record]).unwrap().position, Durability::PowerLoss).unwrap();
             count += 1;
