@@ -84,6 +84,11 @@ impl EpochCache {
         self.entries.get(at).copied()
     }
 
+    /// Where the oldest epoch began that is known.
+    pub(crate) fn start(&self) -> Option<Offset> {
+        self.entries.first().map(|entry| entry.1)
+    }
+
     /// Whether an epoch began at `offset`.
     pub(crate) fn begins_at(&self, offset: Offset) -> bool {
         self.entries.binary_search_by_key(&offset, |entry| entry.1).is_ok()

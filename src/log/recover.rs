@@ -20,7 +20,7 @@ use crate::mutants::{Mutant, is_on};
 use crate::record::BatchHeader;
 use crate::segment::{FileKind, IndexSizes, Patient, Segment, SegmentHome};
 use crate::storage::{File, place_file, read_file, replace_file};
-use crate::types::{LeaderEpoch, Offset, RecoveryPolicy};
+use crate::types::{Durability, LeaderEpoch, Offset, RecoveryPolicy};
 
 use super::checkpoint;
 use super::epochs::EpochCache;
@@ -161,7 +161,9 @@ impl Recovery<'_> {
             // Nothing is left of the log, or nothing but the checkpoint is known of it.
             (None, _) => self.context.log_start,
         };
-        let missing = self.missing(&segments, &listed.seals, known)?;
+        let mut missing = self.missing(&segments, &listed.seals, known)?;
+        let front = self.missing_front(&segments, &missing, known)?;
+        missing.splice(0..0, front);
         // A log never starts later because its first segment is gone.
         let log_start = missing.first().map_or(known.max(first), |gone| known.max(first.min(gone.start)));
         let log_start = truncated.map_or(log_start, |to| log_start.min(to));
@@ -193,8 +195,8 @@ impl Recovery<'_> {
         if truncated.is_some() {
             found.report.take(RecoveryRow::TruncationFinished);
         }
-        let is_lost = self.slot.is_none() && self.context.slot.is_some() && !self.context.outside.foreign;
-        if is_lost && !found.segments.is_empty() {
+        let without_slot = self.slot.is_none() && self.context.slot.is_some() && !self.context.outside.foreign;
+        if without_slot && !found.segments.is_empty() {
             found.report.take(RecoveryRow::StateLost);
         }
         if found.segments.is_empty() {
@@ -220,6 +222,11 @@ impl Recovery<'_> {
             found.reserved = Reserved { end: found.end, volatile: true };
             found.report.take(RecoveryRow::Reserved);
         }
+        let first = found.segments.first().map_or(found.log_start, |s| s.base());
+        if found.missing.is_empty() && found.log_start < first {
+            // Nothing is left below: a log that is emptied begins where it goes on.
+            found.log_start = first;
+        }
         if (found.log_start..=found.end).contains(&self.context.log_start) {
             // A checkpoint that lies beyond the end is of another log, and deletes nothing.
             found.log_start = self.context.log_start;
@@ -242,6 +249,8 @@ impl Recovery<'_> {
             found.report.take(RecoveryRow::DerivedRebuilt);
         }
         found.must_note |= found.report.rows.contains(&RecoveryRow::Reserved);
+        // What is gone below it is not to be missed by an opening that finds more synced.
+        found.must_note |= self.slot.is_some_and(|slot| slot.log_start != found.log_start);
         found.report.took = self.context.clock.monotonic().saturating_sub(started);
         Ok(found)
     }
@@ -270,12 +279,43 @@ impl Recovery<'_> {
         Ok(missing)
     }
 
+    /// The offsets below the first segment that is there, or known to be gone, where they are lost: the slot names an
+    /// earlier one or, where it was written before there was any or is lost itself, an epoch began there.
+    fn missing_front(
+        &self,
+        segments: &[Arc<Segment>],
+        missing: &[Range<Offset>],
+        log_start: Offset,
+    ) -> Result<Option<Range<Offset>>> {
+        let Some(first) = segments.first() else { return Ok(None) };
+        let first = missing.first().map_or(first.base(), |gone| first.base().min(gone.start));
+        let log_start = log_start.max(self.context.log_start);
+        // Nobody says of a log that stands alone whose it is.
+        let is_ours = self.slot.is_some() || (self.context.topic_id.is_some() && !self.context.outside.foreign);
+        if log_start >= first || !is_ours {
+            return Ok(None);
+        }
+        let began = match self.slot.and_then(|slot| slot.first) {
+            None => self.epochs()?.and_then(|epochs| epochs.start()),
+            noted => noted,
+        };
+        let Some(start) = began.map(|began| began.max(log_start)).filter(|&start| start < first) else {
+            return Ok(None);
+        };
+        let cached = self.slot.is_some_and(|slot| slot.boot_id == self.context.boot_id && !slot.poisoned);
+        if cached || self.config.durability == Durability::PowerLoss || start < self.durable(segments)? {
+            return Ok(Some(start..first));
+        }
+        self.tell_offsets(FindingKind::Skipped, "the first segments were never synced, and are gone", start..first);
+        Ok(None)
+    }
+
     /// Row `MissingSegment`.
     fn tell_missing(&self, found: &mut Recovered) {
         for gone in &found.missing {
             found.report.take(RecoveryRow::MissingSegment);
             found.report.damaged.push(gone.clone());
-            self.tell_offsets(FindingKind::Lost, "a sealed segment is missing", gone.clone());
+            self.tell_offsets(FindingKind::Lost, "a segment is missing", gone.clone());
         }
         if let Some(last) = found.missing.last().filter(|last| last.end > found.end) {
             found.end = last.end;

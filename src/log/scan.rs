@@ -339,7 +339,14 @@ impl<'a> Scan<'a> {
             self.found.report.take(row);
             self.found.report.cut_bytes += size;
             // Of a torn batch the header may be whole, and its offsets known outside; it had at least one.
-            let announced = announced_end(segment, flaw)?.unwrap_or(flaw.from.next());
+            let announced = match announced_end(segment, flaw)? {
+                Some(end) => end,
+                // All that is wrong with it may be its base offset.
+                None => segment
+                    .sound_header_at(position)?
+                    .map_or(flaw.from, |sound| flaw.from + i64::from(sound.last_offset_delta()))
+                    .next(),
+            };
             if is_last && self.recovery.slot.is_none() && self.recovery.context.slot.is_some() {
                 self.found.known_outside = self.found.known_outside.max(announced);
             }

@@ -19,6 +19,8 @@ impl Inner {
     /// What the state slot should say now.
     pub(super) fn slot_state(&self, clean: bool, reserved: Reserved) -> SlotState {
         let (offsets, points) = (self.marks.load(), self.marks.points());
+        let first = self.segments.load().first().filter(|first| first.has_file()).map(|first| first.base());
+        let missing = self.missing.load().first().map(|gone| gone.start);
         SlotState {
             clean,
             poisoned: !clean && self.in_doubt.load(Ordering::Acquire),
@@ -34,6 +36,7 @@ impl Inner {
             noted: points.noted.at,
             aborted: [points.recovery.aborted, points.noted.aborted],
             transactional: self.transactional.load(Ordering::Acquire),
+            first: first.into_iter().chain(missing).min(),
             reserved: if clean { Offset::ZERO } else { reserved.end },
             doubted_below: self.doubted_below(),
             unsynced_max: self.unsynced_max.load(Ordering::Acquire),

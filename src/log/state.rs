@@ -28,7 +28,7 @@ use crate::types::{LeaderEpoch, Offset, PartitionId, RecoveryPolicy, Uuid};
 pub(crate) const TAIL_LEN: u64 = 4096;
 
 const MAGIC: &[u8; 14] = b"thalweg state\0";
-/// Version 1 had no poison, `noted` or `unsynced_max`, version 2 nothing of transactions; they are read as if these were
+/// Version 1 had no poison, `noted` or `unsynced_max`, version 2 nothing of transactions or the first segment; they are read as if these were
 /// zero.
 const VERSION: u32 = 3;
 const HEADER_LEN: u64 = 512;
@@ -45,6 +45,7 @@ const POISONED: u32 = 1 << 3;
 const TRUNCATING: u32 = 1 << 4;
 const ABORTED: [u32; 2] = [1 << 5, 1 << 6];
 const TRANSACTIONAL: u32 = 1 << 7;
+const FIRST: u32 = 1 << 8;
 
 /// What a slot holds of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +89,8 @@ pub(crate) struct SlotState {
     pub(crate) aborted: [Option<u32>; 2],
     /// The log holds or held batches of producers.
     pub(crate) transactional: bool,
+    /// Base offset of the first segment that had a file, if one had.
+    pub(crate) first: Option<Offset>,
 }
 
 type Key = (Uuid, PartitionId);
@@ -495,6 +498,7 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
             | flag(s.aborted[0].is_some(), ABORTED[0])
             | flag(s.aborted[1].is_some(), ABORTED[1])
             | flag(s.transactional, TRANSACTIONAL)
+            | flag(s.first.is_some(), FIRST)
     }));
     out.put_u64(sequence);
     if let Some(state) = state {
@@ -516,6 +520,7 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
         out.put_i64(state.noted.get());
         out.put_u32(state.unsynced_max);
         state.aborted.iter().for_each(|crc| out.put_u32(crc.unwrap_or_default()));
+        out.put_i64(state.first.unwrap_or_default().get());
     }
     let crc = crate::wire::crc32c(&copy[CHECKED_AT..]);
     copy[..CHECKED_AT].copy_from_slice(&crc.to_be_bytes());
@@ -557,6 +562,7 @@ fn decode_copy(copy: &[u8]) -> Option<DecodedCopy> {
         truncating: flags & TRUNCATING != 0,
         aborted: ABORTED.map(|flag| Some(body.get_u32()).filter(|_| flags & flag != 0)),
         transactional: flags & TRANSACTIONAL != 0,
+        first: Some(body.get_i64().into()).filter(|_| flags & FIRST != 0),
     };
     (sequence > 0).then_some(DecodedCopy { sequence, content: (flags & USED != 0).then_some((key, state)) })
 }
@@ -604,29 +610,30 @@ mod tests {
             truncating: false,
             aborted: [Some(11), None],
             transactional: true,
+            first: Some(Offset::new(12)),
         }
     }
 
     /// What each version of this file looked like, for ever readable.
     #[test]
     fn golden_files_of_all_versions_are_read() {
-        let nothing = ([None; 2], false);
+        let nothing = ([None; 2], false, None);
         let versions: [(&[u8], _); 3] = [
             (include_bytes!("../../tests/data/private/state-v1.bin"), (false, Offset::ZERO, 0, nothing)),
             (include_bytes!("../../tests/data/private/state-v2.bin"), (true, Offset::new(9), 10, nothing)),
             (
                 include_bytes!("../../tests/data/private/state-v3.bin"),
-                (true, Offset::new(9), 10, ([Some(11), None], true)),
+                (true, Offset::new(9), 10, ([Some(11), None], true, Some(Offset::new(12)))),
             ),
         ];
-        for (golden, (poisoned, noted, unsynced_max, (aborted, transactional))) in versions {
+        for (golden, (poisoned, noted, unsynced_max, (aborted, transactional, first))) in versions {
             let storage = MemoryStorage::default();
             let file = storage.open(Path::new(PATH), OpenMode::CreateNew).unwrap();
             file.write_all_at(golden, 0).unwrap();
             let found = open(&storage);
             let of = |log_end| {
                 let poisoned = poisoned && log_end % 9 == 0;
-                SlotState { poisoned, noted, unsynced_max, aborted, transactional, ..state(log_end) }
+                SlotState { poisoned, noted, unsynced_max, aborted, transactional, first, ..state(log_end) }
             };
             assert_eq!(found.slot(topic(1), 0.into()).load(), Some(of(99)));
             assert_eq!(found.slot(topic(2), 3.into()).load(), Some(of(96)));

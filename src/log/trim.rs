@@ -327,8 +327,11 @@ impl Inner {
         let mut missing = Vec::clone(&self.missing.load());
         for gone in missing.extract_if(.., |gone| gone.start >= end) {
             let path = FileKind::Seal.path(&self.home.dir, gone.start);
-            let removed = self.context.storage.remove_file(&path);
-            removed.map_err(|e| Error::io("cannot remove the seal of a segment", path, e))?;
+            match self.context.storage.remove_file(&path) {
+                // A first segment is missed without one.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|e| Error::io("cannot remove the seal of a segment", path, e))?,
+            }
         }
         self.missing.store(Arc::new(missing));
         Ok(())

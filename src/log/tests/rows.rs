@@ -214,6 +214,49 @@ fn a_power_cut_may_leave_the_last_segment_behind_one_that_it_emptied() {
 }
 
 #[test]
+fn a_first_segment_that_is_gone_is_missed_without_a_seal() {
+    let lost = (Offset::new(0), Offset::new(2));
+    for (level, is_power_cut, is_lost) in [
+        (Durability::PowerLoss, false, true),
+        (Durability::PowerLoss, true, true),
+        (Durability::ProcessCrash, false, true),
+        (Durability::ProcessCrash, true, false),
+    ] {
+        let bed = Bed::new();
+        let config = config(level).segment_bytes(160);
+        let log = bed.open(config.clone());
+        for n in 0..6 {
+            let appended = log.append_records([format!("value {n}")]).unwrap();
+            log.wait(appended.position, level).unwrap();
+        }
+        bed.kill(log);
+        bed.storage.remove_file(&bed.dir.join(LOG)).unwrap();
+        if is_power_cut {
+            reboot(&bed);
+        }
+        let what = format!("{level} {is_power_cut}");
+        let log = bed.open(config.clone());
+        let told = |log: &Log| log.recovery().damaged.iter().map(|gone| (gone.start, gone.end)).collect::<Vec<_>>();
+        assert_eq!(log.recovery().rows.contains(&Row::MissingSegment), is_lost, "{what}: {}", log.recovery());
+        assert_eq!(told(&log), if is_lost { vec![lost] } else { vec![] }, "{what}");
+        assert_eq!(outcome(&log).damaged, if is_lost { vec![(0, 2)] } else { vec![] }, "{what}");
+        assert_eq!(log.offsets().log_start, if is_lost { lost.0 } else { lost.1 }, "{what}");
+        let kind = if is_lost { FindingKind::Lost } else { FindingKind::Skipped };
+        assert!(findings(&log, kind).contains(&(0, 2)), "{what}: {:?}", findings(&log, kind));
+        put(&log, &["more"]);
+        assert_eq!(outcome(&log).records.len(), 5, "{what}");
+        log.close().unwrap();
+        let log = bed.open(config.clone());
+        assert_eq!(told(&log), if is_lost { vec![lost] } else { vec![] }, "{what}");
+        log.advance_log_start(2).unwrap();
+        log.close().unwrap();
+        let log = bed.open(config);
+        assert_eq!((log.recovery().rows.as_slice(), told(&log)), (&[Row::Clean][..], vec![]), "{what}: given up");
+        log.truncate(0).unwrap();
+    }
+}
+
+#[test]
 fn a_segment_that_ended_was_synced_before_the_next_began() {
     let bed = Bed::new();
     let log = bed.open(config(Durability::PowerLoss));
@@ -248,6 +291,19 @@ fn a_log_whose_slot_is_lost_goes_by_its_seals() {
         let damaged: Vec<_> = (batch == 0).then_some((4, 5)).into_iter().collect();
         check(&bed, Durability::PowerLoss, rows, records, &damaged, &format!("{batch}"));
     }
+}
+
+#[test]
+fn the_offsets_of_a_last_batch_that_is_cut_for_its_base_offset_are_all_left_out() {
+    let (bed, size) = six(Durability::PowerLoss);
+    let log = bed.open(config(Durability::PowerLoss));
+    assert_eq!(put(&log, &["one", "two", "three"]).last_offset, 8);
+    bed.kill(log);
+    bed.storage.remove_file(&bed.dir.join("log.state")).unwrap();
+    bed.overwrite(LOG, 6 * size, &[0; 8]);
+    let log = bed.open(config(Durability::PowerLoss));
+    assert_eq!(log.recovery().rows, [Row::StateLost, Row::TornTail, Row::Reserved]);
+    assert_eq!(put(&log, &["more"]).base_offset, 9);
 }
 
 #[test]
