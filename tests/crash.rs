@@ -259,7 +259,7 @@ fn crashes(level: Durability) {
         let report = explore(workload(replay.seed), check, &ExploreConfig::new(replay.seed).replay(replay));
         return report.assert_sound();
     }
-    let mut budget = Budget::of(2, if level == Durability::PowerLoss { 50 } else { 25 });
+    let mut budget = Budget::of(2, 60);
     let mut points = 0;
     while !budget.left().is_zero() {
         let seed = budget.seed;
@@ -291,7 +291,7 @@ fn a_failing_operation_costs_nothing_that_was_promised() {
 }
 
 fn failing_operations() {
-    let mut budget = Budget::of(4, 9);
+    let mut budget = Budget::of(4, 20);
     let mut runs = 0;
     while !budget.left().is_zero() {
         let seed = budget.seed;
@@ -349,7 +349,7 @@ fn on_a_full_disk(seed: u64, bytes: u64) -> std::result::Result<bool, String> {
 
 #[test]
 fn a_disk_that_runs_full_at_any_byte_costs_nothing_that_was_promised() {
-    let mut budget = Budget::of(8, 11);
+    let mut budget = Budget::of(8, 120);
     let (mut full, mut sizes) = (0, 0);
     while !budget.left().is_zero() {
         let seed = budget.seed;

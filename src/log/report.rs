@@ -130,6 +130,9 @@ pub struct LogRecovery {
     pub kept: Vec<PathBuf>,
     /// The offsets that damage costs, where it was found: reads of them fail, the rest is served.
     pub damaged: Vec<Range<Offset>>,
+    /// Transactions that were open where damage was found, up to there: their end may lie in it. What the producer did
+    /// next then decides what a read-committed reader sees of them. Told by the opening that finds the damage alone.
+    pub undecided: Vec<Range<Offset>>,
     /// How long it took, by the monotonic clock.
     pub took: Duration,
 }
@@ -148,9 +151,14 @@ impl fmt::Display for LogRecovery {
         let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(",") };
         let rows = list(self.rows.iter().map(RecoveryRow::to_string).collect());
         let kept = list(self.kept.iter().map(|path| path.display().to_string()).collect());
-        let damaged = list(self.damaged.iter().map(|r| format!("{}..{}", r.start, r.end)).collect());
+        let ranges = |of: &[Range<Offset>]| list(of.iter().map(|r| format!("{}..{}", r.start, r.end)).collect());
+        let (damaged, undecided) = (ranges(&self.damaged), ranges(&self.undecided));
         let Self { scanned_bytes, cut_bytes, took, .. } = self;
         let millis = took.as_millis();
-        write!(f, "rows={rows} scanned={scanned_bytes} cut={cut_bytes} damaged={damaged} kept={kept} took_ms={millis}")
+        write!(
+            f,
+            "rows={rows} scanned={scanned_bytes} cut={cut_bytes} damaged={damaged} kept={kept} took_ms={millis} "
+        )?;
+        write!(f, "undecided={undecided}")
     }
 }

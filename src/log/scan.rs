@@ -309,9 +309,24 @@ impl<'a> Scan<'a> {
                 if matches!(row, RecoveryRow::RotBeyondCap | RecoveryRow::Unreadable) {
                     self.found.report.take(row);
                 }
+                if flaw.kind.is_unreadable() && flaw.from >= self.replay_from {
+                    self.tell_undecided(flaw.from);
+                }
                 Ok(None)
             }
             stops => Ok(Some(stops)),
+        }
+    }
+
+    /// What is damaged from `from` on may be what ended the transactions that are open there.
+    fn tell_undecided(&mut self, from: Offset) {
+        let report = &mut self.found.report;
+        let room = DAMAGED_MAX.saturating_sub(report.undecided.len());
+        for (id, _, first) in self.found.producers.open_transactions().take(room) {
+            let words =
+                format!("a transaction of producer {id} may have ended in the damage behind it, and how is not known");
+            self.recovery.tell_offsets(FindingKind::Damaged, words, first..from);
+            report.undecided.push(first..from);
         }
     }
 

@@ -9,8 +9,7 @@
 //!
 //! The digest is the CRC-32C of the fields of all batch headers that no batch checksum covers, and of these checksums:
 //! with them it covers every byte, and costs 17 bytes of checksum a batch as they are appended. The leader epoch is
-//! left out: it is judged, and served corrected, by the list of epochs. The other indexes need no checksum: what they
-//! find is compared with the batches.
+//! left out: it is judged, and served corrected, by the list of epochs.
 
 use std::io;
 use std::sync::atomic::Ordering;

@@ -169,6 +169,7 @@ impl Known {
         &self,
         offsets: LogOffsets,
         told: &[Range<Offset>],
+        undecided: &[Range<Offset>],
         read: &dyn Fn(Offset, Isolation) -> Result<LogRead>,
     ) -> std::result::Result<usize, String> {
         if offsets.end.get() < self.end {
@@ -181,10 +182,11 @@ impl Known {
                 unseen.retain(|offset, _| self.committed.contains(offset));
             }
             let mut gone: Vec<Range<i64>> = told.iter().map(|r| r.start.get()..r.end.get()).collect();
-            // A damaged marker leaves its transaction to the producer's next one.
+            // A damaged marker leaves its transaction to the producer's next one, which is told.
             let undecided = |offset: i64| {
+                let is_in = |of: &[Range<Offset>], offset| of.iter().any(|range| range.contains(&Offset::new(offset)));
                 let marker = self.markers.get(&offset).copied();
-                marker.is_some_and(|marker| told.iter().any(|range| range.contains(&Offset::new(marker))))
+                marker.is_some_and(|marker| is_in(told, marker)) && is_in(undecided, offset)
             };
             unseen.retain(|offset, _| !undecided(*offset));
             let mut at = offsets.log_start;
@@ -382,7 +384,7 @@ fn log_bed(seed: u64, closed: bool) -> Bed {
         TOTAL.add(&hits, &BTreeMap::new());
         let told = |wrong: String| format!("{wrong}; recovery said {recovery:?}");
         let read = |at, isolation| log.read(at, 1 << 16, isolation);
-        let lost = known.judge(log.offsets(), &recovery.damaged, &read).map_err(told)?;
+        let lost = known.judge(log.offsets(), &recovery.damaged, &recovery.undecided, &read).map_err(told)?;
         // Appends go on, and what is damaged stays what it is.
         let appended =
             log.append_records(["more"]).and_then(|a| log.wait(a.position, Durability::PowerLoss).map(|()| a));
@@ -397,7 +399,7 @@ fn log_bed(seed: u64, closed: bool) -> Bed {
         let read = |at, isolation| log.read(at, 1 << 16, isolation);
         let told_again: Vec<_> = again.damaged.iter().chain(&recovery.damaged).cloned().collect();
         known
-            .judge(log.offsets(), &told_again, &read)
+            .judge(log.offsets(), &told_again, &recovery.undecided, &read)
             .map_err(|wrong| told(format!("after closing and opening: {wrong}; {again:?}")))?;
         let last = log.read(appended.base_offset, 1 << 16, Isolation::ReadUncommitted).and_then(|r| values(&r));
         match last {
@@ -469,7 +471,7 @@ fn broker_bed(closed: bool) -> Bed {
                 .filter_map(|f| f.offsets)
                 .collect();
             let read = |at, isolation| partition.read(at, 1 << 16, isolation);
-            let judged = known.judge(offsets, &told, &read);
+            let judged = known.judge(offsets, &told, &[], &read);
             lost += judged.map_err(|wrong| format!("{name}: {wrong}; {:?}", findings()))?;
             match broker.consumer_group("billing").committed(name) {
                 Ok(Some(at)) if at.offset().get() == known.end => {}
@@ -489,7 +491,7 @@ fn broker_bed(closed: bool) -> Bed {
 #[test]
 fn rot_is_told_or_harmless() {
     TOTAL.part(|| {
-        let mut budget = Budget::of(1, 1);
+        let mut budget = Budget::of(1, 2);
         // Another part of it for every seed.
         let step = if budget.end.is_some() || super::is_full() { 8 } else { 150 };
         let mut outcomes = Outcomes::default();

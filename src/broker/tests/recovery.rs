@@ -42,8 +42,8 @@ fn a_report_names_how_the_directory_was_left_and_opens_nothing() {
     assert_eq!((closed.partitions.len(), closed.unopened), (0, 2));
     assert_eq!(values(broker.topic("orders").open().unwrap().scan(Start::Earliest)), ["paid"]);
     let text = "last_close=InOrder foreign_writer=false state_begun_anew=false opened=2 unopened=0 dir=/data\n\
-                orders-0 rows=Fresh scanned=0 cut=0 damaged=- kept=- took_ms=0\n\
-                orders-1 rows=Clean scanned=0 cut=0 damaged=- kept=- took_ms=0";
+                orders-0 rows=Fresh scanned=0 cut=0 damaged=- kept=- took_ms=0 undecided=-\n\
+                orders-1 rows=Clean scanned=0 cut=0 damaged=- kept=- took_ms=0 undecided=-";
     assert_eq!(broker.recovery_report().to_string(), text);
 }
 

@@ -307,6 +307,32 @@ fn the_offsets_of_a_last_batch_that_is_cut_for_its_base_offset_are_all_left_out(
 }
 
 #[test]
+fn a_damaged_marker_leaves_its_transaction_undecided_and_that_is_told() {
+    let bed = Bed::new();
+    let log = bed.open(config(Durability::PowerLoss));
+    let mut ends = Vec::new();
+    for (sequence, outcome) in [(0, TxnOutcome::Abort), (1, TxnOutcome::Commit)] {
+        let mut batch = BatchBuilder::new().producer(ProducerId::new(7), 0, sequence).transactional();
+        batch.push(Timestamp::new(T), &Record::new(format!("value {sequence}"))).unwrap();
+        log.append(&batch.finish().unwrap(), LeaderEpoch::new(0)).unwrap();
+        log.sync().unwrap();
+        ends.push(log.size_bytes());
+        let marker = EndMarker { outcome, coordinator_epoch: 0 };
+        let marker = BatchBuilder::end_marker(marker, ProducerId::new(7), 0, Timestamp::new(T)).unwrap();
+        log.append(&marker, LeaderEpoch::new(0)).unwrap();
+        log.sync().unwrap();
+    }
+    bed.kill(log);
+    bed.overwrite(LOG, ends[0] + 65, &[0xff]);
+    let log = bed.open(config(Durability::PowerLoss));
+    let (damaged, undecided) = (Offset::new(1)..Offset::new(2), Offset::new(0)..Offset::new(1));
+    let recovery = log.recovery();
+    assert_eq!((recovery.damaged.as_slice(), recovery.undecided.as_slice()), (&[damaged][..], &[undecided][..]));
+    assert!(recovery.to_string().ends_with(" undecided=0..1"), "{recovery}");
+    assert!(findings(&log, FindingKind::Damaged).contains(&(0, 1)));
+}
+
+#[test]
 fn what_is_derived_and_missing_is_made_anew() {
     for name in ["00000000000000000000.index", "00000000000000000000.timeindex", LEADER_EPOCHS] {
         let (bed, _) = six(Durability::PowerLoss);
