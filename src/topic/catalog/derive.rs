@@ -2,7 +2,7 @@
 //! elsewhere. Its partition directories tell names, ids, numbers and leader epochs; configs are unknown, so
 //! nothing may ever be deleted by them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::image::PARTITION_NUMBER_MAX;
@@ -45,8 +45,10 @@ pub(super) fn records(storage: &dyn Storage, log_dir: &Path, node: i32, own: Uui
         return Ok(Vec::new());
     }
     let mut records = vec![MetadataRecord::ProducerIds { broker: -1, broker_epoch: -1, next: NEXT_PRODUCER_ID }];
+    let mut taken = BTreeSet::new();
     for (name, topic) in topics {
-        let id = topic.id.map_or_else(Uuid::random, Ok)?;
+        // Of a directory that was copied under another name only one can be the topic's own.
+        let id = topic.id.filter(|&id| taken.insert(id)).map_or_else(Uuid::random, Ok)?;
         let count = topic.partitions.last_key_value().map_or(0, |(&last, _)| last + 1);
         records.push(MetadataRecord::Topic { name: name.clone(), id });
         records.extend((0..count).map(|partition| {

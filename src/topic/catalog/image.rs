@@ -188,6 +188,9 @@ impl Image {
             MetadataRecord::Topic { name, id } => {
                 // It becomes part of a path.
                 crate::topic::name::validate(&name).map_err(|e| broken("an impossible topic").source(e))?;
+                if let Some(other) = self.names.get(&id).filter(|other| ***other != *name) {
+                    return Err(broken(format!("topic id {id} names two topics, {other} and {name}")));
+                }
                 self.add_topic(&name, id);
             }
             MetadataRecord::Partition { topic, partition, state } => {

@@ -264,6 +264,24 @@ fn a_snapshot_carries_the_catalog_without_its_log() {
     }
 }
 
+/// What the log would not serve is not applied either.
+#[test]
+fn a_topic_is_not_brought_back_by_a_copy_of_the_batch_that_made_it() {
+    let dir = Dir::new();
+    let catalog = dir.open();
+    let before = dir.read(LOG).len();
+    catalog.create_topic("t", id(1), 1, &plain()).unwrap();
+    let created = dir.read(LOG)[before..].to_vec();
+    catalog.delete_topic(id(1)).unwrap();
+    let end = catalog.image().end;
+    drop(catalog);
+    dir.write(LOG, &[dir.read(LOG), created].concat());
+    for _ in 0..2 {
+        let catalog = dir.open();
+        assert_eq!((catalog.image().topic("t").is_some(), catalog.image().end), (false, end));
+    }
+}
+
 /// Appends to the log of a closed catalog, as another program may.
 fn append(dir: &Dir, batch: impl FnOnce(Place) -> Result<RecordBatch>) {
     let catalog = dir.open();

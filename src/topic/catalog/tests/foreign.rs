@@ -359,6 +359,30 @@ fn without_a_metadata_log_the_directories_tell_and_nothing_is_written() {
     assert_eq!((image.quorum().1.len(), image.feature("metadata.version")), (1, Some(21)));
 }
 
+/// Two topics of one id would share what is known of their logs.
+#[test]
+fn a_directory_that_was_copied_under_another_name_is_another_topic() {
+    let dir = Dir::new();
+    dir.write("meta.properties", META.as_bytes());
+    partition_dir(&dir, "orders-0", Some(id(1)), "");
+    partition_dir(&dir, "orders.copy-0", Some(id(1)), "");
+    let catalog = dir.open();
+    let image = catalog.image();
+    assert_eq!(names(&catalog), ["orders", "orders.copy"]);
+    assert_eq!(image.topic("orders").unwrap().id, id(1));
+    assert_ne!(image.topic("orders.copy").unwrap().id, id(1));
+}
+
+#[test]
+fn an_id_that_names_two_topics_is_damage() {
+    let twins = [topic("orders", 1), topic("orders.copy", 1)].concat();
+    let mut image = Image::default();
+    let mut applied = twins.into_iter().map(|record| image.apply(record));
+    let error = applied.find_map(Result::err).unwrap();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("two topics, orders and orders.copy"), "{error}");
+}
+
 /// A metadata log in a second log.dir keeps Kafka from starting, and an open is no reason to write one.
 #[test]
 fn an_empty_second_directory_of_a_broker_gets_no_metadata_log() {
