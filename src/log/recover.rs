@@ -217,6 +217,7 @@ impl Recovery<'_> {
         }
         self.tell_missing(&mut found);
         self.go_above_reserved(&mut found);
+        self.judge_again(&mut found)?;
         let is_told = |row| matches!(row, &RecoveryRow::Reserved | &RecoveryRow::DamagedTail);
         if !found.clean && !found.report.rows.iter().any(is_told) && is_above_gap(&found.segments)? {
             found.reserved = Reserved { end: found.end, volatile: true };
@@ -429,6 +430,31 @@ impl Recovery<'_> {
         if found.above_damage.is_some() || !found.segments.last().is_some_and(goes_on) {
             self.go_on_at(found, found.end);
         }
+    }
+
+    /// A batch that contradicts its neighbours was judged by bytes that were cut off since, or by another end of the log.
+    /// What counts is what every reader and every later opening will find: where that is something else, the last
+    /// segment with batches ends here, and all that is derived from it is made anew.
+    fn judge_again(&self, found: &mut Recovered) -> Result<()> {
+        let Some(last) = found.scanned.last().map(Arc::clone) else { return Ok(()) };
+        last.set_end(found.end);
+        let mut changed = false;
+        for segment in &found.scanned {
+            changed |= segment.reads_otherwise()?;
+        }
+        if !changed {
+            return Ok(());
+        }
+        let end = found.end;
+        if found.segments.last().is_some_and(|active| active.base() == last.base()) {
+            self.go_on_at(found, end);
+        }
+        let active = found.segments.split_off(found.segments.partition_point(|segment| segment.base() <= last.base()));
+        (found.report.damaged, found.report.undecided) = (Vec::new(), Vec::new());
+        Scan::new(self, found, Offset::ZERO, Begin::Again)?.run()?;
+        found.segments.extend(active);
+        found.end = end;
+        Ok(())
     }
 
     /// Makes a new segment at `base` the active one.

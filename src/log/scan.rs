@@ -29,6 +29,8 @@ pub(super) enum Begin {
     Segment,
     /// At any that the slot names.
     Noted,
+    /// As at the first batch of a segment, when all that had to be cut is: what is there stays.
+    Again,
 }
 
 pub(super) struct Scan<'a> {
@@ -47,6 +49,7 @@ pub(super) struct Scan<'a> {
     epochs: EpochScan,
     /// Everything below survives loss of power.
     durable: Offset,
+    is_again: bool,
 }
 
 /// What a walk over one segment found.
@@ -105,9 +108,11 @@ impl<'a> Scan<'a> {
         let epochs = EpochScan { noted, pending: None, last: Offset::ZERO };
         let durable = recovery.durable(&found.segments)?;
         let (evidence, indexed) = (Offset::ZERO, Offset::ZERO);
-        let mut scan = Self { recovery, found, replay_from, resumed, unreadable, evidence, indexed, epochs, durable };
+        let is_again = begin == Begin::Again;
+        let mut scan =
+            Self { recovery, found, replay_from, resumed, unreadable, evidence, indexed, epochs, durable, is_again };
         scan.weigh(newest_snapshot)?;
-        if let Some(active) = scan.found.segments.last() {
+        if let Some(active) = scan.found.segments.last().filter(|_| !is_again) {
             let known = scan.evidence.max(scan.found.known_outside);
             active.set_end(recovery.slot.map_or(known, |slot| slot.log_end));
         }
@@ -230,8 +235,9 @@ impl<'a> Scan<'a> {
         };
         let mut survey = Survey::new(from.1, segment.written());
         let (mut stopped, mut failed) = (None, None);
-        let zeros_from = if is_last { Some(segment.find_room()?) } else { None };
-        let may_finish = is_last && sealed.is_none() && resumed.is_none() && self.recovery.slot.is_some();
+        let zeros_from = if is_last && !self.is_again { Some(segment.find_room()?) } else { None };
+        let may_finish =
+            is_last && !self.is_again && sealed.is_none() && resumed.is_none() && self.recovery.slot.is_some();
         let end = segment.walk_from(from, zeros_from, |found| {
             let noted = match &found {
                 Found::Batch(position, header, bytes) => self.take(segment, *position, header, bytes),
@@ -304,7 +310,8 @@ impl<'a> Scan<'a> {
         is_sealed: bool,
     ) -> Result<Option<Verdict>> {
         let known = Known { is_last, is_sealed, durable: self.durable, evidence: self.evidence_at(flaw.from) };
-        match self.recovery.judge(segment, flaw, known)? {
+        let verdict = self.recovery.judge(segment, flaw, known)?;
+        match if self.is_again { Verdict::Rot(RecoveryRow::DamagedSegment) } else { verdict } {
             Verdict::Rot(row) => {
                 if matches!(row, RecoveryRow::RotBeyondCap | RecoveryRow::Unreadable) {
                     self.found.report.take(row);

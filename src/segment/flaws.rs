@@ -90,6 +90,15 @@ impl Survey {
         }
     }
 
+    /// Whether the same batches are served by it, whatever the words for the rest.
+    pub(super) fn serves_like(&self, other: &Self) -> bool {
+        let place = |flaw: &Flaw| match flaw.kind {
+            FlawKind::Corrected(prefix) => (flaw.positions.clone(), flaw.from, Some(prefix)),
+            _ => (flaw.positions.clone(), flaw.from, None),
+        };
+        self.end == other.end && self.flaws.iter().map(place).eq(other.flaws.iter().map(place))
+    }
+
     /// Says that the segment was cut to `len` bytes, behind the last batch.
     pub(crate) fn cut(&mut self, len: u64) {
         self.len = len;

@@ -33,6 +33,7 @@ use crate::types::{Offset, ReadMode, Timestamp, TopicPartition, Verify};
 
 pub(crate) use buffer::BufferPool;
 pub(crate) use check::AbortedCheck;
+use flaws::Successor;
 pub(crate) use flaws::{Flaw, FlawKind, Survey};
 pub(crate) use indexes::IndexSizes;
 use indexes::Indexes;
@@ -292,6 +293,17 @@ impl Segment {
         self.end.store(end.get(), Ordering::Release);
     }
 
+    /// Where the log ends whose last segment this is, where somebody knows.
+    fn end(&self) -> Option<Offset> {
+        Some(Offset::new(self.end.load(Ordering::Acquire))).filter(|end| end.get() >= 0)
+    }
+
+    /// What follows the last batch.
+    fn successor(&self) -> Successor {
+        let end = || Successor::End(self.end().map(Offset::get));
+        self.until().map_or_else(end, |until| Successor::Segment(until.get()))
+    }
+
     /// Says when the last record came, because its timestamp does not.
     pub(crate) fn age_from(&self, time: Timestamp) {
         self.ages_from.store(time.get(), Ordering::Release);
@@ -315,8 +327,8 @@ impl Segment {
         zeros_from: Option<u64>,
         each: impl FnMut(Found<'_>) -> bool,
     ) -> Result<WalkEnd> {
-        let end = Some(Offset::new(self.end.load(Ordering::Acquire))).filter(|end| end.get() >= 0);
-        let frame = Frame { base: self.base, until: self.until(), end, zeros_from, compacted: self.home.compacted };
+        let (until, end) = (self.until(), self.end());
+        let frame = Frame { base: self.base, until, end, zeros_from, compacted: self.home.compacted };
         walk(&**self.file()?, from.0, self.written(), from.1, frame, &self.home.buffers, each)
             .map_err(|e| self.io_error("cannot read a segment", e))
     }
@@ -330,6 +342,21 @@ impl Segment {
     /// and replaces indexes that came from files by those that the batches give.
     pub(crate) fn survey(&self) -> Result<Arc<Survey>> {
         let cuts = self.cuts.load(Ordering::Acquire);
+        let (rebuilt, survey) = self.looked_over()?;
+        let mut held = self.indexes.write();
+        if !held.as_ref().is_some_and(|held| held.from_batches) {
+            let mut indexes = rebuilt.indexes.into_inner();
+            if let (Some(indexes), Some(held)) = (&mut indexes, held.as_ref()) {
+                indexes.go_on_with(held, survey.len, survey.end)?;
+            }
+            *held = indexes;
+        }
+        drop(held);
+        Ok(self.learn_unless_cut(survey, cuts))
+    }
+
+    /// What a walk over the whole segment finds, and another handle on the same file with the indexes that it gives.
+    fn looked_over(&self) -> Result<(Self, Survey)> {
         let rebuilt = Self::existing(self.home.clone(), self.base, self.sizes, self.written());
         rebuilt.surround_like(self);
         rebuilt.reset_indexes()?;
@@ -346,16 +373,15 @@ impl Segment {
             return Err(error);
         }
         self.contradict(&mut survey, rebuilt.kept_tally())?;
-        let mut held = self.indexes.write();
-        if !held.as_ref().is_some_and(|held| held.from_batches) {
-            let mut indexes = rebuilt.indexes.into_inner();
-            if let (Some(indexes), Some(held)) = (&mut indexes, held.as_ref()) {
-                indexes.go_on_with(held, survey.len, survey.end)?;
-            }
-            *held = indexes;
-        }
-        drop(held);
-        Ok(self.learn_unless_cut(survey, cuts))
+        Ok((rebuilt, survey))
+    }
+
+    /// Whether a walk would find other batches than those that are known, because the bytes or the segment behind a
+    /// place that contradicts its neighbours are others by now.
+    pub(crate) fn reads_otherwise(&self) -> Result<bool> {
+        let known = self.known().filter(|known| !known.flaws().is_empty() || known.cleaned);
+        let Some(known) = known else { return Ok(false) };
+        Ok(!self.looked_over()?.1.serves_like(&known))
     }
 
     /// Takes in what a walk over the whole segment found out, and tells of the flaws.

@@ -9,7 +9,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::buffer::Buffer;
-use super::flaws::{Flaw, FlawKind, Prefix, Survey};
+use super::flaws::{Flaw, FlawKind, Prefix, Successor, Survey, Verdict, judge};
 use super::view::View;
 use super::walk::crc_matches;
 use super::{FileKind, Patient, Segment};
@@ -409,29 +409,33 @@ impl Pick<'_> {
             Expected::Last(last) => return header.last_offset() == last,
             Expected::Any => return true,
         };
-        if header.base_offset() < base || !self.is_cleaned() {
+        if header.base_offset() < base {
             return false;
         }
-        let size = header.size_bytes();
-        let count = i64::from(header.last_offset_delta()) + 1;
-        let behind = rest.get(size..size + BatchHeader::LEN).map(BatchHeader::parse);
-        match behind {
-            Some(Ok(behind)) => header.next_offset() <= behind.base_offset() && behind.base_offset() != base + count,
-            // The survey has judged it.
-            Some(Err(_)) => self.known.is_some(),
-            None => self.position + size as u64 == self.len || !self.lacks_successor(size, rest),
+        match self.known {
+            // The walk has judged it.
+            Some(known) if self.position < known.len => true,
+            _ => self.segment.home.compacted && self.judge(header, base, rest) == Some(Verdict::AsIs),
         }
     }
 
-    /// Whether offsets may be missing between two batches.
-    fn is_cleaned(&self) -> bool {
-        self.known.map_or(self.segment.home.compacted, |known| known.cleaned)
+    /// As a walk judges a batch of a log that is compacted; `None` where the bytes at hand do not tell.
+    fn judge(&self, header: &BatchHeader, expected: Offset, rest: &[u8]) -> Option<Verdict> {
+        let size = header.size_bytes();
+        let successor = if self.position + size as u64 == self.len {
+            self.segment.successor()
+        } else {
+            Successor::At(BatchHeader::parse(rest.get(size..)?).ok()?.base_offset().get())
+        };
+        let count = i64::from(header.last_offset_delta()) + 1;
+        Some(judge(header.base_offset().get(), count, expected.get(), successor, true))
     }
 
     /// Whether it takes the header of the next batch to tell.
     fn lacks_successor(&self, size: usize, rest: &[u8]) -> bool {
         let needed = (size + BatchHeader::LEN) as u64;
-        self.is_cleaned() && (rest.len() as u64) < needed && self.position + needed <= self.len
+        let was_judged = self.known.is_some_and(|known| self.position < known.len);
+        self.segment.home.compacted && !was_judged && (rest.len() as u64) < needed && self.position + needed <= self.len
     }
 }
 

@@ -501,6 +501,48 @@ fn what_a_cleaner_leaves_is_no_damage() {
     }
 }
 
+/// The header of what was cut off had told where the batch before it belongs.
+#[test]
+fn what_is_served_of_a_contradiction_does_not_change_with_what_is_cut_off_behind_it() {
+    let mut astray = cleaned(1 << 30, 1, &[0], 0);
+    astray[BatchHeader::PREFIX_LEN..BatchHeader::MAGIC_AT].copy_from_slice(&54_i32.to_be_bytes());
+    let torn = cleaned(2, 1, &[0], 0);
+    let bed = Bed::new();
+    bed.storage.create_dir(&bed.dir).unwrap();
+    let bytes = [&cleaned(0, 1, &[0], 0), &astray, &torn[..torn.len() - 5]].concat();
+    bed.overwrite("00000000000000000000.log", 0, &bytes);
+    let log = bed.open(small());
+    assert_eq!(put(&log, &["new"]).base_offset, 3);
+    let served = outcome(&log);
+    assert_eq!((served.records.keys().collect::<Vec<_>>(), &served.damaged[..]), (vec![&0, &3], &[(1, 3)][..]));
+    bed.kill(log);
+    for _ in 0..2 {
+        let log = bed.open(small());
+        assert_eq!(outcome(&log), served, "{:?}", log.recovery());
+        log.close().unwrap();
+    }
+}
+
+#[test]
+fn a_batch_at_the_end_of_a_compacted_log_is_judged_alike_after_a_scan_and_without_one() {
+    let config = LogConfig { compacted: true, ..LogConfig::default() };
+    let bed = Bed::new();
+    bed.storage.create_dir(&bed.dir).unwrap();
+    let (first, last) = (cleaned(0, 1, &[0], 0), cleaned(1, 1, &[0], 0));
+    bed.overwrite("00000000000000000000.log", 0, &[&first[..], &last].concat());
+    let log = bed.open(config.clone());
+    let served = outcome(&log);
+    assert_eq!((served.records.len(), &served.damaged[..]), (2, &[][..]));
+    log.close().unwrap();
+    bed.overwrite("00000000000000000000.log", first.len() as u64 + 2, &[1]);
+    for row in [RecoveryRow::Scanned, RecoveryRow::Clean] {
+        let log = bed.open(config.clone());
+        assert!(log.recovery().rows.contains(&row), "{:?}", log.recovery());
+        assert_eq!(outcome(&log), served, "{row:?}");
+        log.close().unwrap();
+    }
+}
+
 #[test]
 fn messages_of_old_formats_are_kept_and_named() {
     let message = |offset: i64, magic: u8, value: &[u8]| {
