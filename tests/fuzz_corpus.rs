@@ -41,6 +41,7 @@ fn make_seeds() -> Result<()> {
         directory_seeds(name, end, &clock)?;
     }
     vector_seeds();
+    seal_seeds();
     Ok(())
 }
 
@@ -79,9 +80,11 @@ fn log_seeds(name: &str, close: bool) -> Result<()> {
             "index" => seed("offset_index", &name, &based()),
             "timeindex" => seed("time_index", &name, &based()),
             "txnindex" => seed("transaction_index", &name, &based()),
+            "seal" => seed("seal", &name, &based()),
             "snapshot" => seed("producers", &name, &bytes),
             "state" => seed("state", &name, &bytes),
-            _ => seed("checkpoint", &name, &bytes),
+            "" => seed("checkpoint", &name, &bytes),
+            _ => {}
         }
     }
     Ok(())
@@ -115,6 +118,8 @@ fn directory_seeds(name: &str, close: bool, clock: &ManualClock) -> Result<()> {
             "thalweg.state" => seed("state", &file, &bytes),
             text if text.ends_with("checkpoint") => seed("checkpoint", &file, &bytes),
             "partition.metadata" => seed("checkpoint", &file, &bytes),
+            "thalweg.epoch" => seed("notes", &file, &[&[0][..], &bytes].concat()),
+            "thalweg.clock" => seed("notes", &file, &[&[1][..], &bytes].concat()),
             _ if path.starts_with("__cluster_metadata-0/") && path.ends_with(".log") => {
                 seed("catalog", &format!("{name}-log"), &[&[0][..], &bytes].concat());
                 metadata_seed(name, &bytes)?;
@@ -184,12 +189,20 @@ fn vector_seeds() {
         ("segment", "empty", &b"\0"[..]),
         ("directory", "empty", b""),
         ("directory", "foreign", b"\0\x05photo\0\x01x"),
+        ("notes", "of-a-later-release", b"\0version: 9\n"),
         ("metadata", "empty", b""),
         ("metadata", "topic", b"\0\x14\x01\x02\0\x02tAAAAAAAAAAAAAAA\0"),
         ("properties", "zookeeper", b"version=0\nbroker.id=1\n"),
     ] {
         seed(target, name, bytes);
     }
+}
+
+/// Seals of earlier releases.
+fn seal_seeds() {
+    let based = |seal: &[u8]| [&7_i64.to_be_bytes(), seal].concat();
+    seed("seal", "version-1", &based(include_bytes!("data/private/seal-v1.bin")));
+    seed("seal", "version-2", &based(include_bytes!("data/private/seal-v2.bin")));
 }
 
 /// Every file below `dir` with its content, by its path from there.
@@ -215,7 +228,9 @@ fn files(disk: &SimStorage, dir: &Path) -> Vec<(String, Vec<u8>)> {
 /// A directory as the fuzz targets unpack it.
 fn pack(disk: &SimStorage, dir: &Path, flags: u8) -> Vec<u8> {
     let mut packed = Vec::new();
-    for (name, bytes) in files(disk, dir).iter().filter(|(name, _)| !name.ends_with(".lock")) {
+    // Neither of them is read.
+    let is_read = |name: &str| !name.ends_with(".lock") && !name.ends_with(".reserve");
+    for (name, bytes) in files(disk, dir).iter().filter(|(name, _)| is_read(name)) {
         packed.extend([flags, u8::try_from(name.len()).expect("a short name")]);
         packed.extend(name.bytes());
         put(&mut packed, bytes);

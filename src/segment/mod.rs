@@ -42,6 +42,8 @@ pub(crate) use patient::{Patient, UNREADABLE};
 pub(crate) use read::SegmentRead;
 pub(crate) use room::Prepared;
 pub(crate) use seal::{Broken, Tally};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use seal::{repaired_seal, rewritten_seal};
 use view::{View, ViewSlot};
 use walk::crc_matches;
 pub(crate) use walk::{Found, Frame, WalkEnd, walk};

@@ -139,6 +139,20 @@ impl Facts {
     }
 }
 
+/// What the seal of a segment at `base` says, written again; `None` for what is none.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn rewritten_seal(bytes: &[u8], base: Offset) -> Result<Option<Vec<u8>>> {
+    Ok(Facts::decode(bytes, base)?.map(|facts| facts.encode()))
+}
+
+/// `data` as what a seal says of its segment, behind a front that fits.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn repaired_seal(data: &[u8]) -> Vec<u8> {
+    let mut facts = data.get(CHECKED_AT..).unwrap_or_default().to_vec();
+    facts.resize(SEAL_LEN - CHECKED_AT, 0);
+    [&MAGIC[..], &crate::wire::crc32c(&facts).to_be_bytes(), &facts].concat()
+}
+
 /// What a seal says against its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {

@@ -11,6 +11,7 @@ use crate::log::{
     EpochCache, ProducerStates, StateFile, decode_offsets, decode_partition_metadata, encode_offsets,
     encode_partition_metadata,
 };
+use crate::segment::{repaired_seal, rewritten_seal};
 use crate::storage::{OpenMode, Storage};
 use crate::topic::catalog::{Image, MetadataRecord};
 use crate::topic::properties::MetaProperties;
@@ -59,6 +60,14 @@ pub(super) fn transaction_index(data: &[u8]) {
     index.truncate(found.last().map_or(base, |txn| txn.last_offset));
     index.extend_from(&whole, found.last().map_or(base, |txn| txn.last_offset));
     assert_eq!(index, whole);
+}
+
+pub(super) fn seal(data: &[u8]) {
+    let Some((base, bytes)) = split_base(data) else { return };
+    for bytes in [bytes.to_vec(), repaired_seal(bytes)] {
+        let Ok(Some(seal)) = rewritten_seal(&bytes, base) else { continue };
+        assert_eq!(rewritten_seal(&seal, base).expect("our own"), Some(seal));
+    }
 }
 
 pub(super) fn producers(data: &[u8]) {
