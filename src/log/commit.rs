@@ -25,7 +25,7 @@ use super::waiters::Gather;
 use super::{Inner, LogConfig, LogPosition};
 
 /// Weakly acknowledged offsets are reserved this far ahead, so that one synced note covers many appends.
-const RESERVE_AHEAD: i64 = 1 << 20;
+pub(super) const RESERVE_AHEAD: i64 = 1 << 20;
 
 /// Segments that ended and whose files are not complete, at most: beyond, the append that rolls completes one.
 const SEALED_MAX: usize = 4;
@@ -52,8 +52,8 @@ pub(super) struct Writer {
     pub(super) changed: bool,
     /// Bytes written since the last note for recovery.
     pub(super) unnoted: u64,
-    /// The producer snapshot that is being synced.
-    pub(super) held_snapshot: Offset,
+    /// The recovery point is being raised: the producer snapshot that must stay for that.
+    pub(super) held_snapshot: Option<Offset>,
     pub(super) gather: Gather,
 }
 
@@ -195,8 +195,20 @@ impl Inner {
     pub(super) fn sync_now(&self) -> Result<()> {
         match self.config.load().durability {
             Durability::PowerLoss => self.lead(self.writer(), true),
-            _ => self.sync_behind(),
+            _ => self.sync_behind(|_| true),
         }
+    }
+
+    /// Syncs the segments that ended, of a log whose appends do not. An append into a file that is being synced waits
+    /// for that for a while, so that the active one is left to who asks for it.
+    pub(super) fn sync_ended(&self) -> Result<()> {
+        let is_waited_for = self.config.load().durability == Durability::PowerLoss;
+        let segments = self.segments.load_full();
+        let base = segments.last().map_or(Offset::ZERO, |active| active.base());
+        if is_waited_for || self.marks.frontier() >= base {
+            return Ok(());
+        }
+        self.sync_behind(|segment| segment.base() < base)
     }
 
     fn lead(&self, mut writer: WriterGuard<'_>, sync: bool) -> Result<()> {
@@ -223,6 +235,7 @@ impl Inner {
     /// Writes what is staged. Where there is no space for it, it is taken back.
     fn write_staged(&self, writer: &mut Writer) -> Result<()> {
         writer.gather.take(&self.waiters);
+        let before = self.marks.written();
         let mut appender = self.appender.lock();
         let staged = std::mem::take(&mut appender.staged);
         writer.epochs_changed |= staged.epochs_changed;
@@ -253,6 +266,9 @@ impl Inner {
         if self.config.load().durability < Durability::PowerLoss || is_on(Mutant::VisibleUnsynced) {
             let written = self.marks.written();
             self.reserve(written, Durability::ProcessCrash)?;
+            if self.covered.is_low_between(before, written) {
+                self.wants_tending.store(true, Ordering::Release);
+            }
             self.publish(written);
         }
         Ok(())
@@ -363,13 +379,16 @@ impl Inner {
         }
     }
 
-    /// Makes durable what was appended before to a log whose appends do not wait for that: they go on meanwhile.
-    pub(super) fn sync_behind(&self) -> Result<()> {
+    /// Makes durable what was appended before to a log whose appends do not wait for that: they go on meanwhile. Of its
+    /// segments only the oldest may be `wanted`.
+    fn sync_behind(&self, wanted: impl Fn(&Segment) -> bool) -> Result<()> {
         let mut writer = self.writer();
         self.write_and_sync(&mut writer, false)?;
         let synced = self.place_epochs_if_room(&mut writer);
-        let segments: Vec<_> = writer.unsynced.iter().map(|s| (Arc::clone(s), s.written())).collect();
-        let (era, written) = (self.era(), self.marks.written());
+        let (wanted, later): (Vec<_>, Vec<_>) = writer.unsynced.iter().cloned().partition(|s| wanted(s));
+        let segments: Vec<_> = wanted.into_iter().map(|s| (s.written(), s)).collect();
+        let era = self.era();
+        let synced_to = later.first().map_or(self.marks.written(), |next| next.base());
         // Whoever syncs beside this must not take them for durable.
         let (names, new_dir) = (writer.names, writer.new_dir);
         drop(writer);
@@ -377,7 +396,7 @@ impl Inner {
         let sync =
             |segment: &Segment| segment.file()?.sync_data().map_err(|e| self.unsynced(segment.path(FileKind::Log), e));
         let synced = synced
-            .and_then(|()| segments.iter().try_for_each(|(segment, _)| sync(segment)))
+            .and_then(|()| segments.iter().try_for_each(|(_, segment)| sync(segment)))
             .and_then(|()| self.sync_names(names, new_dir));
         let mut writer = self.writer();
         if let Err(error) = synced {
@@ -389,9 +408,9 @@ impl Inner {
         writer.new_dir &= !(new_dir && names.are_new());
         if era == self.era() {
             let is_done =
-                |s: &Arc<Segment>| segments.iter().any(|(synced, len)| Arc::ptr_eq(s, synced) && s.written() == *len);
+                |s: &Arc<Segment>| segments.iter().any(|(len, synced)| Arc::ptr_eq(s, synced) && s.written() == *len);
             writer.unsynced.retain(|segment| !is_done(segment));
-            self.marks.set_frontier(written.max(self.marks.frontier()));
+            self.marks.set_frontier(synced_to.max(self.marks.frontier()));
         }
         drop(writer);
         self.notify_watchers();
@@ -457,21 +476,37 @@ impl Inner {
     /// Notes durably that offsets below `end` may be known outside although a crash can take their bytes: after it
     /// the log goes on above them. An offset never names two different records.
     fn reserve(&self, end: Offset, level: Durability) -> Result<()> {
-        let Some(slot) = &self.context.slot else { return Ok(()) };
         let volatile = level == Durability::None;
-        let covered = |r: &super::Reserved| r.end >= end && (r.volatile || !volatile);
-        let mut reserved = self.reserved.lock();
-        if covered(&reserved) || self.marks.frontier() >= end {
+        if self.context.slot.is_none() || self.covered.holds(end, volatile) || self.marks.frontier() >= end {
             return Ok(());
         }
+        self.reserve_above(end, volatile)
+    }
+
+    /// Reserves more where half of it is used, so that appends need not.
+    pub(super) fn reserve_ahead(&self) -> Result<()> {
+        let written = self.marks.written();
+        if self.covered.is_low_at(written) { self.heed(self.reserve_above(written, false)) } else { Ok(()) }
+    }
+
+    fn reserve_above(&self, end: Offset, volatile: bool) -> Result<()> {
+        let Some(slot) = &self.context.slot else { return Ok(()) };
+        let mut reserved = self.reserved.lock();
         self.check_waitable()?;
-        let raised = super::Reserved { end: end + RESERVE_AHEAD, volatile: reserved.volatile || volatile };
+        let volatile = reserved.volatile || volatile;
+        let raised = super::Reserved { end: reserved.end.max(end + RESERVE_AHEAD), volatile };
         let noted = slot.store(&self.slot_state(false, raised));
         // Those who are refused for lack of space were taken back; these were not.
         noted.map_err(|e| self.error(ErrorKind::Indeterminate, "cannot note which offsets are taken").source(e))?;
-        slot.sync()?;
+        // Who notes something else meanwhile says this as well.
         *reserved = raised;
-        self.covered.set(raised);
+        drop(reserved);
+        slot.sync()?;
+        let reserved = self.reserved.lock();
+        // Whoever lowered it meanwhile said so itself.
+        if reserved.end >= raised.end {
+            self.covered.raise(raised);
+        }
         drop(reserved);
         // Futures leave the note to others.
         self.signal.notify();

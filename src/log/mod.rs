@@ -167,8 +167,9 @@ struct Inner {
     segments: ArcSwap<Vec<Arc<Segment>>>,
     /// Dropped segments whose files wait for their last reader.
     graveyard: Mutex<Vec<Arc<Segment>>>,
-    /// Held while the state slot is written: a note must not overtake a newer one.
+    /// Held while the state slot is written: a note must not overtake a newer one. What any note says from now on...
     reserved: Mutex<Reserved>,
+    /// ...and what a durable one does. Changed under `reserved`.
     covered: Covered,
     /// A truncation is under way, for the state slot.
     truncating: AtomicBool,
@@ -236,9 +237,26 @@ impl Covered {
         self.end.store(end.get(), Ordering::Release);
     }
 
+    /// Says that a note of this is durable. One that was overtaken by another changes nothing.
+    fn raise(&self, Reserved { end, volatile }: Reserved) {
+        self.volatile_end.fetch_max(if volatile { end.get() } else { 0 }, Ordering::AcqRel);
+        self.end.fetch_max(end.get(), Ordering::AcqRel);
+    }
+
     fn holds(&self, end: Offset, volatile: bool) -> bool {
         let noted = if volatile { &self.volatile_end } else { &self.end };
         noted.load(Ordering::Acquire) >= end.get()
+    }
+
+    /// Whether something is reserved and little of it left at `end`.
+    fn is_low_at(&self, end: Offset) -> bool {
+        let covered = self.end.load(Ordering::Acquire);
+        covered > 0 && end.get() >= covered - commit::RESERVE_AHEAD / 2
+    }
+
+    /// Whether it became low between these.
+    fn is_low_between(&self, before: Offset, end: Offset) -> bool {
+        self.is_low_at(end) && !self.is_low_at(before)
     }
 }
 
@@ -526,7 +544,7 @@ impl Log {
 
     /// The work that waits for nobody: syncs what was appended, completes segments that ended, raises the recovery
     /// point, prepares the next segment, removes the files of deleted ones. Cheap when there is nothing to do; where
-    /// nobody calls it, an append that starts a new segment does more of this itself.
+    /// nobody calls it, some appends do more of this themselves. While another thread is at it, it only syncs.
     ///
     /// # Errors
     /// As [`Log::sync`].
@@ -534,14 +552,17 @@ impl Log {
         if self.has_unsynced() {
             self.sync()?;
         }
-        self.inner().raise_recovery_point()?;
-        self.inner().prepare_next()?;
-        self.inner().bury()?;
+        self.tend()
+    }
+
+    /// The same without a sync of what is still being appended to.
+    pub(crate) fn tend(&self) -> Result<()> {
+        self.inner().tend()?;
         self.reserve.iter().for_each(ReservedStorage::fill);
         Ok(())
     }
 
-    /// Whether rolls would go faster after [`run_maintenance`](Self::run_maintenance); asked once for each cause.
+    /// Whether appends would wait less after [`tend`](Self::tend); asked once for each cause.
     pub(crate) fn wants_tending(&self) -> bool {
         let inner = self.inner();
         let wants = &inner.wants_tending;

@@ -57,17 +57,24 @@ impl Inner {
     /// Removes the producer snapshot of an earlier note, unless it is still good for something.
     fn drop_snapshot(&self, writer: &Writer, at: Offset) -> Result<()> {
         let Points { recovery, noted } = self.marks.points();
-        let kept = [Offset::ZERO, noted.at, recovery.at, writer.held_snapshot];
-        if kept.contains(&at) || self.segments.load().iter().any(|segment| segment.base() == at) {
+        let kept = [Offset::ZERO, noted.at, recovery.at];
+        if kept.contains(&at)
+            || writer.held_snapshot == Some(at)
+            || self.segments.load().iter().any(|segment| segment.base() == at)
+        {
             return Ok(());
         }
         remove_snapshot(&self.home, at)
     }
 
-    /// Completes segments that ended and syncs their files and what the last note speaks of, then says durably that nothing below it needs a scan.
+    /// Completes segments that ended and syncs their files and what the last note speaks of, then says durably that
+    /// nothing below it needs a scan. While another thread is at it, it is left to that one.
     pub(super) fn raise_recovery_point(&self) -> Result<()> {
         let mut writer = self.writer();
         self.check_waitable()?;
+        if writer.held_snapshot.is_some() {
+            return Ok(());
+        }
         // Under the lock, lest a truncation takes from under it what is written here.
         self.write_sealed(&mut writer, 0)?;
         let (era, frontier) = (self.era(), self.marks.frontier());
@@ -83,27 +90,31 @@ impl Inner {
         if point.at == before.at && sealed.is_empty() {
             return Ok(());
         }
-        writer.held_snapshot = point.at;
+        writer.held_snapshot = Some(point.at);
         drop(writer);
         // Appends go on meanwhile.
         let active = (point.at > base.max(before.at)).then(|| &segments[floor(&segments, point.at)]);
         let synced = self.heed(self.sync_derived(&sealed, active, point.at));
         let mut writer = self.writer();
-        writer.held_snapshot = Offset::ZERO;
-        if era != self.era() {
-            return synced;
-        }
-        if synced.is_ok() {
+        let mut noted = Ok(());
+        if era == self.era() && synced.is_ok() {
             writer.sealed.retain(|seal| !sealed.iter().any(|synced| synced.next == seal.next));
             self.marks.set_recovery_point(point);
             writer.changed = true;
-            self.note()?;
-            self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;
+            // Until the slot is durable the next opening may begin at the point before.
+            writer.held_snapshot = Some(before.at);
+            noted = self.note();
+            drop(writer);
+            noted = self.heed(noted.and_then(|()| self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())));
+            writer = self.writer();
         }
-        for at in [before.at, point.at] {
-            self.drop_snapshot(&writer, at).ok();
+        writer.held_snapshot = None;
+        if era == self.era() && noted.is_ok() {
+            for at in [before.at, point.at] {
+                self.drop_snapshot(&writer, at).ok();
+            }
         }
-        synced
+        synced.and(noted)
     }
 
     /// Syncs the indexes of sealed segments, and what a note at `point` inside of `active` needs.

@@ -105,8 +105,17 @@ impl Inner {
         }
     }
 
+    /// Does what appends would have to wait for otherwise, and what waits for nobody.
+    pub(super) fn tend(&self) -> Result<()> {
+        self.reserve_ahead()?;
+        self.prepare_next()?;
+        self.sync_ended()?;
+        self.raise_recovery_point()?;
+        self.bury()
+    }
+
     /// Makes the file of the next segment ahead of time, when the active one is half full.
-    pub(super) fn prepare_next(&self) -> Result<()> {
+    fn prepare_next(&self) -> Result<()> {
         // Two at once would work on one file. A close or a reopening waits: afterwards its name may be another's.
         let Some(_preparing) = self.preparing.try_lock() else { return Ok(()) };
         let config = self.config.load();

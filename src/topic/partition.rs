@@ -522,7 +522,7 @@ impl Partition {
 
     /// Lets the log finish what waits for nobody: sealed segments, files of deleted ones.
     pub(crate) fn tend(&self) -> Result<()> {
-        self.opened().map_or(Ok(()), Log::run_maintenance)
+        self.opened().map_or(Ok(()), Log::tend)
     }
 
     /// Deletes old segments; see `Log::apply_retention`.

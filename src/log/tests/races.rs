@@ -166,3 +166,64 @@ fn what_could_be_deleted_is_not_judged_in_the_middle_of_an_append() {
         inner.marks.set_end(Offset::ZERO);
     });
 }
+
+/// Appends at process-crash level, and waits.
+fn put_weakly(log: &Log, value: &str) {
+    let appended = log.append_records([value]).unwrap();
+    log.wait(appended.position, Durability::ProcessCrash).unwrap();
+}
+
+#[test]
+fn appends_go_on_while_more_offsets_are_reserved_and_the_recovery_point_rises() {
+    let bed = Cuttable::new();
+    let log = bed.open(small().durability(Durability::ProcessCrash));
+    put_weakly(&log, "first");
+    // Half of what is reserved is used up.
+    let mut batch = RecordBatch::builder();
+    batch.push(Timestamp::new(T), &Record::new("far")).unwrap();
+    let far = Offset::new(commit::RESERVE_AHEAD / 2 + 1);
+    log.append_replica(&batch.finish().unwrap().stamped(far, 0.into()).unwrap()).unwrap();
+    assert!(!log.wants_tending());
+    put_weakly(&log, "next");
+    assert!(log.wants_tending());
+    let sync = || log.inner().context.slot.as_ref().unwrap().sync();
+    for what in ["reserving", "raising"] {
+        fill_segment(&log, what);
+        let hold = bed.disk.hold_sync("thalweg.state");
+        thread::scope(|scope| {
+            let tending = scope.spawn(|| log.tend());
+            hold.wait_for_sync();
+            fill_segment(&log, what);
+            drop(hold);
+            tending.join().unwrap().unwrap();
+        });
+        sync().unwrap();
+    }
+    // What was reserved counts: offsets that a power cut takes are not given out again.
+    let end = log.offsets().end;
+    assert!(bed.after_cut(0).open(small()).offsets().end >= end);
+    let next = Offset::new(end.get() + commit::RESERVE_AHEAD / 4);
+    assert!(log.inner().covered.holds(next, false));
+}
+
+fn fill_segment(log: &Log, value: &str) {
+    let segments = log.segment_count();
+    while log.segment_count() == segments {
+        put_weakly(log, value);
+    }
+}
+
+#[test]
+fn what_is_still_appended_to_is_synced_by_who_asks_for_it_alone() {
+    let bed = Cuttable::new();
+    let log = bed.open(small().durability(Durability::ProcessCrash));
+    (0..2).for_each(|_| fill_segment(&log, "value"));
+    let active = log.inner().segments.load().last().unwrap().base();
+    log.tend().unwrap();
+    assert_eq!((log.offsets().frontier, log.recovery_point()), (active, active));
+    assert_eq!(log.inner().writer().unsynced.len(), 1);
+    let left = bed.after_cut(0).open(small());
+    assert_eq!(all(&left).len() as i64, active.get());
+    log.run_maintenance().unwrap();
+    assert_eq!(log.offsets().frontier, log.offsets().end);
+}
