@@ -253,15 +253,15 @@ impl Inner {
                 groups.pop_front();
             }
         }
-        if let Err(error) = &done
-            && error.kind() == ErrorKind::StorageFull
-        {
-            let rolled = self.roll_back(groups.into(), error);
-            rolled.inspect_err(|e| self.poison(e))?;
-        }
-        done?;
-        if let Some((end, Ok(producers))) = note {
-            self.note_written(writer, &last, end, &producers);
+        match (&done, note) {
+            (Ok(()), Some((end, Ok(producers)))) => self.note_written(writer, &last, end, &producers),
+            (Err(error), _) if error.kind() == ErrorKind::StorageFull => {
+                // What was written before stays.
+                let rolled = self.roll_back(groups.into(), error);
+                rolled.inspect_err(|e| self.poison(e))?;
+            }
+            (Err(_), _) => return done,
+            (Ok(()), _) => {}
         }
         if self.config.load().durability < Durability::PowerLoss || is_on(Mutant::VisibleUnsynced) {
             let written = self.marks.written();
@@ -271,7 +271,7 @@ impl Inner {
             }
             self.publish(written);
         }
-        Ok(())
+        done
     }
 
     fn write_group(&self, writer: &mut Writer, group: &mut Group) -> Result<()> {
@@ -383,7 +383,10 @@ impl Inner {
     /// segments only the oldest may be `wanted`.
     fn sync_behind(&self, wanted: impl Fn(&Segment) -> bool) -> Result<()> {
         let mut writer = self.writer();
-        self.write_and_sync(&mut writer, false)?;
+        let done = self.write_and_sync(&mut writer, false);
+        if done.as_ref().is_err_and(|e| e.kind() != ErrorKind::StorageFull) {
+            return done;
+        }
         let synced = self.place_epochs_if_room(&mut writer);
         let (wanted, later): (Vec<_>, Vec<_>) = writer.unsynced.iter().cloned().partition(|s| wanted(s));
         let segments: Vec<_> = wanted.into_iter().map(|s| (s.written(), s)).collect();
@@ -414,7 +417,8 @@ impl Inner {
         }
         drop(writer);
         self.notify_watchers();
-        Ok(())
+        // What was taken back for lack of space is no reason not to sync what stays.
+        done
     }
 
     /// Puts the leader epochs into their file, where they changed; the directory is to be synced then.

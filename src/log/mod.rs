@@ -549,17 +549,15 @@ impl Log {
     /// # Errors
     /// As [`Log::sync`].
     pub fn run_maintenance(&self) -> Result<()> {
-        if self.has_unsynced() {
-            self.sync()?;
-        }
-        self.tend()
+        let synced = if self.has_unsynced() { self.sync() } else { Ok(()) };
+        synced.and(self.tend())
     }
 
     /// The same without a sync of what is still being appended to.
     pub(crate) fn tend(&self) -> Result<()> {
-        self.inner().tend()?;
+        let tended = self.inner().tend();
         self.reserve.iter().for_each(ReservedStorage::fill);
-        Ok(())
+        tended
     }
 
     /// Whether appends would wait less after [`tend`](Self::tend); asked once for each cause.

@@ -73,6 +73,7 @@ impl Inner {
         self.failure.lock().get_or_insert_with(|| error.clone());
         self.in_doubt.fetch_or(error.kind() == ErrorKind::Indeterminate, Ordering::AcqRel);
         self.failed.store(true, Ordering::Release);
+        self.notify();
         // For the next opening in this boot, which finds it in the cache: a sync might take it from there.
         drop(self.note());
     }

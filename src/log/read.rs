@@ -111,18 +111,15 @@ impl Inner {
         let mut from = offset;
         loop {
             let era = self.era();
-            let error = match self.read_once(from, max_bytes, isolation) {
-                Ok(read) => return Ok(read),
-                Err(error) => error,
-            };
+            let read = self.read_once(from, max_bytes, isolation);
             if era != self.era() {
-                // A truncation takes bytes from under a read; what there is now is read again.
+                // A truncation takes bytes from under a read, and others may be there that nobody is to see yet.
                 from = offset;
                 continue;
             }
-            match self.behind(&error, from, isolation) {
+            match read.as_ref().err().and_then(|error| self.behind(error, from, isolation)) {
                 Some(sound) => from = sound,
-                None => return Err(error),
+                None => return read,
             }
         }
     }
@@ -283,6 +280,16 @@ impl Inner {
     /// (ListOffsets). Unlike a stock broker this goes on in the next segment where the newest records of one lie
     /// below the log start.
     pub(super) fn offset_at(&self, time: Timestamp, isolation: Isolation) -> Result<Option<OffsetAtTime>> {
+        loop {
+            let era = self.era();
+            let found = self.offset_at_once(time, isolation);
+            if era == self.era() {
+                return found;
+            }
+        }
+    }
+
+    fn offset_at_once(&self, time: Timestamp, isolation: Isolation) -> Result<Option<OffsetAtTime>> {
         self.check_open()?;
         let offsets = self.offsets();
         let limit = visible(offsets, isolation);

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::segment::{FileKind, Segment};
 use crate::types::Offset;
 
+use super::refuse::look_first;
 use super::{Inner, Log, LogConfig, LogRecovery, Signal};
 
 /// Pages are no larger on the systems that we run on.
@@ -60,7 +61,7 @@ impl Log {
     /// ```
     ///
     /// # Errors
-    /// As [`Log::open`]: the disk still fails, and the log stays as it was.
+    /// As [`Log::open`]: the disk still fails, or a strict log met damage. The log stays as it was.
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
     pub fn reopen(&self) -> Result<LogRecovery> {
         // A close waits.
@@ -96,6 +97,7 @@ impl Inner {
         // Where it could not be stored before, the next lines must not go on without it.
         self.note()?;
         let config = (**self.config.load()).clone();
+        look_first(&self.context, &self.home.dir, &config)?;
         // Whoever is in the middle of a sync still has something to note, and must not do it over the other's.
         self.set_replaced(true);
         let opened = Self::open(self.context.clone(), &self.home.dir, config);

@@ -107,11 +107,10 @@ impl Inner {
 
     /// Does what appends would have to wait for otherwise, and what waits for nobody.
     pub(super) fn tend(&self) -> Result<()> {
-        self.reserve_ahead()?;
-        self.prepare_next()?;
-        self.sync_ended()?;
-        self.raise_recovery_point()?;
-        self.bury()
+        // On a full disk one may fail while the next one gives space back.
+        let done =
+            [self.bury(), self.reserve_ahead(), self.prepare_next(), self.sync_ended(), self.raise_recovery_point()];
+        done.into_iter().fold(Ok(()), Result::and)
     }
 
     /// Makes the file of the next segment ahead of time, when the active one is half full.

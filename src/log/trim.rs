@@ -260,10 +260,11 @@ impl Inner {
         let (mut position, end) = (place.position, place.end);
         let mut segment = Arc::clone(&segments[at]);
         // Marks before bytes: no reader may meet those that go.
+        self.marks.cut(end, segment.base());
+        // A read that began before sees the era change, and reads again.
         let what = "the log was truncated while an append waited";
         self.begin_era(end, self.error(ErrorKind::Indeterminate, what));
         self.told.fetch_min(end.get(), Ordering::SeqCst);
-        self.marks.cut(end, segment.base());
         self.truncating.store(true, Ordering::Release);
         self.note()?;
         self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;

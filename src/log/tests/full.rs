@@ -245,3 +245,32 @@ fn records_do_not_get_of_the_reserve_in_a_segment_that_was_prepared() {
     assert!(is_refused(log.wait(refused.position, Durability::PowerLoss)));
     assert_eq!(held(), before);
 }
+
+#[test]
+fn what_was_written_before_there_was_no_space_is_visible_and_synced() {
+    let bed = Cuttable::new();
+    let log = bed.open(small().durability(Durability::ProcessCrash));
+    let append = |value: &str| log.append_records([value]).unwrap().position;
+    log.wait(append("value"), Durability::ProcessCrash).unwrap();
+    let size = log.size_bytes();
+    while log.size_bytes() + 2 * size <= u64::from(small().segment_bytes) {
+        log.wait(append("value"), Durability::ProcessCrash).unwrap();
+    }
+    bed.disk.add_fault(Fault::new(Errno::NoSpace, Repeat::Forever).on(Operation::Create));
+    let mut waiting = Vec::new();
+    while log.segment_count() == 1 {
+        waiting.push(append("value"));
+    }
+    // The one that rolled finds no space.
+    let refused = waiting.pop().unwrap();
+    assert!(!waiting.is_empty());
+    assert_eq!(log.wait(refused, Durability::ProcessCrash).unwrap_err().kind(), ErrorKind::StorageFull);
+    for position in &waiting {
+        log.wait(*position, Durability::ProcessCrash).unwrap();
+        assert!(log.offsets().high_watermark >= position.end);
+    }
+    let kept = log.offsets().high_watermark;
+    log.append_records(["x".repeat(200)]).unwrap();
+    assert_eq!(log.sync().unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!(log.offsets().frontier, kept);
+}

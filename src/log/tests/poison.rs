@@ -200,3 +200,44 @@ fn tails_and_watchers_go_on_over_a_reopening() {
         assert!(tail.join().unwrap().unwrap());
     });
 }
+
+#[test]
+fn a_strict_log_is_not_reopened_over_damage() {
+    let bed = Cuttable::new();
+    let log = bed.open(LogConfig::default().recovery_policy(RecoveryPolicy::Strict));
+    fill(&log, 0..4);
+    bed.disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path(".log"));
+    let refused = log.append_records(["value 4"]).unwrap();
+    log.wait(refused.position, Durability::PowerLoss).unwrap_err();
+    bed.disk.put_byte("data/t-0/00000000000000000000.log", 70, 0xff).unwrap();
+    assert_eq!(log.reopen().unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(log.append_records(["value 4"]).unwrap_err().kind(), ErrorKind::Poisoned);
+}
+
+#[test]
+fn a_future_learns_that_what_nobody_waits_for_has_failed() {
+    use std::future::Future as _;
+    let bed = Cuttable::new();
+    let log = bed.open(small());
+    fill(&log, 0..30);
+    log.advance_log_start(20).unwrap();
+    let reader = log.read(25, 100, Isolation::ReadUncommitted).unwrap();
+    drop(reader);
+    let position = log.append_records(["value"]).unwrap().position;
+    let woken = Arc::new(Woken::default());
+    let waker = std::task::Waker::from(Arc::clone(&woken));
+    let mut committed = std::pin::pin!(log.committed(position, Durability::PowerLoss));
+    assert!(committed.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+    log.inner().poison(&Error::new(ErrorKind::Indeterminate, "a name was not synced"));
+    assert!(woken.0.load(Ordering::SeqCst));
+    assert!(committed.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_ready());
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}

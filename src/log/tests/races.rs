@@ -14,7 +14,7 @@ fn whoever_asks_for_more_while_a_log_syncs_behind_gets_the_names_as_well() {
     let hold = bed.disk.hold_sync(".log");
     let left = thread::scope(|scope| {
         let syncing = scope.spawn(|| log.sync());
-        hold.wait_for_sync();
+        hold.wait_for_it();
         log.wait(appended.position, Durability::PowerLoss).unwrap();
         let left = bed.after_cut(0);
         drop(hold);
@@ -35,7 +35,7 @@ fn one_file_is_prepared_at_a_time() {
     let hold = bed.disk.hold_sync("next.log");
     thread::scope(|scope| {
         let preparing = scope.spawn(|| log.run_maintenance());
-        hold.wait_for_sync();
+        hold.wait_for_it();
         log.run_maintenance().unwrap();
         let segments = log.segment_count();
         while log.segment_count() == segments {
@@ -58,7 +58,7 @@ fn while_maintained(bed: &Cuttable, log: &Log, meanwhile: impl FnOnce()) {
     let hold = bed.disk.hold_sync(".index");
     thread::scope(|scope| {
         let maintaining = scope.spawn(|| log.run_maintenance());
-        hold.wait_for_sync();
+        hold.wait_for_it();
         meanwhile();
         drop(hold);
         drop(maintaining.join().unwrap());
@@ -100,7 +100,7 @@ fn a_setting_that_is_changed_during_a_reopening_counts() {
     let watcher = Arc::new(Signal::default());
     thread::scope(|scope| {
         let reopening = scope.spawn(|| log.reopen());
-        hold.wait_for_sync();
+        hold.wait_for_it();
         log.configure(small());
         log.watch(&watcher);
         drop(hold);
@@ -192,7 +192,7 @@ fn appends_go_on_while_more_offsets_are_reserved_and_the_recovery_point_rises() 
         let hold = bed.disk.hold_sync("thalweg.state");
         thread::scope(|scope| {
             let tending = scope.spawn(|| log.tend());
-            hold.wait_for_sync();
+            hold.wait_for_it();
             fill_segment(&log, what);
             drop(hold);
             tending.join().unwrap().unwrap();
@@ -226,4 +226,26 @@ fn what_is_still_appended_to_is_synced_by_who_asks_for_it_alone() {
     assert_eq!(all(&left).len() as i64, active.get());
     log.run_maintenance().unwrap();
     assert_eq!(log.offsets().frontier, log.offsets().end);
+}
+
+#[test]
+fn a_read_that_a_truncation_overtakes_shows_nothing_that_is_not_visible() {
+    let bed = Cuttable::new();
+    let log = bed.open(LogConfig::default().index_interval_bytes(0));
+    fill(&log, 0..10);
+    let reads = bed.disk.hold_read(".log");
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| log.read(8, 1 << 20, Isolation::ReadUncommitted));
+        reads.wait_for_it();
+        log.truncate(5).unwrap();
+        let appended = (5..10).map(|n| log.append_records([format!("new {n}")]).unwrap()).last().unwrap();
+        let syncs = bed.disk.hold_sync(".log");
+        let log = &log;
+        let waiting = scope.spawn(move || log.wait(appended.position, Durability::PowerLoss));
+        syncs.wait_for_it();
+        drop(reads);
+        assert!(reading.join().unwrap().unwrap().is_empty());
+        drop(syncs);
+        waiting.join().unwrap().unwrap();
+    });
 }

@@ -1,20 +1,21 @@
-//! Syncs that wait until they are let go, so that a test can do something else meanwhile.
+//! Syncs and reads that wait until they are let go, so that a test can do something else meanwhile.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::SimStorage;
+use super::{Operation, SimStorage};
 
-/// The next sync of a file whose path has something in it waits for as long as this lives.
+/// The next sync or read of a file whose path has something in it waits for as long as this lives.
 #[derive(Debug)]
-#[must_use = "dropping it lets the sync go"]
+#[must_use = "dropping it lets the operation go on"]
 pub struct Hold(Arc<Held>);
 
-/// What one hold and the sync that it stops have in common.
+/// What one hold and the operation that it stops have in common.
 #[derive(Debug)]
 pub(super) struct Held {
+    operation: Operation,
     part: String,
     state: Mutex<State>,
     changed: Condvar,
@@ -28,8 +29,8 @@ enum State {
 }
 
 impl Hold {
-    /// Blocks until the sync is there, and waits.
-    pub fn wait_for_sync(&self) {
+    /// Blocks until the operation is there, and waits.
+    pub fn wait_for_it(&self) {
         let mut state = self.0.state.lock();
         while *state == State::Awaited {
             self.0.changed.wait(&mut state);
@@ -70,7 +71,7 @@ impl SimStorage {
     /// let held = disk.hold_sync("slow");
     /// std::thread::scope(|scope| {
     ///     let syncing = scope.spawn(|| file.sync_data());
-    ///     held.wait_for_sync();
+    ///     held.wait_for_it();
     ///     assert_eq!(file.write_at(b"meanwhile", 0)?, 9);
     ///     drop(held);
     ///     syncing.join().expect("it does not panic")
@@ -78,17 +79,29 @@ impl SimStorage {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn hold_sync(&self, part: &str) -> Hold {
-        let held = Held { part: part.to_owned(), state: Mutex::new(State::Awaited), changed: Condvar::new() };
-        let held = Arc::new(held);
+        self.hold(Operation::Sync, part)
+    }
+
+    /// The same for the next read of one.
+    pub fn hold_read(&self, part: &str) -> Hold {
+        self.hold(Operation::Read, part)
+    }
+
+    fn hold(&self, operation: Operation, part: &str) -> Hold {
+        let (state, changed) = (Mutex::new(State::Awaited), Condvar::new());
+        let held = Arc::new(Held { operation, part: part.to_owned(), state, changed });
         self.holds.lock().push(Arc::clone(&held));
         Hold(held)
     }
 
-    pub(super) fn stop_where_held(&self, path: &Path) {
+    pub(super) fn stop_where_held(&self, operation: Operation, path: &Path) {
         let held = {
             let mut holds = self.holds.lock();
             let path = path.to_string_lossy();
-            holds.iter().position(|held| path.contains(&held.part)).map(|at| holds.remove(at))
+            holds
+                .iter()
+                .position(|held| held.operation == operation && path.contains(&held.part))
+                .map(|at| holds.remove(at))
         };
         held.iter().for_each(|held| held.stop());
     }

@@ -542,6 +542,7 @@ impl Drop for SimFile {
 
 impl File for SimFile {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.disk.stop_where_held(Operation::Read, &self.path);
         let mut sim = self.begin(Operation::Read)?;
         let n = sim.shorten(buf.len())?;
         sim.disk.read(self.id, &mut buf[..n], position)
@@ -576,7 +577,7 @@ impl File for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.stop_where_held(&self.path);
+        self.disk.stop_where_held(Operation::Sync, &self.path);
         let mut sim = self.disk.sim.lock();
         if let Err(error) = sim.begin(Operation::Sync, &self.path, &self.disk.clock) {
             let (then, mut luck) = (sim.after_failed_sync, Luck::new(sim.operations));
