@@ -8,8 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
+use thalweg::testing::{AfterFailedSync, Errno, Fault, Operation, Repeat, SimStorage};
 use thalweg::{
-    Durability, Isolation, Log, LogConfig, ManualClock, MemoryStorage, Offset, ReadMode, Record, Timestamp, Verify,
+    Durability, ErrorKind, Isolation, Log, LogConfig, ManualClock, Offset, ReadMode, Record, Timestamp, Verify,
 };
 
 const DIR: &str = "events-0";
@@ -133,7 +134,7 @@ impl ReferenceStateMachine for Model {
 
 /// A log, and which offset each batch of the model was given.
 struct Subject {
-    disk: MemoryStorage,
+    disk: SimStorage,
     config: LogConfig,
     log: Option<Log>,
     given: Vec<Range<i64>>,
@@ -209,7 +210,9 @@ impl StateMachineTest for Subject {
         let verify = if model.mapped { Verify::Once } else { Verify::EveryRead };
         let config = LogConfig::default().segment_bytes(700).index_interval_bytes(100).recovery_note_bytes(300);
         let config = config.durability(level).read_mode(reading).verify(verify);
-        let disk = MemoryStorage::new();
+        let disk = SimStorage::new();
+        // As ext4 does: the cache keeps what the disk lacks.
+        disk.after_failed_sync(AfterFailedSync::KeepsNew);
         let mut subject = Self { disk, config, log: None, given: Vec::new(), start: Offset::ZERO };
         subject.open();
         subject
@@ -250,7 +253,17 @@ impl StateMachineTest for Subject {
                 subject.config = subject.config.clone().segment_bytes(bytes);
                 subject.log().configure(subject.config.clone());
             }
-            Step::Mend => drop(subject.log().reopen().expect("nothing is damaged")),
+            Step::Mend => {
+                subject.disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync));
+                let failed = subject.log().sync().and_then(|()| subject.log().run_maintenance());
+                subject.disk.mend();
+                // Where there was nothing to sync, nothing failed.
+                if failed.is_err() {
+                    let refused = subject.log().append_records([Record::new("refused")]).unwrap_err();
+                    assert_eq!(refused.kind(), ErrorKind::Poisoned);
+                }
+                drop(subject.log().reopen().expect("nothing is damaged"));
+            }
             Step::Close => {
                 subject.log().close().expect("the disk works");
                 subject.log = None;

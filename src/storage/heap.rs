@@ -58,6 +58,11 @@ impl Inode {
         Metadata { kind: EntryKind::File, len: content.len, modified: content.modified }
     }
 
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.content.read().chunks.values().map(Vec::len).sum()
+    }
+
     /// What [`Storage::lock`](super::Storage::lock) does to its file.
     pub(super) fn lock(self: Arc<Self>, holder: &str, now: Timestamp) -> io::Result<Box<dyn Lock>> {
         if let Err(held) = self.locks.compare_exchange(0, EXCLUSIVE, Ordering::Acquire, Ordering::Relaxed) {
@@ -159,7 +164,7 @@ impl Content {
         }
     }
 
-    /// Writes within one chunk; says how many bytes.
+    /// Writes within one chunk; says how many bytes. What changes nothing takes no memory.
     fn write(&mut self, buf: &[u8], position: u64) -> io::Result<usize> {
         let (index, within, left) = locate(position);
         let n = buf.len().min(left);
@@ -169,6 +174,10 @@ impl Content {
             let start = position - within as u64;
             let mut chunk = vec![0; at_most(CHUNK, below.len.saturating_sub(start))];
             below.file.read_exact_at(&mut chunk, start)?;
+            if chunk.get(within..within + n) == Some(&buf[..n]) {
+                // It is there already. Recovery writes much again whose sync has failed.
+                return Ok(n);
+            }
             self.chunks.insert(index, chunk);
         }
         let chunk = self.chunks.entry(index).or_default();

@@ -522,6 +522,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_again_takes_no_memory() {
+        let base = MemoryStorage::new();
+        let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8 ^ (n >> 8) as u8).collect();
+        write(&base, Path::new("log"), &bytes);
+        let above = over(base);
+        let inode = above.inode(Path::new("log"), OpenMode::Write).unwrap();
+        let file = above.open(Path::new("log"), OpenMode::Write).unwrap();
+        for (number, page) in bytes.chunks(4096).enumerate() {
+            file.write_all_at(page, number as u64 * 4096).unwrap();
+        }
+        assert_eq!(inode.held_bytes(), 0);
+        file.write_all_at(b"other", 5000).unwrap();
+        assert_eq!(inode.held_bytes(), 65_536);
+        assert_eq!(file.len().unwrap(), 1_000_000);
+    }
+
+    #[test]
     fn a_cut_and_a_small_rewrite_of_a_large_file_cost_no_copy() {
         let base = MemoryStorage::new();
         let file = base.open(Path::new("log"), OpenMode::CreateNew).unwrap();
