@@ -24,9 +24,6 @@ use super::checkpoint;
 use super::waiters::Gather;
 use super::{Inner, LogConfig, LogPosition};
 
-/// Weakly acknowledged offsets are reserved this far ahead, so that one synced note covers many appends.
-pub(super) const RESERVE_AHEAD: i64 = 1 << 20;
-
 /// Segments that ended and whose files are not complete, at most: beyond, the append that rolls completes one.
 const SEALED_MAX: usize = 4;
 
@@ -475,46 +472,6 @@ impl Inner {
             visible
         };
         self.marks.set_last_stable(stable);
-    }
-
-    /// Notes durably that offsets below `end` may be known outside although a crash can take their bytes: after it
-    /// the log goes on above them. An offset never names two different records.
-    fn reserve(&self, end: Offset, level: Durability) -> Result<()> {
-        let volatile = level == Durability::None;
-        if self.context.slot.is_none() || self.covered.holds(end, volatile) || self.marks.frontier() >= end {
-            return Ok(());
-        }
-        self.reserve_above(end, volatile)
-    }
-
-    /// Reserves more where half of it is used, so that appends need not.
-    pub(super) fn reserve_ahead(&self) -> Result<()> {
-        let written = self.marks.written();
-        if self.covered.is_low_at(written) { self.heed(self.reserve_above(written, false)) } else { Ok(()) }
-    }
-
-    fn reserve_above(&self, end: Offset, volatile: bool) -> Result<()> {
-        let Some(slot) = &self.context.slot else { return Ok(()) };
-        let mut reserved = self.reserved.lock();
-        self.check_waitable()?;
-        let volatile = reserved.volatile || volatile;
-        let raised = super::Reserved { end: reserved.end.max(end + RESERVE_AHEAD), volatile };
-        let noted = slot.store(&self.slot_state(false, raised));
-        // Those who are refused for lack of space were taken back; these were not.
-        noted.map_err(|e| self.error(ErrorKind::Indeterminate, "cannot note which offsets are taken").source(e))?;
-        // Who notes something else meanwhile says this as well.
-        *reserved = raised;
-        drop(reserved);
-        slot.sync()?;
-        let reserved = self.reserved.lock();
-        // Whoever lowered it meanwhile said so itself.
-        if reserved.end >= raised.end {
-            self.covered.raise(raised);
-        }
-        drop(reserved);
-        // Futures leave the note to others.
-        self.signal.notify();
-        Ok(())
     }
 
     /// Says in the state slot that the log is in use. Needs no sync: a "clean" slot proves itself against the file.

@@ -25,6 +25,7 @@ mod recover;
 mod refuse;
 mod reopen;
 mod report;
+mod reserved;
 mod scan;
 mod settle;
 mod signal;
@@ -80,6 +81,7 @@ pub(crate) use producers::ProducerStates;
 pub use read::LogRead;
 pub(crate) use refuse::{look_first, refused};
 pub use report::{LogRecovery, RecoveryRow};
+use reserved::{Covered, Reserved};
 pub(crate) use signal::Signal;
 pub(crate) use state::{StateFile, StateSlot};
 pub(crate) use trim::Oldest;
@@ -208,56 +210,6 @@ struct Inner {
     report: LogRecovery,
     /// No leader appends below: 0, or above all epochs before where offsets were left out.
     lowest_epoch: AtomicI32,
-}
-
-/// Offsets below `end` may be known outside although a crash can take their bytes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Reserved {
-    end: Offset,
-    /// Even the death of the process can.
-    volatile: bool,
-}
-
-/// What is reserved, for those who must not wait for a note of it.
-#[derive(Debug, Default)]
-struct Covered {
-    end: AtomicI64,
-    volatile_end: AtomicI64,
-}
-
-impl Covered {
-    fn by(reserved: Reserved) -> Self {
-        let covered = Self::default();
-        covered.set(reserved);
-        covered
-    }
-
-    fn set(&self, Reserved { end, volatile }: Reserved) {
-        self.volatile_end.store(if volatile { end.get() } else { 0 }, Ordering::Release);
-        self.end.store(end.get(), Ordering::Release);
-    }
-
-    /// Says that a note of this is durable. One that was overtaken by another changes nothing.
-    fn raise(&self, Reserved { end, volatile }: Reserved) {
-        self.volatile_end.fetch_max(if volatile { end.get() } else { 0 }, Ordering::AcqRel);
-        self.end.fetch_max(end.get(), Ordering::AcqRel);
-    }
-
-    fn holds(&self, end: Offset, volatile: bool) -> bool {
-        let noted = if volatile { &self.volatile_end } else { &self.end };
-        noted.load(Ordering::Acquire) >= end.get()
-    }
-
-    /// Whether something is reserved and little of it left at `end`.
-    fn is_low_at(&self, end: Offset) -> bool {
-        let covered = self.end.load(Ordering::Acquire);
-        covered > 0 && end.get() >= covered - commit::RESERVE_AHEAD / 2
-    }
-
-    /// Whether it became low between these.
-    fn is_low_between(&self, before: Offset, end: Offset) -> bool {
-        self.is_low_at(end) && !self.is_low_at(before)
-    }
 }
 
 impl Log {

@@ -181,7 +181,7 @@ fn appends_go_on_while_more_offsets_are_reserved_and_the_recovery_point_rises() 
     // Half of what is reserved is used up.
     let mut batch = RecordBatch::builder();
     batch.push(Timestamp::new(T), &Record::new("far")).unwrap();
-    let far = Offset::new(commit::RESERVE_AHEAD / 2 + 1);
+    let far = Offset::new(reserved::RESERVE_AHEAD / 2 + 1);
     log.append_replica(&batch.finish().unwrap().stamped(far, 0.into()).unwrap()).unwrap();
     assert!(!log.wants_tending());
     put_weakly(&log, "next");
@@ -202,7 +202,7 @@ fn appends_go_on_while_more_offsets_are_reserved_and_the_recovery_point_rises() 
     // What was reserved counts: offsets that a power cut takes are not given out again.
     let end = log.offsets().end;
     assert!(bed.after_cut(0).open(small()).offsets().end >= end);
-    let next = Offset::new(end.get() + commit::RESERVE_AHEAD / 4);
+    let next = Offset::new(end.get() + reserved::RESERVE_AHEAD / 4);
     assert!(log.inner().covered.holds(next, false));
 }
 
