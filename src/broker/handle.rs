@@ -231,6 +231,12 @@ impl Partition {
         self.inner.watched()
     }
 
+    /// See `topic::Partition::would_drop`.
+    #[cfg(feature = "testing")]
+    pub(crate) fn would_drop(&self, bytes: u64) -> bool {
+        self.inner.would_drop(bytes)
+    }
+
     /// Topic and number.
     #[must_use]
     pub fn topic_partition(&self) -> &TopicPartition {

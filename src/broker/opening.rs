@@ -80,7 +80,9 @@ fn look_first(options: &BrokerBuilder, defaults: &BrokerDefaults, storage: &Arc<
 }
 
 fn read(options: &BrokerBuilder, defaults: BrokerDefaults, storage: &dyn Storage, read_only: bool) -> Result<Reading> {
-    let catalog = CatalogOptions { node_id: options.node, defaults, read_only, ..CatalogOptions::default() };
+    let snapshot_bytes = options.settings.catalog_snapshot_bytes.into();
+    let catalog =
+        CatalogOptions { node_id: options.node, defaults, snapshot_bytes, read_only, ..CatalogOptions::default() };
     Reading::new(storage, &options.root, catalog)
 }
 
@@ -123,7 +125,8 @@ fn open_catalog(
         boot_id: storage.boot_id(),
         log_start: Offset::ZERO,
         recovery_point: Offset::ZERO,
-        outside: Outside::default(),
+        // Whoever stopped in order had synced it.
+        outside: Outside { doubted: (last_close == LastClose::Abrupt).then_some(Offset::ZERO), ..Outside::default() },
         meter: Arc::default(),
     };
     let catalog = reading.open(context)?;

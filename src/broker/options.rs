@@ -63,6 +63,8 @@ pub(super) struct BrokerSettings {
     pub(super) retention_interval: Duration,
     /// `log.flush.offset.checkpoint.interval.ms`
     pub(super) checkpoint_interval: Duration,
+    /// `metadata.log.max.record.bytes.between.snapshots`; Kafka's default is 20 MiB.
+    pub(super) catalog_snapshot_bytes: u32,
 }
 
 impl Default for BrokerSettings {
@@ -72,6 +74,7 @@ impl Default for BrokerSettings {
             offsets_partitions: 1,
             retention_interval: Duration::from_secs(300),
             checkpoint_interval: Duration::from_secs(60),
+            catalog_snapshot_bytes: 1 << 20,
         }
     }
 }
@@ -98,6 +101,7 @@ impl BrokerSettings {
             "offsets.topic.num.partitions" => count(&mut self.offsets_partitions),
             "log.retention.check.interval.ms" => time(&mut self.retention_interval),
             "log.flush.offset.checkpoint.interval.ms" => time(&mut self.checkpoint_interval),
+            "metadata.log.max.record.bytes.between.snapshots" => count(&mut self.catalog_snapshot_bytes),
             _ => return fixed(name).map(|why| Err(invalid(name, value, "is refused").remedy(why))),
         })
     }
@@ -154,9 +158,9 @@ impl BrokerBuilder {
 
     /// Sets a broker-level config by Kafka's name: a default for all topics that do not say otherwise
     /// (`log.retention.ms`, `log.segment.bytes`, `compression.type`), or one of `num.partitions`,
-    /// `offsets.topic.num.partitions`, `log.retention.check.interval.ms` and
-    /// `log.flush.offset.checkpoint.interval.ms`. A bad name or value is reported by
-    /// [`open`](Self::open).
+    /// `offsets.topic.num.partitions`, `log.retention.check.interval.ms`,
+    /// `log.flush.offset.checkpoint.interval.ms` and `metadata.log.max.record.bytes.between.snapshots`. A bad name or
+    /// value is reported by [`open`](Self::open).
     ///
     /// A topic made while `retention.ms`, `flush.messages` or a compacted `segment.bytes` had this crate's default has
     /// that written down as its own (see [`docs::kafka`](crate::docs::kafka)); a default given in a later run does

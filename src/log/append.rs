@@ -49,6 +49,8 @@ pub(super) struct Staged {
     pub(super) bytes: usize,
     /// The epoch cache changed since the last write.
     pub(super) epochs_changed: bool,
+    /// Offsets were left out, below what comes.
+    pub(super) left_out: bool,
 }
 
 /// Staged bytes of one segment.

@@ -39,6 +39,8 @@ pub(super) struct Writer {
     /// ...nor is the directory's own.
     pub(super) new_dir: bool,
     pub(super) epochs_changed: bool,
+    /// Offsets were left out, and the epoch that says so is not durable.
+    pub(super) left_out: bool,
     /// Segments that ended and are not complete: the recovery point stays below them.
     pub(super) sealed: Vec<Seal>,
     /// The file of the segment to come.
@@ -236,6 +238,7 @@ impl Inner {
         let mut appender = self.appender.lock();
         let staged = std::mem::take(&mut appender.staged);
         writer.epochs_changed |= staged.epochs_changed;
+        writer.left_out |= staged.left_out;
         let Some(last) = staged.groups.last().map(|group| Arc::clone(&group.segment)) else { return Ok(()) };
         writer.unnoted += staged.bytes as u64;
         let is_due = writer.unnoted >= u64::from(self.config.load().recovery_note_bytes);
@@ -244,6 +247,9 @@ impl Inner {
         let mut groups = VecDeque::from(staged.groups);
         let mut done =
             self.mark_changed(writer).and_then(|()| self.make_dir(writer)).and_then(|()| self.place_epochs(writer));
+        if done.is_ok() && staged.bytes > 0 {
+            done = self.sync_left_out(writer);
+        }
         while let (Ok(()), Some(group)) = (&done, groups.front_mut()) {
             done = self.write_group(writer, group);
             if done.is_ok() {
@@ -426,6 +432,17 @@ impl Inner {
             writer.epochs_changed = false;
             writer.names.note(true);
         }
+        Ok(())
+    }
+
+    /// Where offsets were left out, sees to it that a power cut which takes the first batch above leaves the epoch that
+    /// begins there. On a log that survives one the first sync does.
+    fn sync_left_out(&self, writer: &mut Writer) -> Result<()> {
+        let dir = &*self.home.dir;
+        if writer.left_out && self.config.load().durability < Durability::PowerLoss {
+            self.context.storage.sync_dir(dir).map_err(|e| self.unsynced(dir, e))?;
+        }
+        writer.left_out = false;
         Ok(())
     }
 

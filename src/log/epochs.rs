@@ -84,6 +84,11 @@ impl EpochCache {
         self.entries.get(at).copied()
     }
 
+    /// The first epoch that began at `offset` or above.
+    pub(crate) fn first_from(&self, offset: Offset) -> Option<(LeaderEpoch, Offset)> {
+        self.entries.get(self.entries.partition_point(|entry| entry.1 < offset)).copied()
+    }
+
     /// Where the oldest epoch began that is known.
     pub(crate) fn start(&self) -> Option<Offset> {
         self.entries.first().map(|entry| entry.1)

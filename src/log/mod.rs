@@ -130,6 +130,8 @@ pub(crate) struct Outside {
     pub(crate) clean: bool,
     /// Another program had the directory since we last did: of what we kept nothing is evidence.
     pub(crate) foreign: bool,
+    /// From here on a sync that failed in this boot may have left bytes to the cache alone. A state slot says so itself.
+    pub(crate) doubted: Option<Offset>,
 }
 
 /// One partition's log, alone in its directory or as part of a [`Broker`](crate::Broker).
@@ -620,7 +622,8 @@ impl Inner {
         // A power cut may have taken all batches of an epoch, and the list of epochs with them.
         let noted_epoch = context.slot.as_ref().and_then(|slot| slot.load()).map(|slot| slot.leader_epoch);
         let newest_epoch = found.epochs.latest().max(noted_epoch).unwrap_or(LeaderEpoch::new(-1));
-        let lowest_epoch = match found.report.rows.contains(&RecoveryRow::Reserved) {
+        let left_out = found.report.rows.contains(&RecoveryRow::Reserved);
+        let lowest_epoch = match left_out {
             true => LeaderEpoch::new(newest_epoch.max(found.noted_epoch).get().saturating_add(1)),
             false => newest_epoch.max(LeaderEpoch::new(0)),
         };
@@ -638,7 +641,7 @@ impl Inner {
             active,
             epochs: found.epochs,
             producers: found.producers,
-            staged: Staged { epochs_changed: !found.clean, ..Staged::default() },
+            staged: Staged { epochs_changed: !found.clean, left_out, ..Staged::default() },
         };
         let writer = Writer {
             has_dir: found.has_dir && has_metadata,

@@ -90,8 +90,8 @@ pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConf
         }
         segments.push(Arc::new(segment));
     }
-    if let Some(slot) = in_doubt {
-        super::reopen::write_again(&segments, slot.frontier)?;
+    if let Some(frontier) = in_doubt.map(|slot| slot.frontier).or(context.outside.doubted) {
+        super::reopen::write_again(&segments, frontier)?;
     }
     recovery.finish(segments, listed, true)
 }
@@ -532,16 +532,16 @@ impl Recovery<'_> {
     }
 
     /// The newest readable producer snapshot at a segment base up to `limit`; without one the producers are rebuilt
-    /// from the first segment on.
+    /// from the first segment on. Those that lie above are looked at as well: a seal will vouch for them.
     pub(super) fn latest_snapshot(&self, segments: &[Arc<Segment>], limit: Offset) -> Result<Latest> {
         let mut unreadable = Vec::new();
-        for segment in segments.iter().rev().filter(|s| s.base() <= limit) {
+        for segment in segments.iter().rev() {
             match self.snapshot(segment.base()) {
                 Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::TooLarge) => {
                     unreadable.push(segment.base());
                 }
                 read => {
-                    if let Some(producers) = read? {
+                    if let Some(producers) = read?.filter(|_| segment.base() <= limit) {
                         return Ok(Latest { at: segment.base(), producers, unreadable, resumed: None });
                     }
                 }

@@ -449,10 +449,16 @@ impl<'a> Scan<'a> {
         let Recovery { context, config, slot, .. } = self.recovery;
         let is_lost = context.slot.is_some() && !context.outside.foreign;
         let power_cut = slot.map_or(is_lost, |slot| slot.boot_id != context.boot_id);
-        if power_cut && config.durability < Durability::PowerLoss && before.end >= self.durable {
+        // Where offsets were left out, the higher epoch above is durable before its first batch is written.
+        let risen = self.epochs.noted.as_ref().and_then(|noted| noted.first_from(before.end));
+        let risen = risen.filter(|&(epoch, at)| epoch > before.epoch && at <= segment.base());
+        let hole = risen.map_or(before.end, |(_, at)| at)..segment.base();
+        if hole.is_empty() {
+            return Ok(true);
+        }
+        if power_cut && config.durability < Durability::PowerLoss && hole.start >= self.durable {
             return Ok(false);
         }
-        let hole = before.end..segment.base();
         if self.found.missing.iter().any(|gone| gone.start < hole.end && hole.start < gone.end) {
             return Ok(true);
         }

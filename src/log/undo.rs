@@ -155,6 +155,7 @@ impl Inner {
             Some(self.roll_to(a, to)?)
         };
         a.end = to;
+        a.staged.left_out = true;
         a.staged.groups.push(Group::new(Arc::clone(&a.active), 0, to, seal));
         Ok(())
     }

@@ -112,6 +112,12 @@ impl Budget {
         self.sum.bytes().saturating_add(bytes) <= self.limit
     }
 
+    /// Whether an append of so many bytes takes the place of others.
+    #[cfg(feature = "testing")]
+    pub(super) fn would_drop(&self, bytes: u64) -> bool {
+        self.on_full == OnFull::DropOldest && !self.has_room(bytes)
+    }
+
     /// The largest segment that a log under this budget should have.
     pub(super) fn segment_bytes(&self) -> u64 {
         self.limit / SEGMENTS

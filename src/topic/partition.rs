@@ -292,6 +292,7 @@ impl Partition {
                 high_watermark: self.found.high_watermark,
                 clean: self.found.clean,
                 foreign: self.found.foreign,
+                doubted: None,
             },
             meter: Arc::clone(&self.meter),
         };
@@ -322,6 +323,12 @@ impl Partition {
     #[cfg(feature = "testing")]
     pub(crate) fn watched(&self) -> Option<&Log> {
         self.log.get()
+    }
+
+    /// Whether an append of so many bytes deletes others, as a byte budget says.
+    #[cfg(feature = "testing")]
+    pub(crate) fn would_drop(&self, bytes: u64) -> bool {
+        self.budgets.iter().any(|budget| budget.would_drop(bytes))
     }
 
     /// The log if some call has opened it already.

@@ -214,6 +214,45 @@ fn a_power_cut_may_leave_the_last_segment_behind_one_that_it_emptied() {
 }
 
 #[test]
+fn a_producer_snapshot_that_power_took_is_made_anew_before_anybody_vouches_for_it() {
+    let bed = three_unsynced();
+    let name = "00000000000000000004.snapshot";
+    bed.storage.open(&bed.dir.join(name), OpenMode::CreateIfAbsent).unwrap().set_len(0).unwrap();
+    reboot(&bed);
+    let log = bed.open(config(Durability::ProcessCrash));
+    assert!(log.recovery().rows.contains(&Row::DerivedRebuilt), "{}", log.recovery());
+    log.close().unwrap();
+    assert_ne!(bed.file(name), b"");
+}
+
+#[test]
+fn offsets_that_were_left_out_are_not_missed_when_power_takes_what_came_above_them() {
+    let (disk, level) = (SimStorage::new(), Durability::ProcessCrash);
+    let open = |disk: &SimStorage| {
+        let clock = ManualClock::new(Timestamp::new(T));
+        Log::open_on(Arc::new(disk.clone()), Arc::new(clock), "t-0", config(level).segment_bytes(160)).unwrap()
+    };
+    let append = |log: &Log| {
+        let appended = log.append_records(["value"]).unwrap();
+        log.wait(appended.position, level).unwrap();
+    };
+    let log = open(&disk);
+    append(&log);
+    log.sync().unwrap();
+    append(&log);
+    drop(log);
+    let disk = disk.crash(Choice::Nothing);
+    let log = open(&disk);
+    assert!(log.recovery().rows.contains(&Row::Reserved), "{}", log.recovery());
+    (0..5).for_each(|_| append(&log));
+    for seed in 0..200 {
+        let log = open(&disk.crash(Choice::Random(seed)));
+        assert_eq!(log.recovery().damaged, [], "{seed}: {}", log.recovery());
+        assert_eq!(findings(&log, FindingKind::Lost), [], "{seed}");
+    }
+}
+
+#[test]
 fn a_first_segment_that_is_gone_is_missed_without_a_seal() {
     let lost = (Offset::new(0), Offset::new(2));
     for (level, is_power_cut, is_lost) in [

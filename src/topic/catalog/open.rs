@@ -20,7 +20,7 @@ use super::snapshot::{self, Bootstrap, SnapshotId};
 use super::{Catalog, CatalogOptions, Writer, derive, files, identity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind, Findings};
-use crate::log::{Log, LogConfig, LogContext};
+use crate::log::{Log, LogConfig, LogContext, Outside};
 use crate::record::RecordBatch;
 use crate::storage::{Storage, read_file};
 use crate::topic::config::TopicConfig;
@@ -337,11 +337,14 @@ fn open_log(context: LogContext, dir: &Path, replay: &Replay) -> Result<Log> {
     let expected = replay.image.end;
     // All that the log holds is in the snapshot: it goes on where the snapshot ends, as Kafka's does.
     let anew = replay.log_end < expected;
+    let snapshot = replay.snapshot.map_or(Offset::ZERO, |(id, _)| id.end);
     let context = LogContext {
         partition: TopicPartition::new(CLUSTER_METADATA, 0),
         topic_id: None,
         log_start: if anew { expected } else { Offset::ZERO },
         recovery_point: Offset::ZERO,
+        // What is below stands in the snapshot.
+        outside: Outside { doubted: context.outside.doubted.map(|from| from.max(snapshot)), ..context.outside },
         ..context
     };
     let log = Log::open_in(context, dir, config)?;
