@@ -11,6 +11,22 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// Defines an enum of plain names together with the list of them: none can be forgotten.
+macro_rules! all_of {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$doc:meta])* $each:ident,)+ }) => {
+        $(#[$meta])*
+        $vis enum $name {
+            $($(#[$doc])* $each,)+
+        }
+
+        impl $name {
+            /// All of them, in order.
+            pub const ALL: [Self; [$(Self::$each),+].len()] = [$(Self::$each),+];
+        }
+    };
+}
+pub(crate) use all_of;
+
 /// Defines a transparent newtype over a signed integer that compares with, and converts from, it.
 macro_rules! number {
     ($(#[$meta:meta])* $name:ident($inner:ty)) => {

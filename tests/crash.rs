@@ -5,49 +5,39 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use thalweg::testing::{
-    Choice, ExploreConfig, History, LogEvent, Replay, SimStorage, SweepConfig, WatchedLog, check_log, explore,
-    sweep_errors,
+    AfterFailedSync, Choice, Errno, ExploreConfig, Fault, History, LogEvent, Operation, Repeat, SimStorage, WatchedLog,
+    check_log,
 };
-use thalweg::{
-    Clock, Durability, ErrorKind, LogConfig, Offset, ProducerId, ReadMode, Result, Storage, SystemClock, TxnOutcome,
-};
+use thalweg::{Durability, Error, ErrorKind, LogConfig, Offset, ProducerId, ReadMode, Result, Storage, TxnOutcome};
 
 #[path = "crash/broker.rs"]
 mod broker;
+#[path = "crash/driver.rs"]
+mod driver;
 #[path = "crash/rot.rs"]
 mod rot;
 #[path = "crash/total.rs"]
 mod total;
 
-use total::TOTAL;
+use driver::{Budget, Dice, Subject, is_full};
+use total::{Deed, TOTAL};
 
 const DIR: &str = "data/events-0";
-const FIRST: u64 = 2;
 
-fn config(level: Durability) -> LogConfig {
+/// What a failed sync may leave so that later ones work again.
+const MENDABLE: [AfterFailedSync; 3] =
+    [AfterFailedSync::KeepsNew, AfterFailedSync::DropsToOld, AfterFailedSync::StaysDirty];
+
+fn config(level: Durability, seed: u64) -> LogConfig {
     // One of the two is read through maps.
     let reading = if level == Durability::PowerLoss { ReadMode::Copied } else { ReadMode::Mapped };
     let config = LogConfig::default().segment_bytes(700).index_interval_bytes(100);
-    // Limits of notes and of unsynced bytes that are less than some batches.
-    let config = config.recovery_note_bytes(150).max_unsynced_bytes(200);
+    // Limits of notes and of unsynced bytes that are less than some batches, at times.
+    let unsynced = if seed.is_multiple_of(3) { 4096 } else { 200 };
+    let config = config.recovery_note_bytes(150).max_unsynced_bytes(unsynced);
     config.durability(level).read_mode(reading)
-}
-
-/// Numbers that are the same for the same seed.
-struct Dice(Cell<u64>);
-
-impl Dice {
-    fn new(seed: u64) -> Self {
-        Self(Cell::new(seed.wrapping_add(1)))
-    }
-
-    fn below(&self, n: u64) -> u64 {
-        self.0.set(self.0.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
-        (self.0.get() >> 33) % n
-    }
 }
 
 /// A log at work: every kind of step that changes its files, in an order that the seed chooses.
@@ -55,9 +45,14 @@ struct Work<'a> {
     disk: &'a SimStorage,
     history: &'a History<LogEvent>,
     dir: PathBuf,
+    config: LogConfig,
     level: Durability,
     dice: Dice,
     log: WatchedLog,
+    /// How many of the faults that struck were its own.
+    struck: u64,
+    /// What the log failed with, and is to be mended of.
+    failed: Option<Error>,
     written: Cell<u64>,
     /// The producer of transactions, whether one is open, and how many records it sent.
     producer: Cell<i64>,
@@ -68,10 +63,25 @@ struct Work<'a> {
 impl<'a> Work<'a> {
     fn new(disk: &'a SimStorage, history: &'a History<LogEvent>, level: Durability, seed: u64) -> Result<Self> {
         let dir = PathBuf::from(DIR);
-        let log = WatchedLog::open(disk, history, &dir, config(level))?;
-        let dice = Dice::new(seed);
+        let config = config(level, seed);
+        let log = WatchedLog::open(disk, history, &dir, config.clone())?;
+        let (dice, struck) = (Dice::new(seed), 0);
         let (written, producer, in_transaction, sequence) = Default::default();
-        Ok(Self { disk, history, dir, level, dice, log, written, producer, in_transaction, sequence })
+        Ok(Self {
+            disk,
+            history,
+            dir,
+            config,
+            level,
+            dice,
+            log,
+            struck,
+            failed: None,
+            written,
+            producer,
+            in_transaction,
+            sequence,
+        })
     }
 
     fn value(&self) -> String {
@@ -92,7 +102,10 @@ impl<'a> Work<'a> {
     }
 
     fn step(&mut self) -> Result<()> {
-        match self.dice.below(16) {
+        if self.failed.is_some() {
+            return self.mend();
+        }
+        match self.dice.below(17) {
             0..=4 => self.put(),
             5..=7 => self.group_commit(),
             8 => self.log.roll(),
@@ -100,6 +113,7 @@ impl<'a> Work<'a> {
             10 => self.truncate(),
             11..=13 => self.transaction(),
             14 => self.log.run_maintenance(),
+            15 => self.poison(),
             _ => self.reopen(),
         }
     }
@@ -131,6 +145,7 @@ impl<'a> Work<'a> {
         let back = i64::try_from(self.dice.below(4)).unwrap_or(0);
         let to = Offset::new((offsets.end.get() - back).max(offsets.log_start.get()));
         self.begin_producer();
+        self.history.hit(Deed::Truncated);
         self.log.truncate(to)
     }
 
@@ -160,21 +175,59 @@ impl<'a> Work<'a> {
         self.log.end_transaction(ProducerId::new(self.producer.get()), outcome)
     }
 
+    /// A write or a sync fails, and with it the log, which goes on once it is mended on the same handle.
+    fn poison(&mut self) -> Result<()> {
+        let operation = self.dice.one_of(&[Operation::Sync, Operation::Write]);
+        let after = self.dice.one_of(&MENDABLE);
+        let fault = Fault::new(Errno::Io, Repeat::Once).on(operation).path(".log").leaves(after);
+        let before = self.disk.struck();
+        self.disk.add_fault(fault.clone());
+        let failed = self.log.put([self.value().as_str()], Durability::PowerLoss);
+        self.disk.remove_fault(&fault);
+        let failed = failed.err().filter(|e| matches!(e.kind(), ErrorKind::Indeterminate | ErrorKind::Io));
+        if self.disk.struck() != before + 1 || failed.is_none() {
+            // Something else failed before.
+            return Ok(());
+        }
+        self.struck += 1;
+        self.history.hit(if operation == Operation::Sync { Deed::SyncFailed } else { Deed::WriteFailed });
+        let refused = self.log.append(["more"]).expect_err("a log that has failed takes nothing");
+        assert_eq!(refused.kind(), ErrorKind::Poisoned, "{refused}, after {failed:?}");
+        self.begin_producer();
+        self.failed = failed;
+        self.mend()
+    }
+
+    fn mend(&mut self) -> Result<()> {
+        self.log.reopen()?;
+        let failed = self.failed.take();
+        self.history.hit(Deed::LogMended);
+        // All that was acknowledged is to be visible.
+        self.log.sync()?;
+        let verified = self.log.verify();
+        assert!(verified.is_ok() || self.disk.struck() > self.struck, "after {failed:?}, mended: {verified:?}");
+        self.put()
+    }
+
     fn reopen(&mut self) -> Result<()> {
         let closed = self.log.close();
         if closed.as_ref().is_err_and(|e| e.kind() != ErrorKind::StorageFull) {
             return closed;
         }
-        self.log = WatchedLog::open(self.disk, self.history, &self.dir, config(self.level))?;
+        self.log = WatchedLog::open(self.disk, self.history, &self.dir, self.config.clone())?;
         closed
     }
 
     /// The same handle serves readers, gives space back and is closed and opened while the disk is full, and takes
-    /// appends as soon as it is not.
+    /// appends as soon as it is not. A log that has failed may need space to be mended.
     fn on_a_full_disk(&mut self) -> std::result::Result<(), String> {
         let at = |what: &'static str| move |e: thalweg::Error| format!("{what}: {e}");
         let full =
             |done: Result<()>| done.or_else(|e| if e.kind() == ErrorKind::StorageFull { Ok(()) } else { Err(e) });
+        if self.failed.is_some() && self.mend().is_err_and(|e| e.kind() == ErrorKind::StorageFull) {
+            self.disk.limit_space(None);
+            return self.mend().map_err(at("is not mended when there is space again"));
+        }
         full(self.log.sync()).map_err(at("a sync fails"))?;
         self.log.verify()?;
         self.advance().map_err(at("the log start does not advance"))?;
@@ -183,7 +236,7 @@ impl<'a> Work<'a> {
         full(self.put()).map_err(at("an append fails"))?;
         full(self.log.close()).map_err(at("does not close"))?;
         self.log =
-            WatchedLog::open(self.disk, self.history, &self.dir, config(self.level)).map_err(at("does not open"))?;
+            WatchedLog::open(self.disk, self.history, &self.dir, self.config.clone()).map_err(at("does not open"))?;
         self.log.verify()?;
         full(self.put()).map_err(at("an append fails"))?;
         self.disk.limit_space(None);
@@ -193,124 +246,65 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Works until something fails; what is called after that may fail, but neither panic nor hang.
-fn work(disk: &SimStorage, history: &History<LogEvent>, level: Durability, seed: u64, steps: usize) -> Result<()> {
-    let mut work = Work::new(disk, history, level, seed)?;
-    let done = (0..steps).try_for_each(|_| work.step());
-    let _may_fail = (work.put(), work.log.sync(), work.log.run_maintenance());
-    let start = work.log.log().offsets().log_start;
-    let _may_fail = (work.log.log().read(start, 1000, thalweg::Isolation::ReadCommitted), work.advance());
-    done.and(work.log.close())
-}
-
-/// Makes the directory that the log's is to be in, durably: the first operations, before which nothing needs to crash.
+/// Makes the directory that the log's is to be in, durably.
 fn directory(disk: &SimStorage) {
     let parent = Path::new(DIR).parent().expect("not the root");
     disk.create_dir(parent).expect("an empty disk has room");
     disk.sync_dir(Path::new("")).expect("a disk that works");
-    assert_eq!(disk.operations(), FIRST);
+    assert_eq!(disk.operations(), LogAt::FIRST);
 }
 
-/// Whether all is to be looked at that the gate looks at.
-fn is_full() -> bool {
-    std::env::var_os("THALWEG_CRASH_FULL").is_some()
-}
+/// A log of this level.
+#[derive(Clone, Copy)]
+struct LogAt(Durability);
 
-/// The seeds that a test goes through: as many as fit into a time, or as many as it asks for.
-struct Budget {
-    clock: SystemClock,
-    end: Option<Duration>,
-    seed: u64,
-    last: u64,
-}
+impl Subject for LogAt {
+    type Event = LogEvent;
 
-impl Budget {
-    /// So many seeds, or so many in the full size.
-    fn of(small: u64, full: u64) -> Self {
-        let seeds = if is_full() { full } else { small };
-        let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-        let clock = SystemClock::new();
-        let end = number("THALWEG_CRASH_SECONDS").map(|seconds| clock.monotonic() + Duration::from_secs(seconds));
-        let seed = number("THALWEG_CRASH_SEED").unwrap_or(1);
-        Self { clock, end, seed, last: seed + seeds }
+    /// Behind the [`directory`].
+    const FIRST: u64 = 2;
+
+    fn work(self, disk: &SimStorage, history: &History<LogEvent>, seed: u64, steps: usize) -> Result<()> {
+        directory(disk);
+        let mut work = Work::new(disk, history, self.0, seed)?;
+        let done = (0..steps).try_for_each(|_| work.step());
+        let _may_fail = (work.put(), work.log.sync(), work.log.run_maintenance());
+        let start = work.log.log().offsets().log_start;
+        let _may_fail = (work.log.log().read(start, 1000, thalweg::Isolation::ReadCommitted), work.advance());
+        done.and(work.log.close())
     }
 
-    fn left(&self) -> Duration {
-        match self.end {
-            Some(end) => end.saturating_sub(self.clock.monotonic()),
-            // None to speak of.
-            None if self.seed < self.last => Duration::from_secs(3600),
-            None => Duration::ZERO,
-        }
+    fn check(self, disk: &SimStorage, history: &History<LogEvent>, seed: u64) -> std::result::Result<(), String> {
+        check_log(disk, history, Path::new(DIR), &config(self.0, seed))
     }
 }
 
 fn crashes(level: Durability) {
-    let workload = |seed| {
-        move |disk: &SimStorage, history: &History<LogEvent>| {
-            directory(disk);
-            work(disk, history, level, seed, 20).expect("a disk that works");
-        }
-    };
-    let check =
-        |disk: &SimStorage, history: &History<LogEvent>| check_log(disk, history, Path::new(DIR), &config(level));
-    if let Ok(line) = std::env::var("THALWEG_CRASH_REPLAY") {
-        let replay: Replay = line.parse().expect("a line that a test printed");
-        let report = explore(workload(replay.seed), check, &ExploreConfig::new(replay.seed).replay(replay));
-        return report.assert_sound();
-    }
-    let mut budget = Budget::of(2, 60);
-    let mut points = 0;
-    while !budget.left().is_zero() {
-        let seed = budget.seed;
-        // Every operation has its turn over seven seeds: many workloads say more than many crashes of one.
-        let config = ExploreConfig::new(seed).first(FIRST).choices(6).step(7).time(budget.left());
-        let report = explore(workload(seed), check, &config);
-        points += report.crashes;
-        println!("{report}");
-        TOTAL.add(&report.hits, &report.counts);
-        report.assert_sound();
-        budget.seed += 1;
-    }
-    println!("{level}: {points} crashes, seeds up to {}", budget.seed);
+    // Every operation has its turn over seven seeds: many workloads say more than many crashes of one.
+    let step = if is_full() { 7 } else { 28 };
+    let thoroughness = |config: ExploreConfig| config.choices(6).step(step);
+    TOTAL.part(|| driver::crashes(&level.to_string(), LogAt(level), 20, Budget::of(6, 60), thoroughness));
 }
 
 #[test]
 fn a_power_loss_log_survives_crashes() {
-    TOTAL.part(|| crashes(Durability::PowerLoss));
+    crashes(Durability::PowerLoss);
 }
 
 #[test]
 fn a_process_crash_log_survives_crashes() {
-    TOTAL.part(|| crashes(Durability::ProcessCrash));
+    crashes(Durability::ProcessCrash);
 }
 
 #[test]
 fn a_failing_operation_costs_nothing_that_was_promised() {
-    TOTAL.part(failing_operations);
+    let step = if is_full() { 5 } else { 23 };
+    TOTAL.part(|| driver::failing_operations("a log", |seed| LogAt(level_of(seed)), 12, Budget::of(4, 20), step));
 }
 
-fn failing_operations() {
-    let mut budget = Budget::of(4, 20);
-    let mut runs = 0;
-    while !budget.left().is_zero() {
-        let seed = budget.seed;
-        let level = if seed.is_multiple_of(2) { Durability::ProcessCrash } else { Durability::PowerLoss };
-        let workload = move |disk: &SimStorage, history: &History<LogEvent>| {
-            directory(disk);
-            let _may_fail = work(disk, history, level, seed, 12);
-        };
-        let check =
-            |disk: &SimStorage, history: &History<LogEvent>| check_log(disk, history, Path::new(DIR), &config(level));
-        let config = SweepConfig::new(seed).first(FIRST).step(5).time(budget.left());
-        let report = sweep_errors(workload, check, &config);
-        runs += report.runs;
-        println!("{report}");
-        TOTAL.add(&report.hits, &report.failed);
-        report.assert_sound();
-        budget.seed += 1;
-    }
-    println!("{runs} runs with a fault, seeds up to {}", budget.seed);
+/// Both have their turn.
+fn level_of(seed: u64) -> Durability {
+    if seed.is_multiple_of(2) { Durability::ProcessCrash } else { Durability::PowerLoss }
 }
 
 /// Works on a disk that takes so many bytes, goes on when it is full and when there is space again, then looks at what
@@ -342,17 +336,15 @@ fn on_a_full_disk(seed: u64, bytes: u64) -> std::result::Result<bool, String> {
     disk.mend();
     for choice in [choice, Choice::Nothing] {
         let (left, history) = (disk.crash(choice), history.crashed(now, choice));
-        check_log(&left, &history, Path::new(DIR), &config(level)).map_err(|what| format!("then {choice}: {what}"))?;
+        LogAt(level).check(&left, &history, seed).map_err(|what| format!("then {choice}: {what}"))?;
     }
     Ok(was_full)
 }
 
 #[test]
 fn a_disk_that_runs_full_at_any_byte_costs_nothing_that_was_promised() {
-    let mut budget = Budget::of(8, 120);
     let (mut full, mut sizes) = (0, 0);
-    while !budget.left().is_zero() {
-        let seed = budget.seed;
+    for seed in Budget::of(8, 120) {
         // An odd step: over the seeds every byte has its turn. A disk has room for the log's reserve, at least.
         for bytes in (seed % 41..4_000).step_by(41).map(|bytes| bytes + (18 << 10)) {
             sizes += 1;
@@ -361,7 +353,6 @@ fn a_disk_that_runs_full_at_any_byte_costs_nothing_that_was_promised() {
                 Err(what) => panic!("seed {seed}, a disk of {bytes} bytes: {what}"),
             }
         }
-        budget.seed += 1;
     }
     println!("{sizes} sizes of disk, {full} of which ran full");
     assert!(full > 0);
@@ -369,9 +360,8 @@ fn a_disk_that_runs_full_at_any_byte_costs_nothing_that_was_promised() {
 
 #[test]
 fn short_and_interrupted_transfers_change_nothing() {
-    let mut budget = Budget::of(200, 20_000);
-    while !budget.left().is_zero() {
-        let seed = budget.seed;
+    let mut seeds = Budget::of(200, 20_000);
+    for seed in seeds.by_ref() {
         let (disk, history, level) = (SimStorage::new(), History::default(), Durability::PowerLoss);
         directory(&disk);
         disk.make_transfers_short(seed);
@@ -382,7 +372,6 @@ fn short_and_interrupted_transfers_change_nothing() {
         work.log.sync().expect("a disk that works");
         work.log.verify().unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
         work.log.close().expect("closes");
-        budget.seed += 1;
     }
-    println!("seeds up to {}", budget.seed);
+    println!("seeds up to {}", seeds.upcoming());
 }

@@ -5,104 +5,59 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::types::Offset;
+use crate::types::{Offset, all_of};
 
-/// A row of the recovery table: a state that was found on disk, and by that what was done about it. The table is in
-/// [`docs::recovery`](crate::docs::recovery).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum RecoveryRow {
-    /// No directory, or no segment in it: the log starts empty.
-    Fresh,
-    /// Closed cleanly, with proof: nothing was scanned.
-    Clean,
-    /// Nothing of our own speaks of a log that is there: its state slot is lost, both copies of it. The recovery point
-    /// and seals stand in for it.
-    StateLost,
-    /// A truncation that a crash cut short was finished.
-    TruncationFinished,
-    /// Scanned from the recovery point on, and sound to its end.
-    Scanned,
-    /// A segment that had ended was not sealed yet: checksums and continuity judged it.
-    RolledUnsealed,
-    /// A derived file was missing or wrong, and was made anew: an index, a producer snapshot, the leader epochs.
-    DerivedRebuilt,
-    /// An unfinished write was cut off the end.
-    TornTail,
-    /// The last writes before a loss of power had a hole: cut there, with the sound batches behind it. Nobody was
-    /// promised them.
-    TornGroup,
-    /// On a log that need not survive loss of power, one took more than the end: cut there.
-    TornUnsynced,
-    /// Durable bytes at the end are damaged, or gone: they were kept as they are, and the log goes on above.
-    DamagedTail,
-    /// Beside `DamagedTail`: the damage lies further back from the end than bytes ever waited for a sync.
-    RotBeyondCap,
-    /// Beside another row: the disk could not read the place, several times.
-    Unreadable,
-    /// Bytes inside a segment that had ended are damaged, or something is missing behind it: kept as it is.
-    DamagedSegment,
-    /// A sealed segment is shorter or longer than it was.
-    SizeDiffers,
-    /// A sealed segment has its length, and holds other batches.
-    SealDiffers,
-    /// A sealed segment is gone.
-    MissingSegment,
-    /// Offsets were left out because they may be known outside; the log goes on above them in a higher leader epoch.
-    Reserved,
-}
-
-impl RecoveryRow {
-    /// All of them, in the order of the table.
-    pub const ALL: [Self; 18] = [
-        Self::Fresh,
-        Self::Clean,
-        Self::StateLost,
-        Self::TruncationFinished,
-        Self::Scanned,
-        Self::RolledUnsealed,
-        Self::DerivedRebuilt,
-        Self::TornTail,
-        Self::TornGroup,
-        Self::TornUnsynced,
-        Self::DamagedTail,
-        Self::RotBeyondCap,
-        Self::Unreadable,
-        Self::DamagedSegment,
-        Self::SizeDiffers,
-        Self::SealDiffers,
-        Self::MissingSegment,
-        Self::Reserved,
-    ];
-
-    /// Its name as in the table.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Fresh => "Fresh",
-            Self::Clean => "Clean",
-            Self::StateLost => "StateLost",
-            Self::TruncationFinished => "TruncationFinished",
-            Self::Scanned => "Scanned",
-            Self::RolledUnsealed => "RolledUnsealed",
-            Self::DerivedRebuilt => "DerivedRebuilt",
-            Self::TornTail => "TornTail",
-            Self::TornGroup => "TornGroup",
-            Self::TornUnsynced => "TornUnsynced",
-            Self::DamagedTail => "DamagedTail",
-            Self::RotBeyondCap => "RotBeyondCap",
-            Self::Unreadable => "Unreadable",
-            Self::DamagedSegment => "DamagedSegment",
-            Self::SizeDiffers => "SizeDiffers",
-            Self::SealDiffers => "SealDiffers",
-            Self::MissingSegment => "MissingSegment",
-            Self::Reserved => "Reserved",
-        }
+all_of! {
+    /// A row of the recovery table: a state that was found on disk, and by that what was done about it. The table is in
+    /// [`docs::recovery`](crate::docs::recovery), in this order.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[non_exhaustive]
+    pub enum RecoveryRow {
+        /// No directory, or no segment in it: the log starts empty.
+        Fresh,
+        /// Closed cleanly, with proof: nothing was scanned.
+        Clean,
+        /// Nothing of our own speaks of a log that is there: its state slot is lost, both copies of it. The recovery
+        /// point and seals stand in for it.
+        StateLost,
+        /// A truncation that a crash cut short was finished.
+        TruncationFinished,
+        /// Scanned from the recovery point on, and sound to its end.
+        Scanned,
+        /// A segment that had ended was not sealed yet: checksums and continuity judged it.
+        RolledUnsealed,
+        /// A derived file was missing or wrong, and was made anew: an index, a producer snapshot, the leader epochs.
+        DerivedRebuilt,
+        /// An unfinished write was cut off the end.
+        TornTail,
+        /// The last writes before a loss of power had a hole: cut there, with the sound batches behind it. Nobody was
+        /// promised them.
+        TornGroup,
+        /// On a log that need not survive loss of power, one took more than the end: cut there.
+        TornUnsynced,
+        /// Durable bytes at the end are damaged, or gone: they were kept as they are, and the log goes on above.
+        DamagedTail,
+        /// Beside `DamagedTail`: the damage lies further back from the end than bytes ever waited for a sync.
+        RotBeyondCap,
+        /// Beside another row: the disk could not read the place, several times.
+        Unreadable,
+        /// Bytes inside a segment that had ended are damaged, or something is missing behind it: kept as it is.
+        DamagedSegment,
+        /// A sealed segment is shorter or longer than it was.
+        SizeDiffers,
+        /// A sealed segment has its length, and holds other batches.
+        SealDiffers,
+        /// A sealed segment is gone.
+        MissingSegment,
+        /// Offsets were left out because they may be known outside; the log goes on above them in a higher leader
+        /// epoch.
+        Reserved,
     }
 }
 
 impl fmt::Display for RecoveryRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+        f.pad(&format!("{self:?}"))
     }
 }
 

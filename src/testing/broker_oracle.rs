@@ -18,6 +18,9 @@ use crate::topic::TopicConfig;
 use crate::topic::name::CONSUMER_OFFSETS;
 use crate::types::{Durability, Offset, Start, TopicPartition, Uuid};
 
+/// What a record takes in a batch beside its value, and a batch beside its records, at most.
+const RECORD_BYTES: u64 = 200;
+
 /// A topic's id and the number of a partition.
 type Place = (Uuid, i32);
 
@@ -186,11 +189,51 @@ impl WatchedBroker {
     /// As [`Partition::append_records`].
     pub fn append<'a>(&self, partition: &Partition, values: impl IntoIterator<Item = &'a str>) -> Result<Appended> {
         let values: Vec<_> = values.into_iter().collect();
-        self.note_appending(partition, &values)?;
-        let appended = partition.append_records(values)?;
+        let bytes = values.iter().map(|value| value.len() as u64 + RECORD_BYTES).sum();
+        let appended = self.making_room(partition, bytes, || {
+            self.note_appending(partition, &values)?;
+            partition.append_records(values.iter().copied())
+        })?;
         self.note_of(partition, LogEvent::Appended(appended.base_offset));
         self.staged.lock().push((partition.clone(), appended));
         Ok(appended)
+    }
+
+    /// Appends so many bytes by whatever way; a byte budget may delete others for it.
+    fn making_room<T>(&self, partition: &Partition, bytes: u64, append: impl FnOnce() -> Result<T>) -> Result<T> {
+        if !partition.would_drop(bytes) {
+            return append();
+        }
+        let topics = self.broker.topics()?.into_iter().filter(|topic| !topic.name().starts_with("__"));
+        let may_lose: Vec<_> = topics.flat_map(|topic| topic.partitions()).collect();
+        let start = self.note_retaining(&may_lose)?;
+        let appended = append();
+        if self.note_retained(&may_lose)? > start {
+            self.history.hit(format_args!("DroppedOldest"));
+        }
+        appended
+    }
+
+    /// Notes that any of these partitions may lose its oldest records; gives the sum of their log starts.
+    fn note_retaining(&self, partitions: &[Partition]) -> Result<i64> {
+        let mut starts = 0;
+        for partition in partitions {
+            let offsets = partition.offsets()?;
+            self.note_of(partition, LogEvent::Retaining(offsets.end));
+            starts += offsets.log_start.get();
+        }
+        Ok(starts)
+    }
+
+    /// Notes that what is left now stays; gives the same sum.
+    fn note_retained(&self, partitions: &[Partition]) -> Result<i64> {
+        let mut starts = 0;
+        for partition in partitions {
+            let start = partition.offsets()?.log_start;
+            self.note_of(partition, LogEvent::Retained(start));
+            starts += start.get();
+        }
+        Ok(starts)
     }
 
     /// Notes that one batch of these values is on its way to a partition, by whatever way.
@@ -240,6 +283,19 @@ impl WatchedBroker {
         Ok(appended)
     }
 
+    /// Mends a partition after a write or sync that failed.
+    ///
+    /// # Errors
+    /// As [`Partition::reopen`].
+    pub fn reopen(&self, partition: &Partition) -> Result<()> {
+        self.note_taken();
+        let recovery = partition.reopen()?;
+        recovery.rows.iter().for_each(|row| self.history.hit(row));
+        self.note_of(partition, LogEvent::Reopened);
+        self.note_of(partition, LogEvent::Shown(partition.offsets()?.high_watermark));
+        Ok(())
+    }
+
     /// Advances a partition's log start.
     ///
     /// # Errors
@@ -284,13 +340,9 @@ impl WatchedBroker {
                 limited.extend(topic.partitions());
             }
         }
-        for partition in &limited {
-            self.note_of(partition, LogEvent::Retaining(partition.offsets()?.end));
-        }
+        self.note_retaining(&limited)?;
         self.broker.run_maintenance()?;
-        for partition in &limited {
-            self.note_of(partition, LogEvent::Retained(partition.offsets()?.log_start));
-        }
+        self.note_retained(&limited)?;
         for partition in self.broker.topics()?.iter().flat_map(Topic::partitions) {
             self.note_of(&partition, LogEvent::Shown(partition.offsets()?.high_watermark));
         }
@@ -358,8 +410,8 @@ impl WatchedBroker {
     }
 }
 
-/// The check of a crash explorer for a broker in `root`: opens it, compares, goes on working, closes it and opens it
-/// again, which must find nothing to repair. `options` as for [`WatchedBroker::open`].
+/// The check of a crash explorer for a broker in `root`: opens it, compares, goes on working after every other crash,
+/// closes it and opens it again, which must find nothing to repair. `options` as for [`WatchedBroker::open`].
 ///
 /// # Errors
 /// What is wrong, in words.
@@ -371,6 +423,7 @@ pub fn check_broker(
 ) -> Result<(), String> {
     let at = |what: &'static str| move |e: crate::error::Error| format!("{what}: {e}");
     let open = || WatchedBroker::open(disk, history, root, &options);
+    let goes_on = disk.operations().is_multiple_of(2);
     let broker = open().map_err(at("does not open after the crash"))?;
     let verified = broker.verify();
     broker.broker.findings().iter().for_each(|finding| history.hit(finding.kind));
@@ -378,20 +431,9 @@ pub fn check_broker(
         .check_findings(|kind| !matches!(kind, FindingKind::Damaged | FindingKind::Lost | FindingKind::Absent))
         .map_err(|found| format!("a crash was taken for rot: {found}"))?;
     verified?;
-    let name = "after-the-crash";
-    let made = match broker.broker.topic(name).open() {
-        Ok(topic) => topic,
-        Err(_) => broker.create(name, 1, TopicConfig::new()).map_err(at("takes no topic after the crash"))?,
-    };
-    for topic in broker.broker.topics().map_err(at("lists no topics"))? {
-        let is_used = |p: &Partition| topic.id() == made.id() || p.offsets().is_ok_and(|o| o.end > Offset::ZERO);
-        let ours = !topic.name().starts_with("__");
-        for partition in topic.partitions().into_iter().filter(|partition| ours && is_used(partition)) {
-            broker.put(&partition, ["after the crash"], Durability::PowerLoss).map_err(at("takes no append"))?;
-        }
+    if goes_on {
+        go_on(&broker)?;
     }
-    broker.commit("after-the-crash", &made).map_err(at("takes no commit after the crash"))?;
-    broker.verify().map_err(|wrong| format!("after an append: {wrong}"))?;
     broker.close().map_err(at("does not close after the crash"))?;
     let broker = open().map_err(at("does not open again"))?;
     broker.verify().map_err(|wrong| format!("after closing and opening: {wrong}"))?;
@@ -400,6 +442,25 @@ pub fn check_broker(
         .check_findings(|kind| matches!(kind, FindingKind::OpenTransaction | FindingKind::Leftover))
         .map_err(|wrong| format!("a second opening, after a close, still {wrong}"))?;
     broker.close().map_err(at("does not close again"))
+}
+
+/// Goes on with every partition that is in use, and with a new topic.
+fn go_on(broker: &WatchedBroker) -> Result<(), String> {
+    let at = |what: &'static str| move |e: crate::error::Error| format!("{what} after the crash: {e}");
+    let name = "after-the-crash";
+    let made = match broker.broker.topic(name).open() {
+        Ok(topic) => topic,
+        Err(_) => broker.create(name, 1, TopicConfig::new()).map_err(at("takes no topic"))?,
+    };
+    for topic in broker.broker.topics().map_err(at("lists no topics"))? {
+        let is_used = |p: &Partition| topic.id() == made.id() || p.offsets().is_ok_and(|o| o.end > Offset::ZERO);
+        let ours = !topic.name().starts_with("__");
+        for partition in topic.partitions().into_iter().filter(|partition| ours && is_used(partition)) {
+            broker.put(&partition, ["after the crash"], Durability::PowerLoss).map_err(at("takes no append"))?;
+        }
+    }
+    broker.commit(name, &made).map_err(at("takes no commit"))?;
+    broker.verify().map_err(|wrong| format!("after an append: {wrong}"))
 }
 
 fn of_log(partition: &Partition, event: LogEvent) -> BrokerEvent {

@@ -41,6 +41,8 @@ pub enum LogEvent {
     TakenBack(Range<Offset>),
     /// A sync failed: what is at or above the offset was promised to survive a process crash, and may not.
     InDoubt(Offset),
+    /// The log goes on after a write or sync that failed: what was promised to nobody may be gone.
+    Reopened,
     /// Everything below the offset could be read.
     Shown(Offset),
     /// These were read, by somebody who may tell others, in a log of this level.
@@ -110,12 +112,17 @@ impl Expected {
             match entry {
                 Entry::Crash(choice) => {
                     let survives = if choice.is_power_cut() { Durability::PowerLoss } else { Durability::ProcessCrash };
-                    expected.current.retain(|_, (_, level)| level.is_some_and(|level| level >= survives));
+                    expected.lose(survives);
                 }
                 Entry::Event(event) => expected.apply(event),
             }
         }
         expected
+    }
+
+    /// Something happened that only what was promised at such a level survives.
+    fn lose(&mut self, survives: Durability) {
+        self.current.retain(|_, (_, level)| level.is_some_and(|level| level >= survives));
     }
 
     fn apply(&mut self, event: &LogEvent) {
@@ -149,6 +156,7 @@ impl Expected {
                     *promised = promised.filter(|level| *level == Durability::PowerLoss);
                 }
             }
+            LogEvent::Reopened => self.lose(Durability::ProcessCrash),
             LogEvent::Shown(end) => self.taken = self.taken.max(end.get()),
             LogEvent::Found(found, level) => {
                 for (offset, entered) in found {

@@ -195,12 +195,12 @@ pub fn sweep_errors<E: Clone + Send + 'static>(
         for (errno, repeat, after) in ways(kind, config) {
             report.runs += 1;
             *report.failed.entry(kind).or_default() += 1;
-            let fault = Fault::new(errno, repeat).from_operation(operation);
+            let fault = Fault::new(errno, repeat).from_operation(operation).leaves(after);
             // A cache that lies takes writes all the same: only syncs tell of what fails below it.
             let lies = matches!(after, AfterFailedSync::KeepsNew | AfterFailedSync::DropsToOld);
             let fault = if lies && kind == Operation::Sync { fault.on(Operation::Sync) } else { fault };
             let history = History::default();
-            let judged = run(&workload, &check, fault, after, report.operations, &history);
+            let judged = run(&workload, &check, fault, report.operations, &history);
             history.hits().into_iter().for_each(|(what, count)| *report.hits.entry(what).or_default() += count);
             if let Err(what) = judged {
                 if let Some(text) = config.known.iter().find(|text| what.contains(*text)) {
@@ -238,12 +238,10 @@ fn run<E: Clone + Send + 'static>(
     workload: &Workload<E>,
     check: &impl Fn(&SimStorage, &History<E>) -> Result<(), String>,
     fault: Fault,
-    after: AfterFailedSync,
     operations: u64,
     history: &History<E>,
 ) -> Result<(), String> {
     let disk = SimStorage::new();
-    disk.after_failed_sync(after);
     disk.limit_operations(10 * operations + 10_000);
     disk.add_fault(fault);
     let (done, is_done) = mpsc::channel();

@@ -1,25 +1,34 @@
 //! A whole broker at work on a simulated disk: every kind of step that changes its directory, in an order that the seed
 //! chooses.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thalweg::testing::{
-    BrokerEvent, Choice, ExploreConfig, History, Replay, SimStorage, SweepConfig, WatchedBroker, check_broker, explore,
-    sweep_errors,
+    AfterFailedSync, BrokerEvent, Choice, Errno, ExploreConfig, Fault, History, Operation, Repeat, SimStorage,
+    WatchedBroker, check_broker,
 };
 use thalweg::{
-    BrokerBuilder, Durability, ErrorKind, ManualClock, OpenMode, Partition, RecordBatch, Result, Storage, Timestamp,
-    Topic, TopicConfig,
+    Broker, BrokerBuilder, Durability, Error, ErrorKind, ManualClock, OnFull, OpenMode, Partition, RecordBatch, Result,
+    Storage, Timestamp, Topic, TopicConfig,
 };
 
-use super::{Budget, Dice, TOTAL};
+use super::driver::{self, Budget, Dice, Subject, is_full};
+use super::total::{Deed, TOTAL};
+use super::{MENDABLE, level_of};
 
 const ROOT: &str = "data";
 const TOPICS: [&str; 2] = ["events", "orders"];
+const CONSUMER_OFFSETS: &str = "__consumer_offsets";
+/// Kafka's bootstrap records, which are there from the first opening on.
+const FIRST_SNAPSHOT: &str = "00000000000000000000-0000000000.checkpoint";
+const NOW: Timestamp = Timestamp::new(1_700_000_000_000);
 
-fn options(level: Durability) -> impl Fn(BrokerBuilder) -> BrokerBuilder + Clone {
-    move |options| options.durability(level).clock(ManualClock::new(Timestamp::new(1_700_000_000_000)))
+fn options(level: Durability, clock: ManualClock) -> impl Fn(BrokerBuilder) -> BrokerBuilder + Clone {
+    // The catalog writes a snapshot after a few changes.
+    let snapshots = "metadata.log.max.record.bytes.between.snapshots";
+    move |options| options.durability(level).clock(clock.clone()).config(snapshots, "1500")
 }
 
 struct Work<'a> {
@@ -29,23 +38,43 @@ struct Work<'a> {
     dice: Dice,
     clock: ManualClock,
     broker: WatchedBroker,
+    /// What an append does that its byte budget has no room for, where there is one now.
+    on_full: Option<OnFull>,
     written: u64,
+    /// How many of the faults that struck were its own.
+    struck: u64,
+    /// Files that were there after a step.
+    seen: BTreeSet<PathBuf>,
 }
 
 impl<'a> Work<'a> {
     fn new(disk: &'a SimStorage, history: &'a History<BrokerEvent>, level: Durability, seed: u64) -> Result<Self> {
-        let clock = ManualClock::new(Timestamp::new(1_700_000_000_000));
-        let broker = Self::open(disk, history, level, &clock)?;
-        Ok(Self { disk, history, level, dice: Dice::new(seed), clock, broker, written: 0 })
+        let (clock, dice) = (ManualClock::new(NOW), Dice::new(seed));
+        let (broker, on_full) = Self::open(disk, history, level, &clock, &dice)?;
+        let (written, struck, seen) = Default::default();
+        Ok(Self { disk, history, level, dice, clock, broker, on_full, written, struck, seen })
     }
 
+    /// With a byte budget at times: it is a setting of the open broker, and the next one may have another.
     fn open(
         disk: &SimStorage,
         history: &History<BrokerEvent>,
         level: Durability,
         clock: &ManualClock,
-    ) -> Result<WatchedBroker> {
-        WatchedBroker::open(disk, history, Path::new(ROOT), |o| o.durability(level).clock(clock.clone()))
+        dice: &Dice,
+    ) -> Result<(WatchedBroker, Option<OnFull>)> {
+        let bytes = 2000 + 1000 * dice.below(3);
+        let on_full = dice.one_of(&[OnFull::Reject, OnFull::Block(Duration::ZERO), OnFull::DropOldest]);
+        let whose = dice.below(4);
+        let broker = WatchedBroker::open(disk, history, Path::new(ROOT), |builder| {
+            let builder = options(level, clock.clone())(builder);
+            match whose {
+                0 => builder.byte_budget(bytes, on_full),
+                1 => builder.topic_byte_budget(TOPICS[0], bytes, on_full),
+                _ => builder,
+            }
+        })?;
+        Ok((broker, (whose < 2).then_some(on_full)))
     }
 
     fn value(&mut self) -> String {
@@ -83,7 +112,16 @@ impl<'a> Work<'a> {
     }
 
     fn step(&mut self) -> Result<()> {
-        match self.dice.below(20) {
+        let done = self.any_step();
+        self.look_for_new_files();
+        match (done, self.on_full) {
+            (Err(e), Some(on_full)) if e.kind() == ErrorKind::StorageFull => self.make_room(on_full),
+            (done, _) => done,
+        }
+    }
+
+    fn any_step(&mut self) -> Result<()> {
+        match self.dice.below(23) {
             0..=5 => self.put(),
             6..=8 => self.group_commit(),
             9 | 10 => self.broker.commit("billing", &self.topic()?),
@@ -95,8 +133,103 @@ impl<'a> Work<'a> {
             16 => self.maintain(),
             17 => self.delete(),
             18 => self.foreign_writer(),
+            19 | 20 => self.poison(),
+            21 => self.poison_offsets(),
+            22 => self.poison_catalog(),
             _ => self.reopen(),
         }
+    }
+
+    /// An append was refused: somebody deletes records.
+    fn make_room(&mut self, on_full: OnFull) -> Result<()> {
+        self.history.hit(if on_full == OnFull::Reject { Deed::Rejected } else { Deed::TimedOut });
+        for partition in self.topic()?.partitions() {
+            let end = partition.offsets()?.high_watermark;
+            self.broker.delete_records(&partition, end)?;
+        }
+        Ok(())
+    }
+
+    /// Counts what was made beside batches. It is no operation of the disk.
+    fn look_for_new_files(&mut self) {
+        let disk = self.disk.crash(Choice::ProcessCrash);
+        let list =
+            |dir: PathBuf| disk.list(&dir).unwrap_or_default().into_iter().map(move |entry| dir.join(entry.name));
+        for path in list(ROOT.into()).flat_map(list) {
+            let deed = match path.extension().and_then(|ending| ending.to_str()) {
+                Some("seal") => Deed::Sealed,
+                Some("checkpoint") if !path.ends_with(FIRST_SNAPSHOT) => Deed::CatalogSnapshot,
+                _ => continue,
+            };
+            if self.seen.insert(path) {
+                self.history.hit(deed);
+            }
+        }
+    }
+
+    /// Does something in which an operation fails; gives the error where it was that operation's.
+    fn with_fault(&mut self, path: &str, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<Option<Error>> {
+        let operation = self.dice.one_of(&[Operation::Sync, Operation::Write]);
+        let after = self.dice.one_of(&MENDABLE);
+        let fault = Fault::new(Errno::Io, Repeat::Once).on(operation).path(path).leaves(after);
+        let before = self.disk.struck();
+        self.disk.add_fault(fault.clone());
+        let done = act(self);
+        self.disk.remove_fault(&fault);
+        if self.disk.struck() != before + 1 {
+            return done.map(|()| None);
+        }
+        self.struck += 1;
+        if done.is_err() {
+            self.history.hit(if operation == Operation::Sync { Deed::SyncFailed } else { Deed::WriteFailed });
+        }
+        Ok(done.err())
+    }
+
+    /// The open broker holds what it must; after another fault than its own nobody knows.
+    fn verify(&self, after: &Error) -> Result<()> {
+        // All that was acknowledged is to be visible.
+        self.broker.maintain()?;
+        let verified = self.broker.verify();
+        assert!(verified.is_ok() || self.disk.struck() > self.struck, "after {after}, mended: {verified:?}");
+        Ok(())
+    }
+
+    /// A partition fails and is mended while the broker goes on.
+    fn poison(&mut self) -> Result<()> {
+        let (partition, value) = (self.partition()?, self.value());
+        let path = format!("{}/0", partition.topic_partition());
+        let put = |work: &mut Self| work.broker.put(&partition, [value.as_str()], Durability::PowerLoss).map(drop);
+        let Some(failed) = self.with_fault(&path, put)? else { return Ok(()) };
+        self.broker.reopen(&partition)?;
+        self.history.hit(Deed::PartitionMended);
+        self.verify(&failed)?;
+        let value = self.value();
+        self.broker.put(&partition, [value.as_str()], self.some_level()).map(drop)
+    }
+
+    /// The same of the partition that holds what groups committed.
+    fn poison_offsets(&mut self) -> Result<()> {
+        let topic = self.topic()?;
+        let commit = |work: &mut Self| work.broker.commit("billing", &topic);
+        let Some(failed) = self.with_fault(&format!("{CONSUMER_OFFSETS}-0/0"), commit)? else { return Ok(()) };
+        self.broker.reopen(&self.broker.broker().topic(CONSUMER_OFFSETS).open()?.partition(0)?)?;
+        self.history.hit(Deed::OffsetsMended);
+        self.verify(&failed)?;
+        self.broker.commit("billing", &topic)
+    }
+
+    /// The catalog fails, and the broker is closed and opened again.
+    fn poison_catalog(&mut self) -> Result<()> {
+        let Some(failed) = self.with_fault("__cluster_metadata-0/0", Self::alter)? else { return Ok(()) };
+        let refused = self.broker.broker().topic("refused").create().expect_err("a catalog that has failed");
+        let is_told = refused.kind() == ErrorKind::Poisoned || self.disk.struck() > self.struck;
+        assert!(is_told, "{refused}, after {failed}");
+        let _failed_before = self.broker.close();
+        self.open_again()?;
+        self.history.hit(Deed::CatalogMended);
+        self.verify(&failed)?;
+        self.alter()
     }
 
     fn put(&mut self) -> Result<()> {
@@ -129,15 +262,14 @@ impl<'a> Work<'a> {
     fn produce(&mut self) -> Result<()> {
         let topic = self.topic()?;
         let partition = topic.partition(0)?;
-        let values = [self.value(), self.value(), self.value()];
+        // The others are short: all fit into the smallest segment.
+        let values = [self.value(), "one".to_owned(), "another".to_owned()];
         let producer = self.broker.broker().producer().linger(Duration::from_secs(60)).build()?;
         let texts: Vec<_> = values.iter().map(String::as_str).collect();
         self.broker.note_appending(&partition, &texts)?;
-        for text in &texts {
-            drop(producer.enqueue(&topic, thalweg::Record::new(*text).partition(0))?);
-        }
-        producer.flush()?;
-        producer.close()?;
+        let enqueue = |text: &&str| producer.enqueue(&topic, thalweg::Record::new(*text).partition(0)).map(drop);
+        let sent = texts.iter().try_for_each(enqueue).and_then(|()| producer.flush());
+        producer.close().and(sent)?;
         self.broker.note_acknowledged(&partition, partition.offsets()?.end, partition.durability())
     }
 
@@ -176,7 +308,11 @@ impl<'a> Work<'a> {
     fn close_and(&mut self, change: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         self.broker.close()?;
         change(self)?;
-        self.broker = Self::open(self.disk, self.history, self.level, &self.clock)?;
+        self.open_again()
+    }
+
+    fn open_again(&mut self) -> Result<()> {
+        (self.broker, self.on_full) = Self::open(self.disk, self.history, self.level, &self.clock, &self.dice)?;
         Ok(())
     }
 
@@ -255,77 +391,58 @@ fn fewer_is_refused(e: thalweg::Error) -> Result<()> {
     if e.kind() == ErrorKind::InvalidArgument { Ok(()) } else { Err(e) }
 }
 
-/// Works until something fails; what is called after that may fail, but neither panic nor hang.
-fn work(disk: &SimStorage, history: &History<BrokerEvent>, level: Durability, seed: u64, steps: usize) -> Result<()> {
-    let mut work = Work::new(disk, history, level, seed)?;
-    let done = (0..steps).try_for_each(|_| work.step());
-    let _may_fail = (work.put(), work.maintain(), work.consume(), work.delete_records());
-    done.and(work.broker.close())
+/// A broker whose topics are of this level.
+#[derive(Clone, Copy)]
+struct BrokerAt(Durability);
+
+impl Subject for BrokerAt {
+    type Event = BrokerEvent;
+    const FIRST: u64 = 0;
+
+    fn work(self, disk: &SimStorage, history: &History<BrokerEvent>, seed: u64, steps: usize) -> Result<()> {
+        let mut work = Work::new(disk, history, self.0, seed)?;
+        let done = (0..steps).try_for_each(|_| work.step());
+        let _may_fail = (work.put(), work.maintain(), work.consume(), work.delete_records());
+        done.and(work.broker.close())
+    }
+
+    fn check(self, disk: &SimStorage, history: &History<BrokerEvent>, _: u64) -> std::result::Result<(), String> {
+        check_broker(disk, history, Path::new(ROOT), options(self.0, ManualClock::new(NOW)))
+    }
 }
 
-pub(crate) fn crashes(level: Durability) {
-    let workload = |seed| {
-        move |disk: &SimStorage, history: &History<BrokerEvent>| {
-            work(disk, history, level, seed, 25).expect("a disk that works");
-        }
-    };
-    let check = |disk: &SimStorage, history: &_| check_broker(disk, history, Path::new(ROOT), options(level));
-    if let Ok(line) = std::env::var("THALWEG_CRASH_REPLAY") {
-        let replay: Replay = line.parse().expect("a line that a test printed");
-        let report = explore(workload(replay.seed), check, &ExploreConfig::new(replay.seed).replay(replay));
-        return report.assert_sound();
-    }
-    let mut budget = Budget::of(2, 60);
-    let mut points = 0;
-    while !budget.left().is_zero() {
-        let seed = budget.seed;
-        let config = ExploreConfig::new(seed).choices(4).nested(1).step(61).time(budget.left());
-        let report = explore(workload(seed), check, &config);
-        points += report.crashes;
-        println!("broker, {report}");
-        TOTAL.add(&report.hits, &report.counts);
-        report.assert_sound();
-        budget.seed += 1;
-    }
-    println!("broker, {level}: {points} crashes, seeds up to {}", budget.seed);
+/// Every so many operations: fewer of many more workloads say more.
+fn step() -> u64 {
+    if is_full() { 61 } else { 307 }
+}
+
+fn crashes(level: Durability) {
+    let thoroughness = |config: ExploreConfig| config.choices(4).nested(1).step(step());
+    let what = format!("broker, {level}");
+    TOTAL.part(|| driver::crashes(&what, BrokerAt(level), 25, Budget::of(8, 60), thoroughness));
 }
 
 #[test]
 fn a_power_loss_broker_survives_crashes() {
-    TOTAL.part(|| crashes(Durability::PowerLoss));
+    crashes(Durability::PowerLoss);
 }
 
 #[test]
 fn a_process_crash_broker_survives_crashes() {
-    TOTAL.part(|| crashes(Durability::ProcessCrash));
+    crashes(Durability::ProcessCrash);
 }
 
 #[test]
 fn a_failing_operation_costs_a_broker_nothing_that_was_promised() {
-    TOTAL.part(|| {
-        let mut budget = Budget::of(2, 30);
-        while !budget.left().is_zero() {
-            let seed = budget.seed;
-            let level = if seed.is_multiple_of(2) { Durability::ProcessCrash } else { Durability::PowerLoss };
-            let workload = move |disk: &SimStorage, history: &History<BrokerEvent>| {
-                let _may_fail = work(disk, history, level, seed, 12);
-            };
-            let check =
-                move |disk: &SimStorage, history: &_| check_broker(disk, history, Path::new(ROOT), options(level));
-            let config = SweepConfig::new(seed).step(61).time(budget.left());
-            let report = sweep_errors(workload, check, &config);
-            println!("broker, {report}");
-            TOTAL.add(&report.hits, &report.failed);
-            report.assert_sound();
-            budget.seed += 1;
-        }
-    });
+    let subject = |seed| BrokerAt(level_of(seed));
+    TOTAL.part(|| driver::failing_operations("a broker", subject, 12, Budget::of(4, 30), step()));
 }
 
 #[test]
 fn power_does_not_bring_back_what_was_committed_in_a_deleted_topic() {
     let (disk, history, level) = (SimStorage::new(), History::default(), Durability::ProcessCrash);
-    let open = |disk: &SimStorage| WatchedBroker::open(disk, &history, Path::new(ROOT), options(level));
+    let open =
+        |disk: &SimStorage| WatchedBroker::open(disk, &history, Path::new(ROOT), options(level, ManualClock::new(NOW)));
     let fill = || -> Result<()> {
         let broker = open(&disk)?;
         let topic = broker.create("orders", 1, TopicConfig::new())?;
@@ -342,12 +459,35 @@ fn power_does_not_bring_back_what_was_committed_in_a_deleted_topic() {
     assert!(found.is_empty(), "{found:?}");
 }
 
+/// The catalog has no state of its own that would tell of a sync that failed: what only the cache holds is found sound.
+#[test]
+fn what_a_failed_sync_of_the_catalog_left_in_the_cache_is_written_before_it_is_built_upon() {
+    for before in 0..8 {
+        let (disk, level) = (SimStorage::new(), Durability::PowerLoss);
+        let builder = || Broker::builder(ROOT).storage(disk.clone()).manual().durability(level);
+        let broker = builder().open().expect("opens");
+        let create = |name: &str| broker.topic(name).create();
+        (0..before).for_each(|number| drop(create(&format!("topic-{number}")).expect("a disk that works")));
+        let fault = Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path("__cluster_metadata-0/0");
+        disk.add_fault(fault.leaves(AfterFailedSync::KeepsNew));
+        create("in-doubt").expect_err("a sync that fails");
+        drop(broker.close());
+        let again = builder().open().expect("opens in the same boot");
+        let found: Vec<_> = again.topics().expect("a catalog").iter().map(|topic| topic.name().to_owned()).collect();
+        again.close().expect("closes");
+        let left =
+            Broker::builder(ROOT).storage(disk.crash(Choice::Nothing)).manual().open().expect("opens after that");
+        let names: Vec<_> = left.topics().expect("a catalog").iter().map(|topic| topic.name().to_owned()).collect();
+        assert_eq!(names, found, "after {before} topics");
+    }
+}
+
 /// Two runs of one seed do the same to the disk, whatever ids they drew: a printed line makes the same crash again.
 #[test]
 fn a_seed_says_all_that_a_broker_does() {
     let run = |seed| {
         let (disk, history) = (SimStorage::new(), History::default());
-        work(&disk, &history, Durability::PowerLoss, seed, 25).expect("a disk that works");
+        BrokerAt(Durability::PowerLoss).work(&disk, &history, seed, 25).expect("a disk that works");
         disk.counts()
     };
     for seed in 1..6 {

@@ -15,7 +15,9 @@ use thalweg::{
     TopicConfig, TxnOutcome,
 };
 
-use super::{Budget, Dice, TOTAL, directory};
+use super::directory;
+use super::driver::{Budget, Dice, is_full};
+use super::total::TOTAL;
 
 const NOW: Timestamp = Timestamp::new(1_700_000_000_000);
 const LOG: &str = "data/events-0";
@@ -491,12 +493,12 @@ fn broker_bed(closed: bool) -> Bed {
 #[test]
 fn rot_is_told_or_harmless() {
     TOTAL.part(|| {
-        let mut budget = Budget::of(1, 2);
+        let mut seeds = Budget::of(1, 2);
         // Another part of it for every seed.
-        let step = if budget.end.is_some() || super::is_full() { 8 } else { 150 };
+        let step = if seeds.is_timed() || is_full() { 8 } else { 150 };
         let mut outcomes = Outcomes::default();
-        while !budget.left().is_zero() {
-            let (seed, mut wrong) = (budget.seed, Vec::new());
+        for seed in seeds.by_ref() {
+            let mut wrong = Vec::new();
             for closed in [true, false] {
                 let dice = Dice::new(seed);
                 let what = format!("seed {seed}, closed {closed}, log");
@@ -505,8 +507,7 @@ fn rot_is_told_or_harmless() {
                 broker_bed(closed).sweep(&what, &dice, step, &mut outcomes, &mut wrong);
             }
             assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
-            budget.seed += 1;
         }
-        println!("rot: {} flips, seeds up to {}: {outcomes:?}", outcomes.flips, budget.seed);
+        println!("rot: {} flips, seeds up to {}: {outcomes:?}", outcomes.flips, seeds.upcoming());
     });
 }

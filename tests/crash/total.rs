@@ -1,5 +1,5 @@
 //! What all tests of this file together came by. The last of them to end says whether anything was missed: a row of
-//! recovery that no crash led to, an operation of the disk that nobody did.
+//! recovery that no crash led to, an operation of the disk that nobody did, a deed of the workloads.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -21,6 +21,47 @@ const ELSEWHERE: &[RecoveryRow] = &[
     RecoveryRow::SealDiffers,
     RecoveryRow::MissingSegment,
 ];
+
+/// The enum, and the names of all that is in it.
+macro_rules! deeds {
+    ($($(#[$doc:meta])* $each:ident,)+) => {
+        /// What the workloads must have done, or come by.
+        #[allow(dead_code, reason = "some are counted where they happen, by name")]
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) enum Deed {
+            $($(#[$doc])* $each,)+
+        }
+
+        const DEEDS: &[&str] = &[$(stringify!($each)),+];
+    };
+}
+
+deeds! {
+    /// A log was cut back. Partitions of a broker offer it to nobody.
+    Truncated,
+    /// A sync was let fail, and was told.
+    SyncFailed,
+    /// A write was.
+    WriteFailed,
+    /// A log was mended on the same handle,
+    LogMended,
+    /// a partition of an open broker,
+    PartitionMended,
+    /// the one that holds what groups committed,
+    OffsetsMended,
+    /// and the catalog, by closing and opening the broker.
+    CatalogMended,
+    /// A byte budget was used up: the append failed at once,
+    Rejected,
+    /// after it had waited,
+    TimedOut,
+    /// or took the place of the oldest segments.
+    DroppedOldest,
+    /// The catalog wrote a snapshot.
+    CatalogSnapshot,
+    /// A segment of a broker was old enough to be sealed.
+    Sealed,
+}
 
 pub(crate) static TOTAL: Total =
     Total(Mutex::new(Counts { hits: BTreeMap::new(), operations: BTreeMap::new(), parts: 0 }));
@@ -60,7 +101,8 @@ impl Total {
 impl Counts {
     fn missed(&self) -> Vec<String> {
         let rows = RecoveryRow::ALL.iter().filter(|row| !ELSEWHERE.contains(row)).map(|row| format!("{row:?}"));
-        let mut missed: Vec<_> = rows.filter(|row| !self.hits.contains_key(row)).collect();
+        let due = rows.chain(DEEDS.iter().map(|deed| (*deed).to_owned()));
+        let mut missed: Vec<_> = due.filter(|what| !self.hits.contains_key(what)).collect();
         for operation in Operation::ALL {
             let is_unused = UNUSED.iter().any(|(unused, _)| *unused == operation);
             if is_unused == self.operations.contains_key(&operation) {

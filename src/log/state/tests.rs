@@ -132,7 +132,6 @@ fn stores_alternate_only_across_syncs() {
 #[test]
 fn after_a_failed_sync_the_next_opening_in_this_boot_finds_what_was_stored() {
     let disk = SimStorage::new();
-    disk.after_failed_sync(AfterFailedSync::DropsToOld);
     let storage: Arc<dyn Storage> = Arc::new(PooledStorage::new(Arc::new(disk.clone()), 10));
     let reopen = |storage: &Arc<dyn Storage>| {
         let policy = RecoveryPolicy::Degraded;
@@ -144,7 +143,7 @@ fn after_a_failed_sync_the_next_opening_in_this_boot_finds_what_was_stored() {
     two.store(&state(1)).unwrap();
     one.sync().unwrap();
     one.store(&state(2)).unwrap();
-    disk.add_fault(Fault::new(Errno::Io, Repeat::Forever).on(Operation::Sync));
+    disk.add_fault(Fault::new(Errno::Io, Repeat::Forever).on(Operation::Sync).leaves(AfterFailedSync::DropsToOld));
     assert_eq!(one.sync().unwrap_err().kind(), ErrorKind::Indeterminate);
     let refused = two.store(&state(2)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Poisoned);

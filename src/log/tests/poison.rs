@@ -18,8 +18,7 @@ fn open(disk: &SimStorage, level: Durability) -> Log {
 }
 
 fn fail_syncs(disk: &SimStorage, after: AfterFailedSync, repeat: Repeat) {
-    disk.after_failed_sync(after);
-    disk.add_fault(Fault::new(Errno::Io, repeat).on(Operation::Sync).path(".log"));
+    disk.add_fault(Fault::new(Errno::Io, repeat).on(Operation::Sync).path(".log").leaves(after));
 }
 
 /// A log with one durable record, then one whose sync failed.
@@ -76,13 +75,12 @@ fn a_sync_that_no_append_waits_for_poisons_as_well() {
     ] {
         for after in AfterFailedSync::ALL {
             let disk = disk();
-            disk.after_failed_sync(after);
             let log = open(&disk, Durability::PowerLoss);
             put(&log, &["zero", "one"]);
             log.roll().unwrap();
             put(&log, &["two"]);
             let told = all(&log);
-            disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(operation).path(part));
+            disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(operation).path(part).leaves(after));
             let what = format!("{operation:?} {part} {after:?}");
             assert_eq!(act(&log).unwrap_err().kind(), ErrorKind::Indeterminate, "{what}");
             let refused = log.append_records(["refused"]).unwrap_err().kind();

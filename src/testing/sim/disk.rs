@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::choice::{Fate, Item};
 use super::luck::Luck;
-use crate::types::Timestamp;
+use crate::types::{Timestamp, all_of};
 
 pub(super) const PAGE: usize = 4096;
 pub(super) const SECTOR: usize = 512;
@@ -23,23 +23,20 @@ pub(super) type Page = Arc<[u8]>;
 
 const ROOT: Id = 0;
 
-/// What a file has become after a sync of it failed. Each was seen on a real kernel or file system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum AfterFailedSync {
-    /// The unwritten pages count as clean and still show the new bytes (ext4, XFS): the next sync succeeds and
-    /// writes none of them.
-    KeepsNew,
-    /// The unwritten pages are dropped: reads see the old bytes at once (btrfs).
-    DropsToOld,
-    /// Every later sync of the file fails as well.
-    FailsAgain,
-    /// Nothing is lost; a later sync writes it.
-    StaysDirty,
-}
-
-impl AfterFailedSync {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::KeepsNew, Self::DropsToOld, Self::FailsAgain, Self::StaysDirty];
+all_of! {
+    /// What a file has become after a sync of it failed. Each was seen on a real kernel or file system.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum AfterFailedSync {
+        /// The unwritten pages count as clean and still show the new bytes (ext4, XFS): the next sync succeeds and
+        /// writes none of them.
+        KeepsNew,
+        /// The unwritten pages are dropped: reads see the old bytes at once (btrfs).
+        DropsToOld,
+        /// Every later sync of the file fails as well.
+        FailsAgain,
+        /// Nothing is lost; a later sync writes it.
+        StaysDirty,
+    }
 }
 
 #[derive(Clone, Debug, Default)]

@@ -2,100 +2,81 @@
 
 use std::io;
 
-/// A kind of storage operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Operation {
-    /// Opening a file that is there.
-    Open,
-    /// Opening a file that is made by it.
-    Create,
-    /// Making a directory.
-    CreateDir,
-    /// Renaming.
-    Rename,
-    /// Removing a file's name.
-    Remove,
-    /// Removing a directory.
-    RemoveDir,
-    /// Listing a directory.
-    List,
-    /// Asking for metadata.
-    Metadata,
-    /// Syncing a directory.
-    SyncDir,
-    /// Syncing everything.
-    SyncFs,
-    /// Taking a lock.
-    Lock,
-    /// Reading.
-    Read,
-    /// Writing.
-    Write,
-    /// Syncing a file.
-    Sync,
-    /// Reserving space.
-    Allocate,
-    /// Cutting or extending a file.
-    SetLen,
-    /// Asking for a file's length.
-    Len,
-    /// Mapping a file.
-    Map,
+use super::disk::AfterFailedSync;
+use crate::types::all_of;
+
+all_of! {
+    /// A kind of storage operation.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[non_exhaustive]
+    pub enum Operation {
+        /// Opening a file that is there.
+        Open,
+        /// Opening a file that is made by it.
+        Create,
+        /// Making a directory.
+        CreateDir,
+        /// Renaming.
+        Rename,
+        /// Removing a file's name.
+        Remove,
+        /// Removing a directory.
+        RemoveDir,
+        /// Listing a directory.
+        List,
+        /// Asking for metadata.
+        Metadata,
+        /// Syncing a directory.
+        SyncDir,
+        /// Syncing everything.
+        SyncFs,
+        /// Taking a lock.
+        Lock,
+        /// Reading.
+        Read,
+        /// Writing.
+        Write,
+        /// Syncing a file.
+        Sync,
+        /// Reserving space.
+        Allocate,
+        /// Cutting or extending a file.
+        SetLen,
+        /// Asking for a file's length.
+        Len,
+        /// Mapping a file.
+        Map,
+    }
 }
 
 impl Operation {
-    /// All of them.
-    pub const ALL: [Self; 18] = [
-        Self::Open,
-        Self::Create,
-        Self::CreateDir,
-        Self::Rename,
-        Self::Remove,
-        Self::RemoveDir,
-        Self::List,
-        Self::Metadata,
-        Self::SyncDir,
-        Self::SyncFs,
-        Self::Lock,
-        Self::Read,
-        Self::Write,
-        Self::Sync,
-        Self::Allocate,
-        Self::SetLen,
-        Self::Len,
-        Self::Map,
-    ];
-
     /// Whether the disk may be another one after it.
     pub(super) fn changes_the_disk(self) -> bool {
         !matches!(self, Self::Open | Self::List | Self::Metadata | Self::Lock | Self::Read | Self::Len | Self::Map)
     }
 }
 
-/// What the operating system answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Errno {
-    /// `EIO`.
-    Io,
-    /// `ENOSPC`.
-    NoSpace,
-    /// `EDQUOT`.
-    Quota,
-    /// `EINTR`.
-    Interrupted,
-    /// `EMFILE`.
-    TooManyFiles,
-    /// `EROFS`.
-    ReadOnly,
+all_of! {
+    /// What the operating system answers.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum Errno {
+        /// `EIO`.
+        Io,
+        /// `ENOSPC`.
+        NoSpace,
+        /// `EDQUOT`.
+        Quota,
+        /// `EINTR`.
+        Interrupted,
+        /// `EMFILE`.
+        TooManyFiles,
+        /// `EROFS`.
+        ReadOnly,
+    }
 }
 
 impl Errno {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Io, Self::NoSpace, Self::Quota, Self::Interrupted, Self::TooManyFiles, Self::ReadOnly];
-
     /// Whether the call behind `operation` is known to give this error.
     #[must_use]
     pub fn can_come_from(self, operation: Operation) -> bool {
@@ -161,13 +142,14 @@ pub struct Fault {
     exactly: bool,
     operation: Option<Operation>,
     path: Option<String>,
+    leaves: AfterFailedSync,
 }
 
 impl Fault {
     /// A fault that strikes every operation that can give this error; narrow it with the other methods.
     #[must_use]
     pub fn new(errno: Errno, repeat: Repeat) -> Self {
-        Self { errno, repeat, from: 0, exactly: false, operation: None, path: None }
+        Self { errno, repeat, from: 0, exactly: false, operation: None, path: None, leaves: AfterFailedSync::KeepsNew }
     }
 
     /// Strikes from the operation of this number on; once means that very one, or never.
@@ -186,6 +168,17 @@ impl Fault {
     #[must_use]
     pub fn path(self, part: impl Into<String>) -> Self {
         Self { path: Some(part.into()), ..self }
+    }
+
+    /// What becomes of a file whose sync it fails; [`AfterFailedSync::KeepsNew`] when nothing is said.
+    #[must_use]
+    pub fn leaves(self, leaves: AfterFailedSync) -> Self {
+        Self { leaves, ..self }
+    }
+
+    /// What becomes of a file whose sync it failed.
+    pub(super) fn left(&self) -> AfterFailedSync {
+        self.leaves
     }
 
     /// The error, when the fault strikes.

@@ -70,6 +70,7 @@ struct Sim {
     locked: BTreeMap<Id, Holders>,
     faults: Vec<Fault>,
     struck: u64,
+    /// As the fault says that struck last.
     after_failed_sync: AfterFailedSync,
     space: Option<u64>,
     short: bool,
@@ -182,6 +183,11 @@ impl SimStorage {
         self.sim.lock().faults.push(fault);
     }
 
+    /// Ends this fault, where it has something to do yet.
+    pub fn remove_fault(&self, fault: &Fault) {
+        self.sim.lock().faults.retain(|it| it != fault);
+    }
+
     /// Ends all faults: the bound on space, short transfers, syncs that go on failing and a misdirected write as well.
     pub fn mend(&self) {
         let mut sim = self.sim.lock();
@@ -194,11 +200,6 @@ impl SimStorage {
     #[must_use]
     pub fn struck(&self) -> u64 {
         self.sim.lock().struck
-    }
-
-    /// What becomes of a file whose sync fails; [`AfterFailedSync::KeepsNew`] when nothing is said.
-    pub fn after_failed_sync(&self, then: AfterFailedSync) {
-        self.sim.lock().after_failed_sync = then;
     }
 
     /// Bounds the bytes in all files: what does not fit fails with `ENOSPC`, to the byte. Removing, cutting and
@@ -338,6 +339,7 @@ impl Sim {
         let Some((index, errno)) = self.faults.iter().enumerate().find_map(|(at, f)| Some((at, struck(f)?))) else {
             return Ok(());
         };
+        self.after_failed_sync = self.faults[index].left();
         if self.faults[index].ends() {
             self.faults.remove(index);
         }

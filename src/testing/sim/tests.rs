@@ -204,8 +204,7 @@ fn after_a_failed_sync_the_next_one_may_lie() {
         let file = durable(&disk, FILE, &old);
         let new = vec![b'n'; 8 * disk::PAGE];
         file.write_all_at(&new, 0).unwrap();
-        disk.after_failed_sync(then);
-        disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync));
+        disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).leaves(then));
         file.sync_data().unwrap_err();
         let again = file.sync_data();
         let (seen, kept) = (read(&disk, FILE).unwrap(), read(&disk.crash(Choice::All), FILE).unwrap());
