@@ -129,7 +129,7 @@ impl Inner {
 
     /// Lets every open log finish what waits for nobody.
     fn tend_logs(&self) -> Result<()> {
-        let tended = self.each_open_partition(|partition| partition.tend());
+        let tended = self.each_open_partition(|partition| partition.maintain());
         self.reserve.iter().for_each(ReservedStorage::fill);
         tended
     }

@@ -532,6 +532,11 @@ impl Partition {
         self.opened().map_or(Ok(()), Log::tend)
     }
 
+    /// The same, and syncs all that was appended.
+    pub(crate) fn maintain(&self) -> Result<()> {
+        self.opened().map_or(Ok(()), Log::run_maintenance)
+    }
+
     /// Deletes old segments; see `Log::apply_retention`.
     pub(crate) fn apply_retention(&self, age: Option<Duration>, bytes: Option<u64>) -> Result<()> {
         self.check_writable()?;
