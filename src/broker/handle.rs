@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Broker, Signal, TopicEntry};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::{Appended, Committed, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime};
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::topic::{self, ConfigEntry, PartitionSource, ReadFrom, Scan, Tail};
@@ -305,6 +305,34 @@ impl Partition {
     /// `Corrupt`; `TopicDeleted`; `Closed`.
     pub fn read(&self, offset: impl Into<Offset>, max_bytes: usize, isolation: Isolation) -> Result<LogRead> {
         self.broker.fetch(&self.inner, offset.into(), max_bytes, isolation)
+    }
+
+    /// Syncs all that was appended before the call, whatever level it was appended at: it survives loss of power then.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+    /// use thalweg::{Broker, Durability};
+    /// let broker = Broker::open(dir.path().join("data"))?;
+    /// let clicks = broker.topic("clicks").durability(Durability::ProcessCrash).create()?;
+    /// (0..100).try_for_each(|n| clicks.send(format!("click {n}")).map(drop))?;
+    /// let partition = clicks.partition(0)?;
+    /// partition.sync()?;
+    /// assert_eq!(partition.offsets()?.frontier, 100);
+    /// # broker.close()?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As of waiting at [`Durability::PowerLoss`]; see [`wait`](Self::wait).
+    pub fn sync(&self) -> Result<()> {
+        self.inner.sync()
+    }
+
+    /// Why the partition takes no appends, after a write or sync of it failed; `None` where none did. Until it is
+    /// [reopened](Self::reopen) what is durable can be read, and nothing above.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.inner.failure()
     }
 
     /// Mends the partition after a write or sync of it failed, while the broker and all that read and wait go on. What

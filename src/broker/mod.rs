@@ -266,6 +266,7 @@ impl Inner {
                 root: root.to_owned(),
                 buffers,
                 reading: options.reading,
+                commit_gather: options.commit_gather,
                 budgets: options.budgets.clone(),
                 recovery,
                 read_only,

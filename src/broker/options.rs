@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Broker;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::LogConfig;
 use crate::storage::{DiskStorage, PooledStorage, Storage};
 use crate::topic::config::BrokerDefaults;
 use crate::topic::{Budgets, OnFull};
@@ -37,6 +38,7 @@ pub struct BrokerBuilder {
     pub(super) threads: Threads,
     pub(super) read_only: bool,
     pub(super) reading: (ReadMode, Verify),
+    pub(super) commit_gather: Duration,
     pub(super) budgets: Budgets,
     pub(super) recovery: RecoveryPolicy,
     defaults: BrokerDefaults,
@@ -136,6 +138,7 @@ impl BrokerBuilder {
             threads: Threads::Own,
             read_only: false,
             reading: Default::default(),
+            commit_gather: LogConfig::default().commit_gather,
             budgets: Budgets::default(),
             recovery: RecoveryPolicy::default(),
             defaults: BrokerDefaults::default(),
@@ -227,6 +230,14 @@ impl BrokerBuilder {
     /// is every read.
     pub fn verify(mut self, verify: Verify) -> Self {
         self.reading.1 = verify;
+        self
+    }
+
+    /// How long a thread that is about to sync a partition for all who wait there waits for those who came with it
+    /// before; see [`LogConfig::commit_gather`](crate::LogConfig::commit_gather). Zero: not at all. The default is 60
+    /// microseconds.
+    pub fn commit_gather(mut self, limit: Duration) -> Self {
+        self.commit_gather = limit;
         self
     }
 

@@ -490,6 +490,13 @@ impl Log {
         self.inner().sync_now()
     }
 
+    /// Why the log takes no appends, after a write or sync of it failed; `None` where none did. Until it is
+    /// [reopened](Self::reopen) what is durable can be read, and nothing above.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.inner().failure()
+    }
+
     /// Whether a sync would make anything durable.
     #[must_use]
     pub fn has_unsynced(&self) -> bool {

@@ -52,6 +52,11 @@ impl Inner {
         }
     }
 
+    /// The first failure, if there was one.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.failure.lock().clone()
+    }
+
     /// For those who come later: that there was one.
     pub(super) fn check_usable(&self) -> Result<()> {
         if self.closing.load(Ordering::Acquire) {

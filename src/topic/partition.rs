@@ -114,6 +114,7 @@ pub(crate) struct PartitionContext {
     pub(crate) root: PathBuf,
     pub(crate) buffers: BufferPool,
     pub(crate) reading: (ReadMode, Verify),
+    pub(crate) commit_gather: Duration,
     pub(crate) recovery: RecoveryPolicy,
     pub(crate) boot_id: [u8; 16],
     pub(crate) budgets: Budgets,
@@ -303,7 +304,7 @@ impl Partition {
     }
 
     fn log_config(&self, settings: &TopicSettings) -> LogConfig {
-        let config = settings.log_config();
+        let config = settings.log_config().commit_gather(self.context.commit_gather);
         // A batch must fit.
         let least = u64::from(config.max_message_bytes);
         let limits = self.budgets.iter().map(|budget| budget.segment_bytes().max(least));
@@ -477,8 +478,8 @@ impl Partition {
         })
     }
 
-    /// Makes everything that was appended so far visible, also what a thread is just coming back from.
-    pub(super) fn sync(&self) -> Result<()> {
+    /// Makes everything that was appended so far durable and visible, also what a thread is just coming back from.
+    pub(crate) fn sync(&self) -> Result<()> {
         self.on_log(Log::sync)
     }
 
@@ -622,6 +623,11 @@ impl Partition {
     pub(crate) fn reopen(&self) -> Result<LogRecovery> {
         self.check_writable()?;
         self.on_log(Log::reopen)
+    }
+
+    /// Why the log takes no appends before it is reopened.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.opened().and_then(Log::failure)
     }
 
     pub(crate) fn size_bytes(&self) -> Result<u64> {

@@ -204,9 +204,11 @@ fn a_strict_log_is_not_reopened_over_damage() {
     let bed = Cuttable::new();
     let log = bed.open(LogConfig::default().recovery_policy(RecoveryPolicy::Strict));
     fill(&log, 0..4);
+    assert!(log.failure().is_none());
     bed.disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path(".log"));
     let refused = log.append_records(["value 4"]).unwrap();
     log.wait(refused.position, Durability::PowerLoss).unwrap_err();
+    assert_eq!(log.failure().map(|e| e.kind()), Some(ErrorKind::Indeterminate));
     bed.disk.put_byte("data/t-0/00000000000000000000.log", 70, 0xff).unwrap();
     assert_eq!(log.reopen().unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(log.append_records(["value 4"]).unwrap_err().kind(), ErrorKind::Poisoned);
