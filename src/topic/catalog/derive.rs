@@ -32,7 +32,8 @@ pub(super) fn is_beside_another(storage: &dyn Storage, log_dir: &Path, dir: &Pat
 
 #[derive(Default)]
 struct Topic {
-    id: Option<Uuid>,
+    /// What its directories say.
+    ids: Vec<Uuid>,
     /// Leader epochs by number.
     partitions: BTreeMap<i32, i32>,
 }
@@ -48,7 +49,7 @@ pub(super) fn records(storage: &dyn Storage, log_dir: &Path, node: i32, own: Uui
     let mut taken = BTreeSet::new();
     for (name, topic) in topics {
         // Of a directory that was copied under another name only one can be the topic's own.
-        let id = topic.id.filter(|&id| taken.insert(id)).map_or_else(Uuid::random, Ok)?;
+        let id = topic.ids.into_iter().find(|&id| taken.insert(id)).map_or_else(Uuid::random, Ok)?;
         let count = topic.partitions.last_key_value().map_or(0, |(&last, _)| last + 1);
         records.push(MetadataRecord::Topic { name: name.clone(), id });
         records.extend((0..count).map(|partition| {
@@ -93,7 +94,7 @@ fn topics(storage: &dyn Storage, log_dir: &Path) -> Result<BTreeMap<String, Topi
             read => read,
         };
         let metadata = read(PARTITION_METADATA, 4096)?;
-        topic.id = topic.id.or_else(|| decode_partition_metadata(&metadata?).ok());
+        topic.ids.extend(metadata.and_then(|bytes| decode_partition_metadata(&bytes).ok()));
         let epochs = read(LEADER_EPOCHS, EPOCHS_BYTES_MAX)?.unwrap_or_default();
         let epochs = decode_epochs(&epochs).unwrap_or_default();
         topic.partitions.insert(number, epochs.last().map_or(0, |(epoch, _)| epoch.get()));
