@@ -4,7 +4,7 @@
 //! ```text
 //! BASE.seal, 72 bytes: magic "thalweg seal" | CRC-32C u32 of what follows | version u32
 //!     | first offset i64 | end offset i64 | size u64 | batches u32 | max timestamp i64 | digest u32
-//!     | size u32 and CRC-32C u32 of the transaction index, as if it were empty where there is none | 4 zeros
+//!     | size u32 and CRC-32C u32 of the transaction index, empty or not | flags u32: 1 where other batches were found
 //! ```
 //!
 //! The digest is the CRC-32C of the fields of all batch headers that no batch checksum covers, and of these checksums:
@@ -28,6 +28,8 @@ const MAGIC: &[u8; 12] = b"thalweg seal";
 const VERSION: u32 = 2;
 const CHECKED_AT: usize = MAGIC.len() + 4;
 const SEAL_LEN: usize = CHECKED_AT + 4 + 8 + 8 + 8 + 4 + 8 + 4 + 12;
+
+const CONDEMNED: u32 = 1;
 
 /// Longest seal of any release.
 const BYTES_MAX: u64 = 4096;
@@ -74,6 +76,8 @@ impl Tally {
 struct Facts {
     tally: Tally,
     aborted: Option<Digest>,
+    /// The segment was found to hold other batches: sound ones, so that only a look at all of them tells.
+    condemned: bool,
 }
 
 /// What tells a small file from any other.
@@ -91,7 +95,7 @@ impl Digest {
 
 impl Facts {
     fn encode(&self) -> Vec<u8> {
-        let Self { tally, aborted } = self;
+        let Self { tally, aborted, condemned } = self;
         let mut facts = Vec::with_capacity(SEAL_LEN - CHECKED_AT);
         facts.put_u32(if aborted.is_some() { VERSION } else { 1 });
         facts.put_i64(tally.base.get());
@@ -103,7 +107,7 @@ impl Facts {
         let Digest { size, crc } = aborted.unwrap_or(Digest { size: 0, crc: 0 });
         facts.put_u32(size);
         facts.put_u32(crc);
-        facts.put_bytes(0, 4);
+        facts.put_u32(u32::from(*condemned) * CONDEMNED);
         let mut seal = Vec::with_capacity(SEAL_LEN);
         seal.put_slice(MAGIC);
         seal.put_u32(crate::wire::crc32c(&facts));
@@ -134,8 +138,9 @@ impl Facts {
             max_timestamp: Timestamp::new(rest.get_i64()),
             digest: rest.get_u32(),
         };
-        let aborted = (version > 1).then(|| Digest { size: rest.get_u32(), crc: rest.get_u32() });
-        Ok(Some(Self { tally, aborted }).filter(|_| tally.base == base && tally.end > base))
+        let digest = Digest { size: rest.get_u32(), crc: rest.get_u32() };
+        let (aborted, condemned) = (Some(digest).filter(|_| version > 1), rest.get_u32() & CONDEMNED != 0);
+        Ok(Some(Self { tally, aborted, condemned }).filter(|_| tally.base == base && tally.end > base))
     }
 }
 
@@ -191,7 +196,7 @@ impl Segment {
             loaded => loaded?,
         }
         let aborted = self.aborted.read().as_ref().map(|aborted| Digest::of(&aborted.encode()));
-        let seal = Facts { tally, aborted }.encode();
+        let seal = Facts { tally, aborted, condemned: false }.encode();
         let (storage, path) = (&*self.home.storage, self.path(FileKind::Seal));
         let written = storage.open(&path, OpenMode::CreateIfAbsent).and_then(|file| {
             file.write_all_at(&seal, 0)?;
@@ -270,9 +275,9 @@ impl Segment {
         if !self.unproven.load(Ordering::Acquire) {
             return Ok(());
         }
-        match self.evidence()? {
-            Some(sealed) if sealed.size > self.written() => drop(self.survey()?),
-            Some(sealed) => drop(self.pass_over_excess(&sealed)),
+        match self.facts()? {
+            Some(Facts { tally, condemned, .. }) if condemned || tally.size > self.written() => drop(self.survey()?),
+            Some(Facts { tally, .. }) => drop(self.pass_over_excess(&tally)),
             None => {}
         }
         self.unproven.store(false, Ordering::Release);
@@ -294,7 +299,8 @@ impl Segment {
     /// Adds to what a walk found out what the seal has against it. `tally`: of the batches that were found.
     pub(crate) fn contradict(&self, survey: &mut Survey, tally: Option<Tally>) -> Result<Option<Broken>> {
         self.unproven.store(false, Ordering::Release);
-        let Some(sealed) = self.evidence()? else { return Ok(None) };
+        let Some(facts) = self.facts()? else { return Ok(None) };
+        let sealed = facts.tally;
         let last = survey.flaws().iter().rfind(|flaw| flaw.kind.is_unreadable());
         if survey.len < sealed.size {
             let told = last.is_some_and(|flaw| flaw.from >= survey.end);
@@ -305,7 +311,19 @@ impl Segment {
             }
             return Ok(Some(Broken::Size));
         }
-        if last.is_some() || tally == Some(sealed) {
+        if last.is_some() {
+            return Ok(None);
+        }
+        // An opening that scans nothing is to know it too.
+        let condemned = tally != Some(sealed);
+        if facts.condemned != condemned {
+            let seal = Facts { condemned, ..facts }.encode();
+            match place_file(&*self.home.storage, &self.path(FileKind::Seal), &seal) {
+                Err(e) if e.kind() == ErrorKind::StorageFull => {}
+                placed => placed?,
+            }
+        }
+        if !condemned {
             return Ok(None);
         }
         let kind = FlawKind::Damaged("the batches are not those which the segment was sealed with");
@@ -336,8 +354,8 @@ mod tests {
             (include_bytes!("../../tests/data/private/seal-v2.bin"), Some(Digest { size: 34, crc: 0x9abc_def0 })),
         ];
         for (golden, aborted) in versions {
-            assert_eq!(Facts::decode(golden, base).unwrap(), Some(Facts { tally, aborted }));
-            assert_eq!(Facts { tally, aborted }.encode(), golden);
+            assert_eq!(Facts::decode(golden, base).unwrap(), Some(Facts { tally, aborted, condemned: false }));
+            assert_eq!(Facts { tally, aborted, condemned: false }.encode(), golden);
             assert_eq!(Facts::decode(golden, Offset::new(8)).unwrap(), None, "another segment's");
         }
     }
@@ -346,7 +364,7 @@ mod tests {
     fn half_a_seal_is_none_and_a_newer_one_is_refused() {
         let base = Offset::ZERO;
         let tally = Tally { end: Offset::new(1), ..Tally::new(base) };
-        let seal = Facts { tally, aborted: Some(Digest::of(&[])) }.encode();
+        let seal = Facts { tally, aborted: Some(Digest::of(&[])), condemned: false }.encode();
         assert!(Facts::decode(&seal, base).unwrap().is_some());
         for len in 0..seal.len() {
             assert_eq!(Facts::decode(&seal[..len], base).unwrap(), None, "{len}");
