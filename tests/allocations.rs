@@ -2,11 +2,14 @@
 //! A test binary of its own, with a global allocator that counts for each thread.
 
 #![expect(unsafe_code, reason = "a global allocator cannot be written without")]
+#![allow(clippy::disallowed_methods, reason = "a test reads its own input")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::path::Path;
 
 use bytes::Bytes;
+use thalweg::testing::{fuzz, fuzz_targets};
 use thalweg::{BatchHeader, Codec, ErrorKind, Record, RecordBatch, Timestamp};
 
 struct Counting;
@@ -199,5 +202,36 @@ fn honest_compressed_batches_stay_within_the_bound() {
         let batch = batch(codec, 5_000);
         let limit = batch.decode().unwrap().records_bytes();
         assert_eq!(decoded_within_bounds(batch.as_bytes(), limit), Ok(5_000), "{codec}");
+    }
+}
+
+/// Every decoder of what lies on a disk, over its fuzz corpus: as it is, and with a number that lies here and there.
+#[test]
+fn files_that_lie_cost_an_error_not_memory() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    if !corpus.exists() {
+        println!("skipped: the corpus is in the repository, not in the published crate");
+        return;
+    }
+    let lies: [&[u8]; 3] = [&[0x7f, 0xff], &[0x7f, 0xff, 0xff, 0xff], &[0xff, 0xff, 0xff, 0xff, 0x07]];
+    for target in fuzz_targets().filter(|target| !["gzip", "snappy", "lz4", "zstd"].contains(target)) {
+        // A whole log or broker has buffers of its own, and is opened several times.
+        let is_directory = ["catalog", "notes", "segment", "log_directory", "directory"].contains(&target);
+        let (most, places) = if is_directory { (4 << 20, 2) } else { (256 << 10, 16) };
+        for input in std::fs::read_dir(corpus.join(target)).unwrap().map(|entry| entry.unwrap().path()) {
+            let honest = std::fs::read(&input).unwrap();
+            let check = |bytes: &[u8], what: &str| {
+                let (peak, ()) = peak_of(|| fuzz(target, bytes));
+                assert!(peak <= most + 64 * bytes.len(), "{} {what}: {peak}", input.display());
+            };
+            check(&honest, "as it is");
+            for at in (0..honest.len()).step_by(honest.len() / places + 1) {
+                for lie in lies {
+                    let (mut bytes, end) = (honest.clone(), honest.len().min(at + lie.len()));
+                    bytes[at..end].copy_from_slice(&lie[..end - at]);
+                    check(&bytes, &format!("with {lie:x?} at {at}"));
+                }
+            }
+        }
     }
 }
