@@ -426,7 +426,8 @@ impl Recovery<'_> {
             found.end = kept;
             found.clean = false;
         }
-        let goes_on = |s: &Arc<Segment>| found.end == if s.written() > 0 { held } else { s.base() };
+        // What is appended to a segment that was sealed is none of what was sealed.
+        let goes_on = |s: &Arc<Segment>| !s.is_sealed() && found.end == if s.written() > 0 { held } else { s.base() };
         if found.above_damage.is_some() || !found.segments.last().is_some_and(goes_on) {
             self.go_on_at(found, found.end);
         }

@@ -264,6 +264,31 @@ fn a_newer_seal_is_refused_and_half_a_one_is_none() {
     assert!(error.to_string().contains("version 9"), "{error}");
 }
 
+/// The segment behind it may be gone, with all that was noted of it.
+#[test]
+fn nothing_is_appended_to_a_segment_that_was_sealed() {
+    let bed = Bed::new();
+    let log = bed.open(config(Durability::PowerLoss));
+    fill(&log, 0..4);
+    log.roll().unwrap();
+    fill(&log, 4..5);
+    log.run_maintenance().unwrap();
+    bed.kill(log);
+    for lost in ["log.state", &name(4, "log")] {
+        bed.storage.remove_file(&bed.dir.join(lost)).unwrap();
+    }
+    let log = bed.open(config(Durability::PowerLoss));
+    let first = put(&log, &["new"]).base_offset;
+    let served = outcome(&log);
+    assert_eq!(served.records.get(&first.get()).map(String::as_str), Some("new"));
+    bed.kill(log);
+    for _ in 0..2 {
+        let log = bed.open(config(Durability::PowerLoss));
+        assert_eq!(outcome(&log), served, "{:?}", log.recovery());
+        log.close().unwrap();
+    }
+}
+
 #[test]
 fn a_disk_without_space_for_a_seal_keeps_no_log_from_closing() {
     let disk = SimStorage::new();
