@@ -89,6 +89,8 @@ pub enum ErrorKind {
     Indeterminate,
     /// An earlier failure stopped appends to this partition until it is reopened.
     Poisoned,
+    /// The process or the machine has no file descriptor left. Nothing on the disk was found wrong, nor changed.
+    TooManyOpenFiles,
     /// The operating system refused or failed.
     Io,
 }
@@ -138,9 +140,16 @@ impl Error {
     pub(crate) fn io(what: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
         let kind = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
+            _ if is_out_of_descriptors(&source) => ErrorKind::TooManyOpenFiles,
             _ => ErrorKind::Io,
         };
-        Self::new(kind, what).path(path.as_ref()).source(source)
+        let error = Self::new(kind, what).path(path.as_ref()).source(source);
+        match kind {
+            ErrorKind::TooManyOpenFiles => {
+                error.remedy("raise the limit on open files (ulimit -n), or let the application hold fewer")
+            }
+            _ => error,
+        }
     }
 
     /// A sync that failed. It is not tried again: the system may have dropped what it could not write, and say "done" then.
@@ -230,6 +239,7 @@ impl Error {
             self.0.kind,
             ErrorKind::TimedOut
                 | ErrorKind::StorageFull
+                | ErrorKind::TooManyOpenFiles
                 | ErrorKind::RebalanceInProgress
                 | ErrorKind::NotLeader
                 | ErrorKind::NotCoordinator
@@ -237,6 +247,18 @@ impl Error {
         )
     }
 }
+
+/// Whether an operation failed because the process or the machine has no file descriptor left.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let numbers = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(rustix::io::Errno::raw_os_error);
+    #[cfg(not(unix))]
+    let numbers = [ERROR_TOO_MANY_OPEN_FILES];
+    error.raw_os_error().is_some_and(|number| numbers.contains(&number))
+}
+
+#[cfg(not(unix))]
+const ERROR_TOO_MANY_OPEN_FILES: i32 = 4;
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

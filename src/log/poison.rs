@@ -9,7 +9,8 @@ use crate::error::{Error, ErrorKind, Result};
 use super::state::SlotState;
 use super::{Inner, LogContext, LogOffsets};
 
-/// After an opening that failed, in whatever it synced: the next one must not believe the cache either.
+/// After an opening that failed, in whatever it synced: the next one must not believe the cache either. Where a descriptor
+/// was wanting, nothing was synced in vain.
 pub(super) fn note_failed_opening(context: &LogContext, error: &Error) {
     let of_disk = matches!(error.kind(), ErrorKind::Io | ErrorKind::StorageFull | ErrorKind::Indeterminate);
     if let Some(slot) = context.slot.as_ref().filter(|_| of_disk)

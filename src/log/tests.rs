@@ -1,5 +1,6 @@
 mod clock;
 mod damage;
+mod descriptors;
 mod full;
 mod gaps;
 mod notes;

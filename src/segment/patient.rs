@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use parking_lot::Mutex;
 
-use crate::storage::{File, Map};
+use crate::storage::{File, Map, is_device_error};
 
 /// What is wrong with a place that the disk does not give.
 pub(crate) const UNREADABLE: &str = "the disk cannot read it";
@@ -30,15 +30,6 @@ impl<'a> Patient<'a> {
     /// Whether some of these bytes could not be read.
     pub(crate) fn has_lost(&self, positions: &Range<u64>) -> bool {
         self.lost.lock().iter().any(|lost| lost.start < positions.end && positions.start < lost.end)
-    }
-}
-
-/// An error of the device, not of the file system or the process.
-fn is_device_error(error: &io::Error) -> bool {
-    const EIO: i32 = 5;
-    match error.raw_os_error() {
-        Some(number) => number == EIO && cfg!(unix),
-        None => error.kind() == io::ErrorKind::Other,
     }
 }
 

@@ -28,7 +28,7 @@ use unix as platform;
 #[cfg(windows)]
 use windows as platform;
 
-pub(super) use platform::{is_out_of_descriptors, open_files_limit};
+pub(super) use platform::open_files_limit;
 
 use std::fs::{File as RawFile, OpenOptions as RawOptions};
 
@@ -219,6 +219,11 @@ impl Map for DiskMap {
         }
         platform::populate(&self.0, range)
     }
+}
+
+/// Whether an error is one of the device, not of the file system or the process.
+pub(crate) fn is_device_error(error: &io::Error) -> bool {
+    platform::is_device_error(error)
 }
 
 /// See [`Storage::boot_id`].

@@ -29,6 +29,7 @@ pub(crate) use atomic_file::{place_file, read_file, replace_file, tmp_path};
 #[cfg(any(test, feature = "testing"))]
 pub use conformance::storage_conformance;
 pub use disk::DiskStorage;
+pub(crate) use disk::is_device_error;
 pub use memory::MemoryStorage;
 pub(crate) use overlay::OverlayStorage;
 pub(crate) use pool::PooledStorage;
@@ -142,7 +143,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     reason = "a file's length is a question to the disk, and whether it is 0 is not asked"
 )]
 pub trait File: Send + Sync + fmt::Debug {
-    /// Reads up to `buf.len()` bytes at `position`; 0 means end of file. May read less than asked.
+    /// Reads up to `buf.len()` bytes at `position`; 0 means end of file. May read less than asked. What the medium
+    /// cannot give is the system's own error, with its number (`EIO`); it alone is taken for damage.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
 
     /// Writes some bytes at `position`, extending the file as needed, and says how many. A gap before

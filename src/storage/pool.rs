@@ -16,8 +16,9 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard};
 
-use super::disk::{is_out_of_descriptors, open_files_limit};
+use super::disk::open_files_limit;
 use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
+use crate::error::is_out_of_descriptors;
 
 /// A storage over another one that bounds the number of its open files.
 ///
@@ -171,27 +172,22 @@ impl Pool {
         ring.push_back(Arc::downgrade(slot));
     }
 
-    /// Does what needs a descriptor; when the system has none left, closes some of ours and tries again.
-    fn with_descriptors<R>(&self, path: &Path, attempt: impl Fn() -> io::Result<R>) -> io::Result<R> {
-        const ATTEMPTS_MAX: usize = 8;
+    /// Does what needs a descriptor; when the system has none left, closes some of ours and tries again. The error stays
+    /// the system's own: nobody may take it for a file that is missing or that the disk cannot read.
+    fn with_descriptors<R>(&self, attempt: impl Fn() -> io::Result<R>) -> io::Result<R> {
+        const TRIES_MORE: usize = 7;
         const CLOSED_AT_ONCE: usize = 4;
-        for _ in 0..ATTEMPTS_MAX {
+        for _ in 0..TRIES_MORE {
             match attempt() {
                 Err(e) if is_out_of_descriptors(&e) => {
                     if (0..CLOSED_AT_ONCE).filter(|_| self.close_one()).count() == 0 {
-                        break;
+                        return Err(e);
                     }
                 }
                 result => return result,
             }
         }
-        let open = self.open.load(Ordering::Relaxed);
-        Err(io::Error::other(format!(
-            "no file descriptor is left for {} ({open} are open here, of at most {}): raise the limit on open files \
-             (ulimit -n) or let the application hold fewer",
-            path.display(),
-            self.capacity
-        )))
+        attempt()
     }
 
     /// Opens a path that no live slot stands for.
@@ -202,7 +198,7 @@ impl Pool {
         mode: OpenMode,
         permit: Permit,
     ) -> io::Result<Arc<Slot>> {
-        let file = self.with_descriptors(path, || self.inner.open(path, mode))?;
+        let file = self.with_descriptors(|| self.inner.open(path, mode))?;
         let slot = Arc::new(Slot {
             pool: self.clone(),
             path: Mutex::new(path.to_owned()),
@@ -274,7 +270,7 @@ impl Slot {
     /// Opens the file again, whatever it was first opened with.
     fn fill(self: &Arc<Self>, descriptor: &mut Option<Descriptor>, path: &Path, permit: Permit) -> io::Result<()> {
         let mode = if self.writable.load(Ordering::Relaxed) { OpenMode::Write } else { OpenMode::Read };
-        let file = self.pool.with_descriptors(path, || self.pool.inner.open(path, mode))?;
+        let file = self.pool.with_descriptors(|| self.pool.inner.open(path, mode))?;
         if descriptor.replace(Descriptor { file, _permit: permit }).is_none() {
             self.pool.enter(self);
         }
@@ -424,12 +420,12 @@ impl Storage for PooledStorage {
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut names = self.pool.names.write();
         let slots = names.at_or_below(path);
-        let remove = || self.pool.with_descriptors(path, || self.pool.inner.remove_dir_all(path));
+        let remove = || self.pool.with_descriptors(|| self.pool.inner.remove_dir_all(path));
         self.pool.unname(&mut names, &slots, remove)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.pool.with_descriptors(path, || self.pool.inner.list(path))
+        self.pool.with_descriptors(|| self.pool.inner.list(path))
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
@@ -437,19 +433,19 @@ impl Storage for PooledStorage {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.pool.with_descriptors(path, || self.pool.inner.sync_dir(path))
+        self.pool.with_descriptors(|| self.pool.inner.sync_dir(path))
     }
 
     fn sync_fs(&self, path: &Path) -> io::Result<()> {
-        self.pool.with_descriptors(path, || self.pool.inner.sync_fs(path))
+        self.pool.with_descriptors(|| self.pool.inner.sync_fs(path))
     }
 
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
-        self.pool.with_descriptors(path, || self.pool.inner.lock(path, holder))
+        self.pool.with_descriptors(|| self.pool.inner.lock(path, holder))
     }
 
     fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        self.pool.with_descriptors(path, || self.pool.inner.lock_shared(path))
+        self.pool.with_descriptors(|| self.pool.inner.lock_shared(path))
     }
 
     fn boot_id(&self) -> [u8; 16] {
@@ -767,8 +763,7 @@ mod tests {
         // Files without a name keep their descriptors: now there is nothing to close.
         (0..8).for_each(|i| storage.remove_file(&path(i)).unwrap());
         let error = files[20].read_at(&mut [0], 0).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::Other);
-        assert!(error.to_string().starts_with("no file descriptor is left for 00000000000000000020.log"), "{error}");
+        assert!(is_out_of_descriptors(&error), "{error}");
         // A removal that cannot be made safe for its readers is refused.
         storage.remove_file(&path(20)).unwrap_err();
         drop(files.into_iter().take(8).collect::<Vec<_>>());

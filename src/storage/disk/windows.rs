@@ -96,7 +96,7 @@ pub(in crate::storage) fn open_files_limit() -> Option<u64> {
     None
 }
 
-/// Whether an open failed because the process has no handle left (`ERROR_TOO_MANY_OPEN_FILES`).
-pub(in crate::storage) fn is_out_of_descriptors(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(4)
+/// `ERROR_CRC`, `ERROR_SECTOR_NOT_FOUND` and `ERROR_IO_DEVICE`.
+pub(super) fn is_device_error(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 27 | 1117))
 }
