@@ -164,6 +164,11 @@ impl Error {
         self
     }
 
+    /// Whether space or a file descriptor was wanting: what was to be written was not begun, and may be later.
+    pub(crate) fn is_of_shortage(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::StorageFull | ErrorKind::TooManyOpenFiles)
+    }
+
     /// Names the file or directory concerned.
     #[must_use]
     pub fn path(self, path: impl Into<PathBuf>) -> Self {

@@ -2,8 +2,8 @@
 //!
 //! Whoever waits first does it for all (group commit), and gathers for a moment those who will come at once. The
 //! writer lock is held while writing and syncing, the append lock only to take the staged bytes; bytes of the next
-//! group are not written before the sync of this one has returned. What finds no space is taken back. After any
-//! other failed write, or a failed sync, the log is poisoned: a sync is never tried twice.
+//! group are not written before the sync of this one has returned. What finds no space, or no file descriptor, is
+//! taken back. After any other failed write, or a failed sync, the log is poisoned: a sync is never tried twice.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -176,7 +176,7 @@ impl Inner {
                     }
                     // What was taken back for lack of space may be others' alone.
                     let led = self.lead(writer, sync);
-                    led.or_else(|e| if e.kind() == ErrorKind::StorageFull { self.check_waitable() } else { Err(e) })?;
+                    led.or_else(|e| if e.is_of_shortage() { self.check_waitable() } else { Err(e) })?;
                 }
                 (None, None) => place = Some(self.waiters.enter((position, level))),
                 (None, Some(place)) => place.park(),
@@ -220,15 +220,14 @@ impl Inner {
     pub(super) fn write_and_sync(&self, writer: &mut Writer, sync: bool) -> Result<()> {
         self.check_waitable()?;
         let written = self.write_staged(writer);
-        let is_sound = written.as_ref().map_or_else(|e| e.kind() == ErrorKind::StorageFull, |()| true);
+        let is_sound = written.as_ref().map_or_else(Error::is_of_shortage, |()| true);
         // What was taken back is no reason not to sync what stays.
         let synced = if is_sound && sync { self.sync_written(writer) } else { Ok(()) };
-        let done = synced.and(written);
-        match &done {
-            Err(error) if error.kind() != ErrorKind::StorageFull && !is_on(Mutant::SyncRetried) => self.poison(error),
-            _ => {}
+        let refused = written.as_ref().err().filter(|e| !e.is_of_shortage());
+        if let Some(error) = synced.as_ref().err().or(refused).filter(|_| !is_on(Mutant::SyncRetried)) {
+            self.poison(error);
         }
-        done
+        synced.and(written)
     }
 
     /// Writes what is staged. Where there is no space for it, it is taken back.
@@ -258,7 +257,7 @@ impl Inner {
         }
         match (&done, note) {
             (Ok(()), Some((end, Ok(producers)))) => self.note_written(writer, &last, end, &producers),
-            (Err(error), _) if error.kind() == ErrorKind::StorageFull => {
+            (Err(error), _) if error.is_of_shortage() => {
                 // What was written before stays.
                 let rolled = self.roll_back(groups.into(), error);
                 rolled.inspect_err(|e| self.poison(e))?;
@@ -306,6 +305,10 @@ impl Inner {
         let file = segment.file()?;
         if let Err(error) = file.write_all_vectored_at(&mut slices, position) {
             let error = Error::io("cannot append to a segment", segment.path(FileKind::Log), error);
+            if error.kind() == ErrorKind::TooManyOpenFiles {
+                // Then not a byte was written.
+                return Err(self.place(error));
+            }
             // Nothing of the group was acknowledged: take its bytes back, so that no torn batch stays.
             return Err(match take_back(&segment, position) {
                 Ok(()) => self.place(error),
@@ -387,7 +390,7 @@ impl Inner {
     fn sync_behind(&self, wanted: impl Fn(&Segment) -> bool) -> Result<()> {
         let mut writer = self.writer();
         let done = self.write_and_sync(&mut writer, false);
-        if done.as_ref().is_err_and(|e| e.kind() != ErrorKind::StorageFull) {
+        if done.as_ref().is_err_and(|e| !e.is_of_shortage()) {
             return done;
         }
         let synced = self.place_epochs_if_room(&mut writer);
@@ -449,7 +452,7 @@ impl Inner {
     fn place_epochs_if_room(&self, writer: &mut Writer) -> Result<()> {
         match self.place_epochs(writer) {
             // No batch of a new epoch waits for it: what it says too much is ignored.
-            Err(e) if e.kind() == ErrorKind::StorageFull => Ok(()),
+            Err(e) if e.is_of_shortage() => Ok(()),
             placed => placed,
         }
     }

@@ -339,7 +339,8 @@ impl Log {
     /// wait. Where `level` is below the log's own, the records are acknowledged but not visible before a sync.
     ///
     /// # Errors
-    /// [`ErrorKind::StorageFull`] when there was no space to write it: it was taken back with all that was appended
+    /// [`ErrorKind::StorageFull`] when there was no space to write it, [`ErrorKind::TooManyOpenFiles`] when there was no
+    /// file descriptor left for it: it was taken back with all that was appended
     /// behind it, nothing of it will ever be seen, and a later append may succeed. [`ErrorKind::Indeterminate`] when a
     /// sync failed: the append may or may not survive. [`ErrorKind::Io`] when it could not be written.
     /// [`ErrorKind::Closed`] when the log closed first.
@@ -483,7 +484,7 @@ impl Log {
     /// Writes and syncs all that was appended before the call.
     ///
     /// # Errors
-    /// [`ErrorKind::StorageFull`] when there is no space for what was appended, which is then taken back; see
+    /// [`ErrorKind::StorageFull`] or [`ErrorKind::TooManyOpenFiles`] when there is no room for what was appended, which is then taken back; see
     /// [`wait`](Self::wait). [`ErrorKind::Indeterminate`] when a sync fails, [`ErrorKind::Io`] when a write does; the
     /// log is poisoned then. [`ErrorKind::Poisoned`], [`ErrorKind::Closed`].
     pub fn sync(&self) -> Result<()> {

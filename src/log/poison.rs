@@ -26,7 +26,7 @@ pub(super) fn note_failed_opening(context: &LogContext, error: &Error) {
 impl super::Log {
     /// Whether an append was taken back because there was no space for it.
     pub(crate) fn was_taken_back(&self, position: super::LogPosition) -> bool {
-        self.inner().check_cuts(position).is_err_and(|e| e.kind() == ErrorKind::StorageFull)
+        self.inner().check_cuts(position).is_err_and(|e| e.is_of_shortage())
     }
 
     /// From where on a failed sync may have taken what survives a process crash.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::segment::{FileKind, Prepared, Segment};
 use crate::storage::{OpenMode, place_file, read_file};
 use crate::types::{Durability, Offset};
@@ -174,8 +174,8 @@ impl Inner {
         }
         let written = self.write_and_sync(writer, true);
         match &written {
-            // What found no space was taken back, and the rest is complete.
-            Err(e) if e.kind() == ErrorKind::StorageFull && self.appender.lock().staged.groups.is_empty() => {}
+            // What found no space or descriptor was taken back, and the rest is complete.
+            Err(e) if e.is_of_shortage() && self.appender.lock().staged.groups.is_empty() => {}
             Err(_) => return written,
             Ok(()) => {}
         }

@@ -209,7 +209,7 @@ impl Inner {
     pub(super) fn roll_to_delete(&self) -> Result<()> {
         match self.roll() {
             // It stands all the same, without files: room for these is about to be made.
-            Err(e) if e.kind() == ErrorKind::StorageFull => Ok(()),
+            Err(e) if e.is_of_shortage() => Ok(()),
             rolled => rolled,
         }
     }

@@ -246,7 +246,7 @@ impl Segment {
     /// synced.
     pub(crate) fn write_indexes_later(&self) -> Result<()> {
         match self.write_indexes() {
-            Err(e) if e.kind() == ErrorKind::StorageFull => {
+            Err(e) if e.is_of_shortage() => {
                 self.unwritten.store(true, Ordering::Release);
                 Ok(())
             }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, is_out_of_descriptors};
 use crate::mutants::{Mutant, is_on};
 
 mod atomic_file;
@@ -205,10 +205,11 @@ pub trait File: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// Writes all of several buffers, in order.
+    /// Writes all of several buffers, in order. An error for want of a file descriptor says that nothing was written.
     fn write_all_vectored_at(&self, mut bufs: &mut [IoSlice<'_>], mut position: u64) -> io::Result<()> {
         /// POSIX guarantees at least this many slices per call (`IOV_MAX` on Linux).
         const SLICES_MAX: usize = 1024;
+        let start = position;
         IoSlice::advance_slices(&mut bufs, 0);
         while !bufs.is_empty() {
             let group = bufs.len().min(SLICES_MAX);
@@ -219,6 +220,7 @@ pub trait File: Send + Sync + fmt::Debug {
                     position += if is_on(Mutant::ShortWriteMisplaced) { 0 } else { n as u64 };
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if position > start && is_out_of_descriptors(&e) => return Err(io::Error::other(e)),
                 Err(e) => return Err(e),
             }
         }

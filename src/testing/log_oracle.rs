@@ -11,7 +11,7 @@ use super::expected::{Content, Entered, Expected, LogEvent};
 use super::history::History;
 use super::sim::SimStorage;
 use crate::clock::ManualClock;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, Log, LogConfig, LogPosition, LogRecovery, RecoveryRow};
 use crate::record::{BatchBuilder, EndMarker, Record, RecordBatch, TxnOutcome};
 use crate::types::{Durability, Offset, ProducerId, Timestamp};
@@ -91,7 +91,7 @@ impl WatchedLog {
 
     /// Notes what was taken back, when something was.
     fn note_taken_back<T>(&self, done: Result<T>) -> Result<T> {
-        if done.as_ref().is_err_and(|e| e.kind() == ErrorKind::StorageFull) {
+        if done.as_ref().is_err_and(Error::is_of_shortage) {
             self.look_for_taken_back();
         }
         if done.as_ref().is_err_and(|e| e.kind() == ErrorKind::Indeterminate) {
@@ -105,7 +105,7 @@ impl WatchedLog {
         let staged = std::mem::take(&mut *self.staged.lock());
         for appended in staged {
             match self.log.is_committed(appended.position, Durability::ProcessCrash) {
-                Err(e) if e.kind() == ErrorKind::StorageFull => {
+                Err(e) if e.is_of_shortage() => {
                     self.note(LogEvent::TakenBack(appended.base_offset..appended.last_offset.next()));
                 }
                 Ok(false) => self.staged.lock().push(appended),

@@ -4,10 +4,11 @@
 use super::*;
 use crate::storage::PooledStorage;
 
-fn open(disk: &SimStorage, descriptors: usize) -> Log {
-    let pooled = PooledStorage::new(Arc::new(disk.clone()), descriptors);
-    let clock = ManualClock::new(Timestamp::new(T));
-    Log::open_on(Arc::new(pooled), Arc::new(clock), "data/t-0", small()).unwrap()
+/// A log that may hold so many files open.
+fn open(disk: &SimStorage, descriptors: usize, config: LogConfig) -> (Log, Arc<dyn Storage>) {
+    let pooled: Arc<dyn Storage> = Arc::new(PooledStorage::new(Arc::new(disk.clone()), descriptors));
+    let clock = Arc::new(ManualClock::new(Timestamp::new(T)));
+    (Log::open_on(Arc::clone(&pooled), clock, "data/t-0", config).unwrap(), pooled)
 }
 
 fn disk() -> SimStorage {
@@ -26,7 +27,7 @@ fn use_all_descriptors(disk: &SimStorage) {
 #[test]
 fn what_cannot_be_opened_is_not_damaged() {
     let disk = disk();
-    let log = open(&disk, 2);
+    let (log, _) = open(&disk, 2, small());
     for n in 0..40 {
         put(&log, &[&format!("value {n}")]);
     }
@@ -42,4 +43,31 @@ fn what_cannot_be_opened_is_not_damaged() {
     disk.mend();
     assert_eq!(all(&log), written);
     assert_eq!(log.inner().context.findings.all(), []);
+}
+
+#[test]
+fn an_append_that_finds_no_descriptor_is_taken_back_and_the_next_goes_on() {
+    for level in [Durability::ProcessCrash, Durability::PowerLoss] {
+        // What the append needs a descriptor for: the first files, those of a new segment, the file itself again.
+        for (case, kept) in [("first", 0), ("closed", 4), ("roll", 5)] {
+            let disk = disk();
+            let (log, pooled) = open(&disk, 1, small().durability(level));
+            for n in 0..kept {
+                put(&log, &[&format!("value {n}")]);
+            }
+            if case == "closed" {
+                drop(pooled.open(Path::new("data/other"), OpenMode::CreateNew).unwrap());
+            }
+            use_all_descriptors(&disk);
+            let refused = log.append_records(["refused"]).unwrap();
+            let error = log.wait(refused.position, level).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TooManyOpenFiles, "{level} {case}: {error}");
+            disk.mend();
+            assert_eq!(put(&log, &["next"]).base_offset, kept, "{level} {case}");
+            assert_eq!(log.segment_count(), 1 + usize::from(case == "roll"));
+            let mut expected: Vec<_> = (0..kept).map(|n| (n, format!("value {n}"))).collect();
+            expected.push((kept, "next".to_owned()));
+            assert_eq!(all(&log), expected, "{level} {case}");
+        }
+    }
 }

@@ -380,8 +380,8 @@ impl Catalog {
         let log = writer.log()?;
         let appended = log.append_replica(batch)?;
         if let Err(error) = log.wait(appended.position, Durability::PowerLoss) {
-            if error.kind() == ErrorKind::StorageFull {
-                // Nothing was written: a later change may find space.
+            if error.is_of_shortage() {
+                // Nothing was written: a later change may succeed.
                 return Err(error);
             }
             let remedy = "mend the disk, then close the broker and open it again";
