@@ -87,7 +87,8 @@ pub enum ErrorKind {
     StorageFull,
     /// The outcome is unknown: a sync failed, so the data may or may not survive.
     Indeterminate,
-    /// An earlier failure stopped appends to this partition until it is reopened.
+    /// An earlier failure stopped appends to this partition until it is reopened or, where a directory could not be
+    /// synced or the file system is read-only, all changes until the broker is opened again.
     Poisoned,
     /// The process or the machine has no file descriptor left. Nothing on the disk was found wrong, nor changed.
     TooManyOpenFiles,
@@ -119,6 +120,9 @@ struct Inner {
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
+/// What mends a store that was halted.
+const OPEN_AGAIN: &str = "mend the file system, then close the broker or log and open it again";
+
 impl Error {
     /// An error that says `message`; add the place and the remedy with the methods below.
     #[must_use]
@@ -141,10 +145,12 @@ impl Error {
         let kind = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
             _ if is_out_of_descriptors(&source) => ErrorKind::TooManyOpenFiles,
+            _ if is_halted(&source) => ErrorKind::Poisoned,
             _ => ErrorKind::Io,
         };
         let error = Self::new(kind, what).path(path.as_ref()).source(source);
         match kind {
+            ErrorKind::Poisoned => error.remedy(OPEN_AGAIN),
             ErrorKind::TooManyOpenFiles => {
                 error.remedy("raise the limit on open files (ulimit -n), or let the application hold fewer")
             }
@@ -155,8 +161,11 @@ impl Error {
     /// A sync that failed. It is not tried again: the system may have dropped what it could not write, and say "done" then.
     pub(crate) fn unsynced(path: impl AsRef<Path>, source: io::Error) -> Self {
         let message = "a sync failed: what was written since the last one may or may not survive";
-        let error = Self::new(ErrorKind::Indeterminate, message).path(path.as_ref()).source(source);
-        error.remedy("reopen the partition: recovery finds what is there")
+        let remedy = match is_halted(&source) {
+            true => OPEN_AGAIN,
+            false => "reopen the partition: recovery finds what is there",
+        };
+        Self::new(ErrorKind::Indeterminate, message).path(path.as_ref()).source(source).remedy(remedy)
     }
 
     fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
@@ -167,6 +176,11 @@ impl Error {
     /// Whether space or a file descriptor was wanting: what was to be written was not begun, and may be later.
     pub(crate) fn is_of_shortage(&self) -> bool {
         matches!(self.0.kind, ErrorKind::StorageFull | ErrorKind::TooManyOpenFiles)
+    }
+
+    /// Whether it tells of a whole store that was halted.
+    pub(crate) fn is_of_halt(&self) -> bool {
+        self.0.source.as_deref().and_then(|cause| cause.downcast_ref()).is_some_and(is_halted)
     }
 
     /// Names the file or directory concerned.
@@ -251,6 +265,22 @@ impl Error {
                 | ErrorKind::Interrupted
         )
     }
+}
+
+/// Why a whole store takes no more changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Halted(pub(crate) String);
+
+impl fmt::Display for Halted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nothing is written any more since {}", self.0)
+    }
+}
+
+impl std::error::Error for Halted {}
+
+fn is_halted(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<Halted>())
 }
 
 /// Whether an operation failed because the process or the machine has no file descriptor left.

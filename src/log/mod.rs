@@ -54,7 +54,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::segment::{BufferPool, IndexSizes, Segment, SegmentHome};
-use crate::storage::{DiskStorage, Lock, OverlayStorage, ReservedStorage, Storage};
+use crate::storage::{DiskStorage, HaltingStorage, Lock, OverlayStorage, ReservedStorage, Storage};
 use crate::types::{
     Durability, Isolation, LeaderEpoch, Offset, ProducerId, RecoveryPolicy, Timestamp, TopicPartition, Uuid,
 };
@@ -159,6 +159,7 @@ pub struct Log {
     lock: Mutex<Option<Box<dyn Lock>>>,
     /// The same.
     reserve: Option<ReservedStorage>,
+    halting: Option<HaltingStorage>,
 }
 
 struct Inner {
@@ -238,6 +239,8 @@ impl Log {
         config: LogConfig,
     ) -> Result<Log> {
         let dir = dir.as_ref();
+        let halting = HaltingStorage::new(storage);
+        let storage: Arc<dyn Storage> = Arc::new(halting.clone());
         match storage.create_dir(dir) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             made => made.map_err(|e| Error::io("cannot make a log's directory", dir, e))?,
@@ -259,6 +262,7 @@ impl Log {
         let mut log = Self::open_in(context, dir, config)?;
         *log.lock.lock() = Some(lock);
         log.reserve = Some(reserved);
+        log.halting = Some(halting);
         Ok(log)
     }
 
@@ -292,6 +296,7 @@ impl Log {
             succession: Mutex::default(),
             lock: Mutex::new(None),
             reserve: None,
+            halting: None,
         })
     }
 

@@ -63,12 +63,15 @@ impl Inner {
         if self.closing.load(Ordering::Acquire) {
             return Err(self.error(ErrorKind::Closed, "the log is closed"));
         }
-        self.check_waitable().map_err(|failure| match failure.kind() {
-            ErrorKind::Closed => failure,
-            _ => self
-                .error(ErrorKind::Poisoned, "an earlier write or sync failed, so this log takes no more appends")
-                .source(failure)
-                .remedy("mend the disk, then reopen the partition"),
+        self.check_waitable().map_err(|failure| {
+            if failure.kind() == ErrorKind::Closed {
+                return failure;
+            }
+            let is_of_halt = failure.is_of_halt();
+            let message = "an earlier write or sync failed, so this log takes no more appends";
+            let error = self.error(ErrorKind::Poisoned, message).source(failure);
+            // The failure of a whole store names its own remedy.
+            if is_of_halt { error } else { error.remedy("mend the disk, then reopen the partition") }
         })
     }
 

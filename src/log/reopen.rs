@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::segment::{FileKind, Segment};
+use crate::storage::HaltingStorage;
 use crate::types::Offset;
 
 use super::refuse::look_first;
@@ -67,6 +68,10 @@ impl Log {
         // A close waits.
         let _open = self.lock.lock();
         let old = self.inner.load_full();
+        if old.failed.load(Ordering::Acquire) {
+            // Nobody else goes on over what it stopped for.
+            self.halting.iter().for_each(HaltingStorage::resume);
+        }
         let new = old.replacement()?;
         let Some(new) = new else { return Ok(old.report.clone()) };
         let report = new.report.clone();

@@ -18,6 +18,7 @@ mod atomic_file;
 #[cfg(any(test, feature = "testing"))]
 mod conformance;
 mod disk;
+mod halt;
 mod heap;
 mod memory;
 mod overlay;
@@ -30,6 +31,7 @@ pub(crate) use atomic_file::{place_file, read_file, replace_file, tmp_path};
 pub use conformance::storage_conformance;
 pub use disk::DiskStorage;
 pub(crate) use disk::is_device_error;
+pub(crate) use halt::HaltingStorage;
 pub use memory::MemoryStorage;
 pub(crate) use overlay::OverlayStorage;
 pub(crate) use pool::PooledStorage;

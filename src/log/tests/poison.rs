@@ -241,3 +241,32 @@ impl std::task::Wake for Woken {
         self.0.store(true, Ordering::SeqCst);
     }
 }
+
+#[test]
+fn a_log_whose_directory_cannot_be_synced_writes_nothing_more_before_it_is_reopened() {
+    let disk = disk();
+    let log = open(&disk, Durability::ProcessCrash);
+    let acknowledge = |value: &'static str| {
+        let appended = log.append_records([value])?;
+        log.wait(appended.position, Durability::ProcessCrash)
+    };
+    acknowledge("one").unwrap();
+    disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::SyncDir));
+    assert_eq!(log.run_maintenance().unwrap_err().kind(), ErrorKind::Indeterminate);
+    let counts = disk.counts();
+    let error = acknowledge("refused").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Poisoned);
+    assert!(error.to_string().contains("close the broker or log and open it again"), "{error}");
+    assert!(log.close().is_err());
+    drop(log);
+    for operation in [Operation::Create, Operation::Rename, Operation::Sync, Operation::SyncDir] {
+        assert_eq!(disk.counts().get(&operation), counts.get(&operation), "{operation:?}");
+    }
+    let log = open(&disk, Durability::ProcessCrash);
+    assert_eq!(all(&log), [(0, "one".to_owned())]);
+    disk.add_fault(Fault::new(Errno::ReadOnly, Repeat::Once).on(Operation::Write).path(".log"));
+    let appended = log.append_records(["two"]).unwrap();
+    assert_eq!(log.wait(appended.position, Durability::PowerLoss).unwrap_err().kind(), ErrorKind::Poisoned);
+    log.reopen().unwrap();
+    put(&log, &["three"]);
+}

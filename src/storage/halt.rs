@@ -1,0 +1,238 @@
+//! A storage that stops when it can no longer vouch for names: the sync of a directory failed, or the file system took
+//! to reading only. The system tells of a lost name once, to one of those who ask, and not whose it was. So from then on
+//! nobody makes, changes or syncs anything; reads go on.
+//!
+//! Invariant: whoever was told that a directory is synced was told so before any such failure. Not refused: what is
+//! noted for the next opening in this boot, in files called `.state`, which promises nothing without a sync.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+use super::syncs::Syncs;
+use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
+use crate::error::{Halted, is_out_of_descriptors};
+
+/// A storage that stops; its clones stop with it.
+#[derive(Clone, Debug)]
+pub(crate) struct HaltingStorage {
+    below: Arc<dyn Storage>,
+    halt: Arc<Halt>,
+}
+
+#[derive(Debug, Default)]
+struct Halt {
+    why: ArcSwapOption<Halted>,
+    /// Directories that are being synced.
+    syncs: Mutex<HashMap<PathBuf, Arc<Syncs>>>,
+}
+
+impl HaltingStorage {
+    pub(crate) fn new(below: Arc<dyn Storage>) -> Self {
+        Self { below, halt: Arc::default() }
+    }
+
+    /// Goes on, for who takes nothing for durable that was not synced since.
+    pub(crate) fn resume(&self) {
+        self.halt.why.store(None);
+    }
+}
+
+impl Halt {
+    fn check(&self) -> io::Result<()> {
+        self.why.load().as_deref().map_or(Ok(()), |why| Err(refusal(why.clone())))
+    }
+
+    /// Stops everything; the first reason counts.
+    fn stop(&self, why: String) -> io::Error {
+        let why = Halted(why);
+        self.why.rcu(|before| before.clone().unwrap_or_else(|| Arc::new(why.clone())));
+        refusal(why)
+    }
+
+    /// Runs what changes the disk.
+    fn change<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.check()?;
+        self.heed(call())
+    }
+
+    fn heed<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        done.map_err(|e| match e.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => self.stop(format!("the file system is read-only: {e}")),
+            _ => e,
+        })
+    }
+
+    /// Runs the sync of a directory, one at a time for each.
+    fn sync_dir(&self, path: &Path, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let syncs = Arc::clone(self.syncs.lock().entry(path.to_owned()).or_default());
+        let synced = syncs.run(|| {
+            self.check()?;
+            sync().map_err(|e| match was_tried(&e) {
+                true => self.stop(format!("the sync of the directory {} failed: {e}", path.display())),
+                false => e,
+            })
+        });
+        let mut all = self.syncs.lock();
+        drop(syncs);
+        if all.get(path).is_some_and(|unused| Arc::strong_count(unused) == 1) {
+            all.remove(path);
+        }
+        synced
+    }
+}
+
+fn refusal(why: Halted) -> io::Error {
+    io::Error::new(io::ErrorKind::ReadOnlyFilesystem, why)
+}
+
+/// Whether a directory's sync failed, not its opening for that.
+fn was_tried(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, Unsupported};
+    let is_refused = matches!(error.kind(), NotFound | NotADirectory | PermissionDenied | Unsupported);
+    !is_refused && !is_out_of_descriptors(error)
+}
+
+impl Storage for HaltingStorage {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let below = match mode {
+            OpenMode::Read => return self.below.open(path, mode),
+            // For a note, perhaps.
+            OpenMode::Write => self.halt.heed(self.below.open(path, mode))?,
+            OpenMode::CreateIfAbsent | OpenMode::CreateNew => self.halt.change(|| self.below.open(path, mode))?,
+        };
+        let is_note = path.extension().is_some_and(|extension| extension == "state");
+        Ok(Arc::new(HaltingFile { below, halt: Arc::clone(&self.halt), is_note }))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.halt.change(|| self.below.create_dir(path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.halt.change(|| self.below.rename(from, to))
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.halt.change(|| self.below.remove_file(path))
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.halt.change(|| self.below.remove_dir_all(path))
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        self.below.list(path)
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.below.metadata(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.halt.sync_dir(path, || self.below.sync_dir(path))
+    }
+
+    fn sync_fs(&self, path: &Path) -> io::Result<()> {
+        self.halt.change(|| self.below.sync_fs(path))
+    }
+
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
+        self.below.lock(path, holder)
+    }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        self.below.lock_shared(path)
+    }
+
+    fn boot_id(&self) -> [u8; 16] {
+        self.below.boot_id()
+    }
+}
+
+#[derive(Debug)]
+struct HaltingFile {
+    below: Arc<dyn File>,
+    halt: Arc<Halt>,
+    is_note: bool,
+}
+
+impl HaltingFile {
+    fn write<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.is_note { self.halt.heed(call()) } else { self.halt.change(call) }
+    }
+}
+
+impl File for HaltingFile {
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.below.read_at(buf, position)
+    }
+
+    fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize> {
+        self.write(|| self.below.write_at(buf, position))
+    }
+
+    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        self.write(|| self.below.write_vectored_at(bufs, position))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.halt.change(|| self.below.sync_data())
+    }
+
+    fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
+        self.write(|| self.below.allocate(position, len))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.write(|| self.below.set_len(len))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.below.len()
+    }
+
+    fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
+        self.below.map(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::*;
+    use crate::storage::MemoryStorage;
+    use crate::storage::conformance::storage_conformance;
+
+    #[test]
+    fn conforms() {
+        storage_conformance(&|| (Arc::new(HaltingStorage::new(Arc::new(MemoryStorage::new()))), "/".into()));
+    }
+
+    #[test]
+    fn of_two_syncs_of_one_directory_neither_vouches_for_what_the_other_lost() {
+        let (halt, runs) = (Halt::default(), AtomicUsize::new(0));
+        let sync = |path: &str| {
+            halt.sync_dir(Path::new(path), || match runs.fetch_add(1, Ordering::SeqCst) {
+                // As a system tells of it: once.
+                0 => Err(io::Error::other("lost")),
+                _ => Ok(()),
+            })
+        };
+        thread::scope(|scope| {
+            let both = [(); 2].map(|()| scope.spawn(|| sync("data")));
+            assert!(both.into_iter().all(|one| one.join().unwrap().is_err()));
+        });
+        for path in ["data", "elsewhere"] {
+            let error = sync(path).unwrap_err().to_string();
+            assert_eq!(error, "nothing is written any more since the sync of the directory data failed: lost");
+        }
+        assert_eq!((runs.load(Ordering::SeqCst), halt.syncs.lock().len()), (1, 0));
+    }
+}
