@@ -168,7 +168,11 @@ impl Inner {
         self.check_open()?;
         self.check_writable()?;
         entry.check_alive()?;
-        self.catalog.delete_topic(entry.id)?;
+        self.catalog.delete_topic(entry.id).inspect_err(|e| {
+            if e.kind() == ErrorKind::Indeterminate {
+                entry.partitions().iter().for_each(|partition| partition.doubt(e));
+            }
+        })?;
         self.registry.remove(&entry.name);
         entry.delete();
         self.count_change();

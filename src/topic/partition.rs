@@ -146,6 +146,8 @@ pub(crate) struct Partition {
     /// Held while the log is opened, closed, or its epoch is raised.
     opening: Mutex<()>,
     deleted: AtomicBool,
+    /// Why it takes no changes, where its topic may have been deleted.
+    doubted: OnceLock<Error>,
     /// Queued for the broker's sync thread.
     queued: AtomicBool,
     /// The newest append, to be brought to the topic's level by somebody.
@@ -188,6 +190,7 @@ impl Partition {
             unopened: ArcSwapOption::empty(),
             opening: Mutex::new(()),
             deleted: AtomicBool::new(false),
+            doubted: OnceLock::new(),
             queued: AtomicBool::new(false),
             newest: Mutex::new(None),
             awaited: Mutex::default(),
@@ -243,9 +246,9 @@ impl Partition {
         Ok(())
     }
 
-    /// Why the directory takes no changes, where it does not.
+    /// Why the directory, or the partition, takes no changes, where it does not.
     fn check_writable(&self) -> Result<()> {
-        match &self.context.read_only {
+        match self.context.read_only.as_ref().or(self.doubted.get()) {
             Some(why) => Err(why.clone().partition(self.name.clone())),
             None => Ok(()),
         }
@@ -641,6 +644,15 @@ impl Partition {
         if let Some(log) = self.opened() {
             log.configure(self.log_config(settings));
         }
+    }
+
+    /// Whether its topic was deleted is not known before the broker is opened again: until then it takes nothing that
+    /// may go with it.
+    pub(crate) fn doubt(&self, why: &Error) {
+        self.doubted.get_or_init(|| {
+            Error::new(ErrorKind::Poisoned, "the topic may have been deleted: whether the catalog says so is in doubt")
+                .source(why.clone())
+        });
     }
 
     /// From now on every call answers `TopicDeleted`. Bytes already read stay readable.

@@ -87,3 +87,20 @@ fn a_directory_that_cannot_be_synced_stops_the_broker() {
     let after = open(&disk.crash(Choice::Nothing));
     assert_eq!(["old", "young", "other"].map(|name| read(&after.topic(name).open().unwrap())), told);
 }
+
+#[test]
+fn a_topic_that_may_be_deleted_acknowledges_nothing() {
+    let disk = SimStorage::new();
+    let broker = open(&disk);
+    let [topic, other] = ["t", "other"].map(|name| broker.topic(name).create().unwrap());
+    topic.send("one").unwrap();
+    disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path("__cluster_metadata-0"));
+    assert_eq!(topic.delete().unwrap_err().kind(), ErrorKind::Indeterminate);
+    let error = topic.send("lost with it").unwrap_err();
+    assert!(error.kind() == ErrorKind::Poisoned && error.to_string().contains("open it again"), "{error}");
+    assert_eq!((read(&topic), other.send("one").unwrap().offset), (vec!["one".to_owned()], Offset::ZERO));
+    drop(broker);
+    // Whether it is there or not, by what the disk has of the catalog: nothing that was acknowledged goes.
+    let broker = open(&disk.crash(Choice::ProcessCrash));
+    assert!(broker.topic("t").open().is_err_and(|e| e.kind() == ErrorKind::UnknownTopicOrPartition));
+}
