@@ -5,6 +5,7 @@
 //! overlap and hold up no task. `thalweg-maintenance` runs the slow rounds of `maintenance.rs` and tends logs that roll.
 //! Invariant: a thread holds the broker only within a round, so that dropping the last handle ends it.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
@@ -138,12 +139,18 @@ impl Background {
         let (due, mut later): (Vec<_>, Vec<_>) = queue.tasks.drain(..).partition(|t| t.due <= now);
         queue.tasks.append(&mut later);
         drop(queue);
+        let mut panicked = None;
         for pending in due {
-            if let Some(task) = pending.task.upgrade()
-                && let Some(again) = task.run(now)
-            {
-                self.queue.lock().tasks.push(Pending { due: again, task: pending.task });
+            let Some(task) = pending.task.upgrade() else { continue };
+            match panic::catch_unwind(AssertUnwindSafe(|| task.run(now))) {
+                Ok(Some(again)) => self.queue.lock().tasks.push(Pending { due: again, task: pending.task }),
+                Ok(None) => {}
+                // Not before the others had their turn.
+                Err(payload) => panicked = Some(payload),
             }
+        }
+        if let Some(payload) = panicked {
+            panic::resume_unwind(payload);
         }
         self.queue.lock().tasks.iter().map(|t| t.due.saturating_sub(now)).min()
     }
@@ -174,7 +181,7 @@ impl Background {
     fn settle_due(&self) {
         while !self.is_stopped() {
             let Some(partition) = self.queue.lock().due.pop() else { return };
-            drop(partition.settle());
+            drop(partition.guard(|partition| partition.settle()));
         }
     }
 
@@ -182,7 +189,7 @@ impl Background {
     fn tend_due(&self) {
         let to_tend = std::mem::take(&mut self.queue.lock().to_tend);
         for partition in to_tend.iter().take_while(|_| !self.is_stopped()) {
-            drop(partition.tend());
+            drop(partition.guard(|partition| partition.tend()));
         }
     }
 }
@@ -250,10 +257,16 @@ pub(super) fn for_each(
     })
 }
 
+/// Does `work`; a panic ends it and not the thread, which others wait for. It was printed when it happened, and who waits
+/// for what it was to do was told.
+fn survive<T>(work: impl FnOnce() -> T) -> Option<T> {
+    panic::catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
 fn sync_loop(background: &Background, _inner: &Weak<Inner>) {
     while !background.is_stopped() {
         let seen = background.wake.count();
-        let next_task = background.run_due_tasks();
+        let next_task = survive(|| background.run_due_tasks()).unwrap_or(Some(Duration::ZERO));
         let (idle, urgent) = {
             let queue = background.queue.lock();
             (queue.partitions.is_empty(), queue.urgent)
@@ -278,9 +291,9 @@ fn settle_loop(background: &Background, inner: &Weak<Inner>) {
         let seen = background.settle.count();
         // Held while writing, so that the directory's lock is.
         let Some(alive) = inner.upgrade() else { return };
-        background.settle_due();
+        let is_done = survive(|| background.settle_due()).is_some();
         drop(alive);
-        if !background.is_stopped() {
+        if is_done && !background.is_stopped() {
             background.settle.wait_past(seen, None);
         }
     }
@@ -290,8 +303,8 @@ fn maintenance_loop(background: &Background, inner: &Weak<Inner>) {
     while !background.is_stopped() {
         let seen = background.maintain.count();
         let Some(alive) = inner.upgrade() else { return };
-        background.tend_due();
-        alive.run_due_rounds();
+        survive(|| background.tend_due());
+        survive(|| alive.run_due_rounds());
         drop(alive);
         if !background.is_stopped() {
             background.maintain.wait_past(seen, Some(MAINTENANCE_TICK));

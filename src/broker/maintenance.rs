@@ -90,7 +90,7 @@ impl Inner {
                 if self.background.is_stopped() {
                     return first;
                 }
-                first = first.and(partition.apply_retention(age, bytes));
+                first = first.and(partition.guard(|partition| partition.apply_retention(age, bytes)));
             }
         }
         first
@@ -139,7 +139,7 @@ impl Inner {
         for topic in self.registry.all() {
             for partition in topic.partitions() {
                 if partition.is_touched() && !self.background.is_stopped() {
-                    first = first.and(call(&partition));
+                    first = first.and(partition.guard(&mut call));
                 }
             }
         }

@@ -3,6 +3,7 @@
 mod budget;
 mod failing;
 mod overlap;
+mod panics;
 
 use std::path::Path;
 use std::sync::Arc;

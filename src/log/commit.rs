@@ -10,6 +10,7 @@ use std::io::IoSlice;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 
 use parking_lot::MutexGuard;
 
@@ -78,11 +79,21 @@ impl Names {
     }
 }
 
-/// The writer lock. When it is let go, those who wait for a commit are told.
+/// The writer lock. When it is let go, those who wait for a commit are told; when that is by a panic, that the log has
+/// failed: what was staged may be in no file, and nothing may be written behind it.
 pub(super) struct WriterGuard<'a> {
     // Dropped in this order.
     guard: MutexGuard<'a, Writer>,
-    _tell: Tell<'a>,
+    tell: Tell<'a>,
+    was_panicking: bool,
+}
+
+impl Drop for WriterGuard<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() && !self.was_panicking {
+            self.tell.0.fail_of_panic();
+        }
+    }
 }
 
 struct Tell<'a>(&'a Inner);
@@ -110,7 +121,11 @@ impl DerefMut for WriterGuard<'_> {
 
 impl Inner {
     pub(super) fn writer(&self) -> WriterGuard<'_> {
-        WriterGuard { guard: self.writer.lock(), _tell: Tell(self) }
+        self.guard(self.writer.lock())
+    }
+
+    fn guard<'a>(&'a self, guard: MutexGuard<'a, Writer>) -> WriterGuard<'a> {
+        WriterGuard { guard, tell: Tell(self), was_panicking: thread::panicking() }
     }
 
     /// Whether the bytes of an append at `position` are where `level` asks them to be.
@@ -170,7 +185,7 @@ impl Inner {
             }
             match (self.writer.try_lock(), &place) {
                 (Some(guard), _) => {
-                    let mut writer = WriterGuard { guard, _tell: Tell(self) };
+                    let mut writer = self.guard(guard);
                     if sync {
                         writer.gather.wait(&self.waiters, self.config.load().commit_gather);
                     }

@@ -1,6 +1,7 @@
 //! After a failed write or sync: what is refused and no longer shown from then on, and what the next opening is told.
 
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -33,6 +34,17 @@ impl super::Log {
     pub(crate) fn doubted_from(&self) -> Option<crate::types::Offset> {
         let inner = self.inner();
         inner.in_doubt.load(Ordering::Acquire).then(|| inner.marks.frontier())
+    }
+}
+
+impl super::Log {
+    /// Does `work`, which is some of this log's. Should it panic, all who wait are told that nobody goes on with it.
+    pub(crate) fn guard<T>(&self, work: impl FnOnce() -> T) -> T {
+        let inner = self.inner.load_full();
+        panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panicked| {
+            inner.fail_of_panic();
+            panic::resume_unwind(panicked)
+        })
     }
 }
 
@@ -79,12 +91,25 @@ impl Inner {
         if error.kind() == ErrorKind::Closed {
             return;
         }
+        self.fail(error);
+        // For the next opening in this boot, which finds it in the cache: a sync might take it from there.
+        drop(self.note());
+    }
+
+    fn fail(&self, error: &Error) {
         self.failure.lock().get_or_insert_with(|| error.clone());
         self.in_doubt.fetch_or(error.kind() == ErrorKind::Indeterminate, Ordering::AcqRel);
         self.failed.store(true, Ordering::Release);
         self.notify();
-        // For the next opening in this boot, which finds it in the cache: a sync might take it from there.
-        drop(self.note());
+    }
+
+    /// A thread panicked at its work on this log. Nothing is noted: no sync has failed, and what would be written might
+    /// panic again.
+    pub(super) fn fail_of_panic(&self) {
+        let message = "a thread panicked: what it was to write may or may not be there";
+        self.fail(
+            &self.error(ErrorKind::Indeterminate, message).remedy("reopen the partition: recovery finds what is there"),
+        );
     }
 
     pub(super) fn unsynced(&self, path: impl AsRef<Path>, source: io::Error) -> Error {

@@ -528,7 +528,17 @@ impl Partition {
     /// Whether an opening failed half way, with files that were written and not synced. One that was refused changed
     /// nothing.
     pub(crate) fn is_half_opened(&self) -> bool {
-        self.log.get().is_none() && self.unopened.load().as_ref().is_some_and(|why| why.kind() != ErrorKind::Corrupt)
+        let is_half_way =
+            |why: &Error| why.kind() != ErrorKind::Corrupt || self.slot.load().is_some_and(|state| !state.clean);
+        self.log.get().is_none() && self.unopened.load().as_ref().is_some_and(|why| is_half_way(why))
+    }
+
+    /// Does `work` on the calling thread. Should it panic, nobody waits for what it was to do.
+    pub(crate) fn guard<T>(&self, work: impl FnOnce(&Self) -> T) -> T {
+        match self.log.get() {
+            Some(log) => log.guard(|| work(self)),
+            None => work(self),
+        }
     }
 
     /// Lets the log finish what waits for nobody: sealed segments, files of deleted ones.
