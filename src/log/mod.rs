@@ -614,12 +614,13 @@ impl fmt::Debug for Log {
 impl Inner {
     /// Recovers what is in the directory.
     fn open(context: LogContext, dir: &Path, config: LogConfig) -> Result<Self> {
-        let opened = Self::recover(context.clone(), dir, config);
+        // What it refuses is left as it was.
+        let has_metadata = recover::check_topic_id(&context, dir, config.recovery_policy)?;
+        let opened = Self::recover(context.clone(), dir, config, has_metadata);
         opened.inspect_err(|error| poison::note_failed_opening(&context, error))
     }
 
-    fn recover(context: LogContext, dir: &Path, config: LogConfig) -> Result<Self> {
-        let has_metadata = recover::check_topic_id(&context, dir, config.recovery_policy)?;
+    fn recover(context: LogContext, dir: &Path, config: LogConfig, has_metadata: bool) -> Result<Self> {
         let home = home(&context, dir, &config);
         let noted = context.slot.as_ref().and_then(|slot| slot.load());
         let found = recover::recover(&context, &home, &config)?;

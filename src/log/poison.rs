@@ -10,15 +10,18 @@ use crate::error::{Error, ErrorKind, Result};
 use super::state::SlotState;
 use super::{Inner, LogContext, LogOffsets};
 
-/// After an opening that failed, in whatever it synced: the next one must not believe the cache either. Where a descriptor
-/// was wanting, nothing was synced in vain.
+/// After an opening that failed half way: what it has written is not synced. Where the disk erred, in whatever it synced,
+/// the next one must not believe the cache either.
 pub(super) fn note_failed_opening(context: &LogContext, error: &Error) {
     let of_disk = matches!(error.kind(), ErrorKind::Io | ErrorKind::StorageFull | ErrorKind::Indeterminate);
-    if let Some(slot) = context.slot.as_ref().filter(|_| of_disk)
+    if let Some(slot) = &context.slot
         && let Some(state) = slot.load()
     {
-        let state = SlotState { clean: false, poisoned: true, boot_id: context.boot_id, ..state };
-        drop(slot.store(&state));
+        let state = SlotState { clean: false, ..state };
+        drop(slot.store(&match of_disk {
+            true => SlotState { poisoned: true, boot_id: context.boot_id, ..state },
+            false => state,
+        }));
     }
 }
 

@@ -408,8 +408,11 @@ fn place_of(segment: &Segment, to: Offset, log_end: Offset) -> Result<Place> {
 /// Finishes a truncation to `to` that a crash cut short: some of what was to go may be there still.
 pub(super) fn finish_truncation(home: &SegmentHome, segments: &mut Vec<Arc<Segment>>, to: Offset) -> Result<()> {
     let kept = segments.partition_point(|segment| segment.base() <= to);
-    for gone in segments.drain(kept..) {
-        gone.remove_files()?;
+    let gone = segments.split_off(kept);
+    gone.iter().try_for_each(|segment| segment.remove_files())?;
+    if !gone.is_empty() {
+        // Before anything says that it is finished: they would count again.
+        home.storage.sync_dir(&home.dir).map_err(|e| Error::unsynced(&home.dir, e))?;
     }
     let Some(last) = segments.last_mut() else { return Ok(()) };
     last.set_until(None);

@@ -608,3 +608,25 @@ fn a_truncation_that_is_refused_changes_nothing() {
     let next = log.offsets().end.get();
     assert_eq!(put(&log, &["next"]).base_offset, next);
 }
+
+#[test]
+fn an_opening_that_stops_half_way_does_not_leave_the_log_clean() {
+    let bed = Bed::new();
+    let log = bed.open(small());
+    put(&log, &["one"]);
+    let end = log.size_bytes();
+    log.close().unwrap();
+    drop(log);
+    // A control record without a key, with a sound checksum.
+    let mut batch = BatchBuilder::new().control().producer(ProducerId::new(7), 0, 0).base_offset(1.into());
+    batch.push(Timestamp::new(T), &Record::from("no marker")).unwrap();
+    bed.overwrite("00000000000000000000.log", end, batch.finish().unwrap().as_bytes());
+    let is_clean = || {
+        let state = StateFile::open(&*bed.storage, &bed.dir.join("log.state")).unwrap();
+        state.slot(Uuid::ZERO, 0.into()).load().unwrap().clean
+    };
+    assert!(is_clean());
+    let opened = Log::open_on(Arc::clone(&bed.storage), Arc::new(bed.clock.clone()), &bed.dir, small());
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(!is_clean());
+}

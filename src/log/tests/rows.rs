@@ -415,6 +415,28 @@ fn a_truncation_that_a_crash_cut_short_is_finished() {
     }
 }
 
+#[test]
+fn what_a_truncation_that_left_nothing_removed_does_not_come_back() {
+    let disk = SimStorage::new();
+    disk.create_dir(Path::new("data")).unwrap();
+    disk.sync_dir(Path::new("")).unwrap();
+    let on = |disk: &SimStorage| Bed { storage: Arc::new(disk.clone()), ..Bed::new() };
+    let bed = on(&disk);
+    let log = bed.open(config(Durability::PowerLoss).segment_bytes(160));
+    fill(&log, 0..6);
+    log.advance_log_start(2).unwrap();
+    log.run_maintenance().unwrap();
+    bed.kill(log);
+    edit(&bed, |slot| {
+        let end = Offset::new(1);
+        (slot.truncating, slot.log_end, slot.frontier, slot.recovery_point, slot.log_start) =
+            (true, end, end, end, end);
+    });
+    bed.kill(bed.open(config(Durability::PowerLoss)));
+    let log = on(&disk.crash(Choice::Nothing)).open(config(Durability::PowerLoss));
+    assert_eq!((log.offsets().end.get(), outcome(&log).records.len()), (1, 0), "{}", log.recovery());
+}
+
 /// A log of three segments on a disk that can err, killed before its recovery point rose.
 fn on_a_bad_disk() -> (SimStorage, impl Fn() -> Log) {
     let disk = SimStorage::new();
