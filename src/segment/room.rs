@@ -16,12 +16,11 @@ use crate::error::Result;
 use crate::storage::{File, OpenMode};
 
 const PAGE_BYTES: u64 = 4096;
-/// Made at once while appends wait, at most: the next sync takes it along. More lasts longer, and lengthens that one sync
-/// by more: 1 MiB was 2 ms in one of a hundred commits of eight writers. A segment makes as much as it holds, so that a
-/// small one stays small.
-const ROOM_MAX: u64 = 128 << 10;
-/// Made in a file of a segment to come, while nobody waits.
-const PREPARED_ROOM: u64 = 1 << 20;
+/// Made at once, at most. The next sync takes it along, at the speed of the device: 4 ms in one of 250 commits of eight
+/// writers of 1 KiB. Less would come oftener for less each time; 1 MiB is in one of a hundred, and 128 KiB, each with a
+/// commit of the file system's journal, cost a sixth of all commits. A segment makes as much as it holds, so that a small
+/// one stays small.
+const ROOM_MAX: u64 = 2 << 20;
 /// Room is made for at least so many writes: a large write gains little, and every byte is written twice.
 const WRITES_MIN: u64 = 8;
 
@@ -120,7 +119,7 @@ impl Prepared {
 
     /// Fills it with zeros for a start, up to `limit` bytes, and syncs it; `None` where that fails: it is gone then.
     pub(crate) fn finish(mut self, home: &SegmentHome, limit: u64) -> Option<Self> {
-        self.len = limit.min(PREPARED_ROOM);
+        self.len = limit.min(ROOM_MAX);
         match write_zeros(&*self.file, 0, self.len).and_then(|()| self.file.sync_data()) {
             Ok(()) => Some(self),
             Err(_) => {
