@@ -531,10 +531,17 @@ impl Segment {
         };
         let mut indexes = self.rebuild_indexes()?;
         indexes.density.finish(&mut indexes.time)?;
-        let bytes = indexes.encode(kind, 0..usize::MAX);
-        // Of records without timestamps nothing is known, which is no fault of the file.
-        if self.read_whole(kind)?.as_ref() != Some(&bytes) {
-            self.replace(kind, &bytes, fault);
+        for file in [FileKind::OffsetIndex, FileKind::TimeIndex] {
+            let bytes = indexes.encode(file, 0..usize::MAX);
+            // Of records without timestamps nothing is known, which is no fault of the file.
+            if self.read_whole(file)?.as_ref() == Some(&bytes) {
+                continue;
+            }
+            match file == kind {
+                true => self.replace(file, &bytes, fault),
+                // It may be right but for what the log has lost, and is nothing to tell of; the next opening must not go by it.
+                false => drop(place_file(&*self.home.storage, &self.path(file), &bytes)),
+            }
         }
         Ok(indexes)
     }
