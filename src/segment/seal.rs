@@ -275,10 +275,11 @@ impl Segment {
         if !self.unproven.load(Ordering::Acquire) {
             return Ok(());
         }
-        match self.facts()? {
-            Some(Facts { tally, condemned, .. }) if condemned || tally.size > self.written() => drop(self.survey()?),
-            Some(Facts { tally, .. }) => drop(self.pass_over_excess(&tally)),
-            None => {}
+        if let Some(Facts { tally, condemned, .. }) = self.facts()? {
+            self.pass_over_excess(&tally);
+            if condemned || tally.size > self.written() {
+                self.survey()?;
+            }
         }
         self.unproven.store(false, Ordering::Release);
         Ok(())
