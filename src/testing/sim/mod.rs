@@ -183,9 +183,12 @@ impl SimStorage {
         self.sim.lock().faults.push(fault);
     }
 
-    /// Ends this fault, where it has something to do yet.
-    pub fn remove_fault(&self, fault: &Fault) {
-        self.sim.lock().faults.retain(|it| it != fault);
+    /// Ends this fault; `false` when it has nothing more to do, having struck once.
+    pub fn remove_fault(&self, fault: &Fault) -> bool {
+        let faults = &mut self.sim.lock().faults;
+        let before = faults.len();
+        faults.retain(|it| it != fault);
+        faults.len() < before
     }
 
     /// Ends all faults: the bound on space, short transfers, syncs that go on failing and a misdirected write as well.
