@@ -23,13 +23,14 @@ pub(crate) const PARTITION_NUMBER_MAX: i32 = 100_000;
 pub(crate) struct TopicImage {
     pub(crate) name: Arc<str>,
     pub(crate) id: Uuid,
-    partitions: BTreeMap<i32, PartitionState>,
+    /// Neighbours that are alike share one: thousands are.
+    partitions: BTreeMap<i32, Arc<PartitionState>>,
 }
 
 impl TopicImage {
     /// One partition.
     pub(crate) fn partition(&self, partition: PartitionId) -> Option<&PartitionState> {
-        self.partitions.get(&partition.get())
+        self.partitions.get(&partition.get()).map(|state| &**state)
     }
 
     /// How many partitions there are; they count from 0, and a damaged catalog may lack some in between.
@@ -40,7 +41,13 @@ impl TopicImage {
 
     /// All partitions by number.
     pub(crate) fn partitions(&self) -> impl Iterator<Item = (PartitionId, &PartitionState)> {
-        self.partitions.iter().map(|(&number, state)| (PartitionId::new(number), state))
+        self.partitions.iter().map(|(&number, state)| (PartitionId::new(number), &**state))
+    }
+
+    fn put(&mut self, partition: i32, state: PartitionState) {
+        let neighbour = self.partitions.range(..partition).next_back().map(|(_, state)| state);
+        let same = neighbour.filter(|neighbour| ***neighbour == state).map(Arc::clone);
+        self.partitions.insert(partition, same.unwrap_or_else(|| Arc::new(state)));
     }
 }
 
@@ -197,12 +204,14 @@ impl Image {
                 if !(0..=PARTITION_NUMBER_MAX).contains(&partition) {
                     return Err(broken(format!("topic id {topic} has a partition {partition}")));
                 }
-                drop(self.topic_mut(topic)?.partitions.insert(partition, state));
+                self.topic_mut(topic)?.put(partition, state);
             }
             MetadataRecord::PartitionChange { topic, partition, change } => {
-                let partitions = &mut self.topic_mut(topic)?.partitions;
-                let state = partitions.get_mut(&partition).ok_or_else(|| broken("a change to an unknown partition"))?;
-                change_partition(state, change);
+                let topic = self.topic_mut(topic)?;
+                let state = topic.partitions.get(&partition).map(|state| PartitionState::clone(state));
+                let mut state = state.ok_or_else(|| broken("a change to an unknown partition"))?;
+                change_partition(&mut state, change);
+                topic.put(partition, state);
             }
             MetadataRecord::Config { resource, name, value } => self.set_config(resource, name, value),
             MetadataRecord::RemoveTopic { id } => self.remove_topic(id),
@@ -287,9 +296,13 @@ impl Image {
     fn clear_elr(&mut self, topic: &str) {
         let chosen =
             Arc::make_mut(&mut self.topics).iter_mut().filter(|(name, _)| topic.is_empty() || &***name == topic);
-        for state in chosen.flat_map(|(_, t)| Arc::make_mut(t).partitions.values_mut()) {
-            state.elr.clear();
-            state.last_known_elr.clear();
+        for (_, topic) in chosen {
+            let topic = Arc::make_mut(topic);
+            for (partition, state) in std::mem::take(&mut topic.partitions) {
+                let state =
+                    PartitionState { elr: Vec::new(), last_known_elr: Vec::new(), ..PartitionState::clone(&state) };
+                topic.put(partition, state);
+            }
         }
     }
 
@@ -314,7 +327,7 @@ impl Image {
             records.extend(topic.partitions.iter().map(|(&partition, state)| MetadataRecord::Partition {
                 topic: topic.id,
                 partition,
-                state: state.clone(),
+                state: PartitionState::clone(state),
             }));
         }
         for (resource, values) in &*self.configs {
@@ -419,6 +432,29 @@ mod tests {
         aborted.apply(abort()).unwrap();
         assert!(aborted.topic("t").is_none() && !aborted.in_transaction());
         assert!(aborted.apply(begin()).is_ok() && aborted.apply(begin()).is_err());
+    }
+
+    #[test]
+    fn partitions_that_are_alike_share_what_is_known_of_them() {
+        let id = Uuid::from_bytes([1; 16]);
+        let mut image = Image::default();
+        image.apply(MetadataRecord::Topic { name: "many".into(), id }).unwrap();
+        let state = PartitionState { replicas: vec![1], isr: vec![1], leader: 1, ..PartitionState::default() };
+        for partition in 0..1000 {
+            image.apply(MetadataRecord::Partition { topic: id, partition, state: state.clone() }).unwrap();
+        }
+        let distinct = |image: &Image| {
+            let topic = image.topics().next().unwrap();
+            topic.partitions.values().map(Arc::as_ptr).collect::<std::collections::HashSet<_>>().len()
+        };
+        assert_eq!(distinct(&image), 1);
+        let raise = PartitionChange { leader: Some(1), ..PartitionChange::default() };
+        for partition in 0..1000 {
+            image.apply(MetadataRecord::PartitionChange { topic: id, partition, change: raise.clone() }).unwrap();
+            let topic = image.topics().next().unwrap();
+            assert_eq!(topic.partition(partition.into()).unwrap().leader_epoch, 1);
+        }
+        assert_eq!(distinct(&image), 1);
     }
 
     #[test]
