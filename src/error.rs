@@ -90,6 +90,8 @@ pub enum ErrorKind {
     /// An earlier failure stopped appends to this partition until it is reopened or, where a directory could not be
     /// synced or the file system is read-only, all changes until the broker is opened again.
     Poisoned,
+    /// The process was forked from the one that opened the directory, which alone may change it. Reading goes on.
+    Forked,
     /// The process or the machine has no file descriptor left. Nothing on the disk was found wrong, nor changed.
     TooManyOpenFiles,
     /// The operating system refused or failed.
@@ -146,11 +148,15 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
             _ if is_out_of_descriptors(&source) => ErrorKind::TooManyOpenFiles,
             _ if is_halted(&source) => ErrorKind::Poisoned,
+            _ if is_forked(&source) => ErrorKind::Forked,
             _ => ErrorKind::Io,
         };
         let error = Self::new(kind, what).path(path.as_ref()).source(source);
         match kind {
             ErrorKind::Poisoned => error.remedy(OPEN_AGAIN),
+            ErrorKind::Forked => {
+                error.remedy("fork first, and open the broker or log in the process that works with it")
+            }
             ErrorKind::TooManyOpenFiles => {
                 error.remedy("raise the limit on open files (ulimit -n), or let the application hold fewer")
             }
@@ -160,6 +166,9 @@ impl Error {
 
     /// A sync that failed. It is not tried again: the system may have dropped what it could not write, and say "done" then.
     pub(crate) fn unsynced(path: impl AsRef<Path>, source: io::Error) -> Self {
+        if is_forked(&source) {
+            return Self::io("nothing was synced", path, source);
+        }
         let message = "a sync failed: what was written since the last one may or may not survive";
         let remedy = match is_halted(&source) {
             true => OPEN_AGAIN,
@@ -278,6 +287,26 @@ impl fmt::Display for Halted {
 }
 
 impl std::error::Error for Halted {}
+
+/// Why a process may not change a directory that is open in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forked {
+    pub(crate) owner: u32,
+    pub(crate) own: u32,
+}
+
+impl fmt::Display for Forked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, own } = self;
+        write!(f, "process {own} is a fork of process {owner}, which opened the directory and alone writes there")
+    }
+}
+
+impl std::error::Error for Forked {}
+
+fn is_forked(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<Forked>())
+}
 
 fn is_halted(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|cause| cause.is::<Halted>())

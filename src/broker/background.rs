@@ -5,7 +5,9 @@
 //! overlap and hold up no task. `thalweg-maintenance` runs the slow rounds of `maintenance.rs` and tends logs that roll.
 //! Invariant: a thread holds the broker only within a round, so that dropping the last handle ends it.
 
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
+use std::process;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
@@ -200,12 +202,16 @@ impl std::fmt::Debug for Background {
     }
 }
 
-/// A running thread.
+/// A running thread, and the process that it runs in.
 #[derive(Debug)]
-pub(super) struct Worker(JoinHandle<()>);
+pub(super) struct Worker(JoinHandle<()>, u32);
 
 impl Worker {
     pub(super) fn join(self) {
+        if self.1 != process::id() {
+            // A fork has the handle and not the thread, of whose end it would never learn.
+            return mem::forget(self.0);
+        }
         // A thread that closes the broker itself, as its last holder, cannot wait for its own end; a
         // panic in a round was printed when it happened.
         if self.0.thread().id() != thread::current().id() {
@@ -219,7 +225,9 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Vec<Worker>> {
     let spawn = |name: &'static str, body: fn(&Background, &Weak<Inner>)| {
         let (background, inner) = (Arc::clone(&inner.background), Arc::downgrade(inner));
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || body(&background, &inner));
-        thread.map(Worker).map_err(|e| Error::new(ErrorKind::Io, "cannot start a thread").source(e))
+        thread
+            .map(|thread| Worker(thread, process::id()))
+            .map_err(|e| Error::new(ErrorKind::Io, "cannot start a thread").source(e))
     };
     let settlers = SETTLERS.iter().map(|name| spawn(name, settle_loop));
     [spawn("thalweg-sync", sync_loop), spawn("thalweg-maintenance", maintenance_loop)]

@@ -79,7 +79,7 @@ impl Inner {
             return Err(self.error(ErrorKind::Closed, "the log is closed"));
         }
         self.check_waitable().map_err(|failure| {
-            if failure.kind() == ErrorKind::Closed {
+            if matches!(failure.kind(), ErrorKind::Closed | ErrorKind::Forked) {
                 return failure;
             }
             let is_of_halt = failure.is_of_halt();

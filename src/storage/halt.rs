@@ -1,6 +1,7 @@
 //! A storage that stops when it can no longer vouch for names: the sync of a directory failed, or the file system took
 //! to reading only. The system tells of a lost name once, to one of those who ask, and not whose it was. So from then on
-//! nobody makes, changes or syncs anything; reads go on.
+//! nobody makes, changes or syncs anything; reads go on. Nor does a process that was forked from the one that opened it:
+//! there are then two who believe that they know where the files end.
 //!
 //! Invariant: whoever was told that a directory is synced was told so before any such failure. Not refused: what is
 //! noted for the next opening in this boot, in files called `.state`, which promises nothing without a sync.
@@ -8,6 +9,7 @@
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -15,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::syncs::Syncs;
 use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
-use crate::error::{Halted, is_out_of_descriptors};
+use crate::error::{Forked, Halted, is_out_of_descriptors};
 
 /// A storage that stops; its clones stop with it.
 #[derive(Clone, Debug)]
@@ -24,8 +26,10 @@ pub(crate) struct HaltingStorage {
     halt: Arc<Halt>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Halt {
+    /// The process that opened it.
+    owner: u32,
     why: ArcSwapOption<Halted>,
     /// Directories that are being synced.
     syncs: Mutex<HashMap<PathBuf, Arc<Syncs>>>,
@@ -33,7 +37,7 @@ struct Halt {
 
 impl HaltingStorage {
     pub(crate) fn new(below: Arc<dyn Storage>) -> Self {
-        Self { below, halt: Arc::default() }
+        Self { below, halt: Arc::new(Halt::of(process::id())) }
     }
 
     /// Goes on, for who takes nothing for durable that was not synced since.
@@ -43,7 +47,18 @@ impl HaltingStorage {
 }
 
 impl Halt {
+    fn of(owner: u32) -> Self {
+        Self { owner, why: ArcSwapOption::default(), syncs: Mutex::default() }
+    }
+
+    /// One system call for each write and sync: a fork tells nobody.
+    fn check_process(&self) -> io::Result<()> {
+        let (owner, own) = (self.owner, process::id());
+        if own == owner { Ok(()) } else { Err(io::Error::other(Forked { owner, own })) }
+    }
+
     fn check(&self) -> io::Result<()> {
+        self.check_process()?;
         self.why.load().as_deref().map_or(Ok(()), |why| Err(refusal(why.clone())))
     }
 
@@ -163,7 +178,11 @@ struct HaltingFile {
 
 impl HaltingFile {
     fn write<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        if self.is_note { self.halt.heed(call()) } else { self.halt.change(call) }
+        if !self.is_note {
+            return self.halt.change(call);
+        }
+        self.halt.check_process()?;
+        self.halt.heed(call())
     }
 }
 
@@ -217,7 +236,7 @@ mod tests {
 
     #[test]
     fn of_two_syncs_of_one_directory_neither_vouches_for_what_the_other_lost() {
-        let (halt, runs) = (Halt::default(), AtomicUsize::new(0));
+        let (halt, runs) = (Halt::of(process::id()), AtomicUsize::new(0));
         let sync = |path: &str| {
             halt.sync_dir(Path::new(path), || match runs.fetch_add(1, Ordering::SeqCst) {
                 // As a system tells of it: once.

@@ -380,8 +380,8 @@ impl Catalog {
         let log = writer.log()?;
         let appended = log.append_replica(batch)?;
         if let Err(error) = log.wait(appended.position, Durability::PowerLoss) {
-            if error.is_of_shortage() {
-                // Nothing was written: a later change may succeed.
+            if error.is_of_shortage() || error.kind() == ErrorKind::Forked {
+                // Nothing was written: a later change may succeed, or another process's.
                 return Err(error);
             }
             let remedy = "mend the disk, then close the broker and open it again";
