@@ -326,8 +326,9 @@ impl<'a> Work<'a> {
         self.broker.note_appending(&partition, &[theirs.as_str()])?;
         let offsets = partition.offsets()?;
         self.close_and(|work| {
-            work.append_as_stock(&name.to_string(), offsets.end.get(), &theirs).map_err(thalweg_error)?;
-            Ok(())
+            // A sync of theirs that fails is told to nobody: what it left to the cache alone counts as written.
+            let append = || work.append_as_stock(&name.to_string(), offsets.end.get(), &theirs);
+            work.disk.without_faults(append).map_err(thalweg_error)
         })?;
         let partition = self.broker.broker().topic(name.topic()).open()?.partition(name.partition())?;
         self.broker.note_acknowledged(&partition, offsets.end.next(), Durability::PowerLoss)

@@ -277,9 +277,13 @@ fn faults_strike_where_and_when_they_are_told_to() {
     file.read_at(&mut [0], 0).unwrap();
     file.read_at(&mut [0], 0).unwrap_err();
     file.read_at(&mut [0], 0).unwrap();
+    disk.add_fault(Fault::new(Errno::Io, Repeat::Forever));
+    disk.without_faults(|| file.read_at(&mut [0], 0)).unwrap();
+    file.read_at(&mut [0], 0).unwrap_err();
+    disk.mend();
     disk.limit_operations(disk.operations());
     file.read_at(&mut [0], 0).unwrap_err();
-    assert_eq!(disk.struck(), 2);
+    assert_eq!(disk.struck(), 3);
 }
 
 #[test]
