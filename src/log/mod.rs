@@ -39,6 +39,7 @@ mod undo;
 mod verdict;
 mod waiters;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -54,7 +55,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::segment::{BufferPool, IndexSizes, Segment, SegmentHome};
-use crate::storage::{DiskStorage, HaltingStorage, Lock, OverlayStorage, ReservedStorage, Storage};
+use crate::storage::{DiskStorage, File, HaltingStorage, Lock, OverlayStorage, ReservedStorage, Storage};
 use crate::types::{
     Durability, Isolation, LeaderEpoch, Offset, ProducerId, RecoveryPolicy, Timestamp, TopicPartition, Uuid,
 };
@@ -203,6 +204,8 @@ struct Inner {
     in_doubt: AtomicBool,
     /// The log goes on in another one of these, which has the state slot. Set under `reserved`.
     replaced: AtomicBool,
+    /// Producer snapshots that were written and not synced: through another handle a sync might not be told what was lost.
+    snapshots: Mutex<BTreeMap<Offset, Arc<dyn File>>>,
     /// Held while the file of the segment to come is made; before the writer lock.
     preparing: Mutex<()>,
     /// The appender's epochs, for readers.
@@ -697,6 +700,7 @@ impl Inner {
             unsynced_max: AtomicU32::new(noted.map_or(0, |slot| slot.unsynced_max)),
             in_doubt: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
+            snapshots: Mutex::default(),
             preparing: Mutex::default(),
             lowest_epoch: AtomicI32::new(lowest_epoch.get()),
             epochs,

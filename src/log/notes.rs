@@ -64,7 +64,7 @@ impl Inner {
         {
             return Ok(());
         }
-        remove_snapshot(&self.home, at)
+        self.remove_snapshot(at)
     }
 
     /// Completes segments that ended and syncs their files and what the last note speaks of, then says durably that

@@ -84,9 +84,17 @@ impl Inner {
         let write = || {
             let file = self.context.storage.open(&path, OpenMode::CreateIfAbsent)?;
             file.write_all_at(bytes, 0)?;
-            file.set_len(bytes.len() as u64)
+            file.set_len(bytes.len() as u64)?;
+            Ok(file)
         };
-        write().map_err(|e| Error::io("cannot write a producer snapshot", &path, e))
+        let file = write().map_err(|e| Error::io("cannot write a producer snapshot", &path, e))?;
+        self.snapshots.lock().insert(at, file);
+        Ok(())
+    }
+
+    pub(super) fn remove_snapshot(&self, at: Offset) -> Result<()> {
+        self.snapshots.lock().remove(&at);
+        super::notes::remove_snapshot(&self.home, at)
     }
 
     /// Syncs what `write_sealed` wrote.
@@ -97,7 +105,8 @@ impl Inner {
 
     pub(super) fn sync_snapshot(&self, at: Offset) -> Result<()> {
         let path = FileKind::Snapshot.path(&self.home.dir, at);
-        match self.context.storage.open(&path, OpenMode::Write) {
+        let held = self.snapshots.lock().remove(&at);
+        match held.map_or_else(|| self.context.storage.open(&path, OpenMode::Write), Ok) {
             // A truncation took it, or there never was one.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(Error::io("cannot open a producer snapshot", path, e)),

@@ -346,7 +346,7 @@ impl Inner {
         for entry in entries {
             let Some((FileKind::Snapshot, at)) = FileKind::parse(&entry.name) else { continue };
             if at != end && !segments.iter().any(|s| s.base() == at) {
-                super::notes::remove_snapshot(&self.home, at)?;
+                self.remove_snapshot(at)?;
             }
         }
         Ok(())

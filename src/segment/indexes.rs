@@ -6,6 +6,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
@@ -18,7 +19,7 @@ use crate::finding::{Finding, FindingKind};
 use crate::index::{AbortedTxn, IndexWriter, IndexedBatch, OffsetIndex, TimeIndex, TransactionIndex};
 use crate::mutants::{Mutant, is_on};
 use crate::record::BatchHeader;
-use crate::storage::{OpenMode, place_file};
+use crate::storage::{File, OpenMode, place_file};
 use crate::types::{Offset, Timestamp};
 
 /// Sizes that decide how dense the indexes are and when they are full.
@@ -126,16 +127,30 @@ impl Segment {
     /// the bytes from a position on; it is asked for all where the file is shorter than it should be.
     fn write_behind(&self, kind: FileKind, keep: usize, encode: impl Fn(usize) -> Vec<u8>) -> Result<()> {
         let path = self.path(kind);
-        let write = || -> io::Result<()> {
+        let write = || -> io::Result<Option<Arc<dyn File>>> {
             let file = self.home.storage.open(&path, OpenMode::CreateIfAbsent)?;
             let len = file.len()?;
             let from = if keep as u64 <= len { keep } else { 0 };
             let bytes = encode(from);
             file.write_all_at(&bytes, from as u64)?;
             let end = (from + bytes.len()) as u64;
-            if len > end { file.set_len(end) } else { Ok(()) }
+            if len > end {
+                file.set_len(end)?;
+            }
+            Ok(Some(file).filter(|_| len > end || !bytes.is_empty()))
         };
-        write().map_err(|e| Error::io("cannot write an index", &path, e))
+        if let Some(file) = write().map_err(|e| Error::io("cannot write an index", &path, e))? {
+            drop(self.take_unsynced(kind));
+            self.unsynced.lock().push((kind, file));
+        }
+        Ok(())
+    }
+
+    /// The handle through which an index file was written that was not synced since.
+    pub(super) fn take_unsynced(&self, kind: FileKind) -> Option<Arc<dyn File>> {
+        let mut unsynced = self.unsynced.lock();
+        let at = unsynced.iter().position(|(of, _)| *of == kind)?;
+        Some(unsynced.swap_remove(at).1)
     }
 
     /// An index file; `None` when there is none, or one with more entries than the segment can have batches.
@@ -262,11 +277,12 @@ impl Segment {
         }
         for kind in [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TxnIndex] {
             let path = self.path(kind);
-            match self.home.storage.open(&path, OpenMode::Write) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io("cannot open an index", path, e)),
-                Ok(file) => file.sync_data().map_err(|e| Error::unsynced(path, e))?,
-            }
+            let file = match self.take_unsynced(kind).map_or_else(|| self.home.storage.open(&path, OpenMode::Write), Ok)
+            {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened.map_err(|e| Error::io("cannot open an index", &path, e))?,
+            };
+            file.sync_data().map_err(|e| Error::unsynced(path, e))?;
         }
         Ok(())
     }

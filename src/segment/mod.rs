@@ -101,6 +101,8 @@ pub(crate) struct Segment {
     sealed: AtomicBool,
     /// ...with which its length was not compared yet.
     unproven: AtomicBool,
+    /// Index files that were written and not synced: through another handle a sync might not be told what was lost.
+    unsynced: Mutex<Vec<(FileKind, Arc<dyn File>)>>,
     /// Held while it is sealed, cut or removed; true once it was removed: then no seal of it may come into being.
     removed: Mutex<bool>,
 }
@@ -129,6 +131,7 @@ impl Segment {
             unwritten: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
             unproven: AtomicBool::new(false),
+            unsynced: Mutex::default(),
             removed: Mutex::new(false),
         }
     }
@@ -155,6 +158,7 @@ impl Segment {
             unwritten: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
             unproven: AtomicBool::new(false),
+            unsynced: Mutex::default(),
             removed: Mutex::new(false),
         }
     }
@@ -229,6 +233,7 @@ impl Segment {
 
     fn remove(&self, kind: FileKind) -> Result<()> {
         let path = self.path(kind);
+        drop(self.take_unsynced(kind));
         match self.home.storage.remove_file(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.map_err(|e| Error::io("cannot remove a file of a segment", path, e)),

@@ -294,3 +294,18 @@ fn a_segment_that_was_noted_to_its_end_and_then_rolled_is_completed_after_a_kill
         assert_eq!(found.map(|found| found.offset.get()), Some(count - 1), "{interval} bytes, synced: {synced}");
     }
 }
+
+#[test]
+fn what_a_note_speaks_of_is_synced_through_the_handles_that_wrote_it() {
+    let disk = SimStorage::new();
+    disk.create_dir(Path::new("data")).unwrap();
+    let bed = Bed { storage: Arc::new(disk.clone()), ..Bed::new() };
+    let log = bed.open(LogConfig::default().index_interval_bytes(0).recovery_note_bytes(1));
+    put(&log, &["one"]);
+    put(&log, &["two"]);
+    for path in [".index", ".timeindex", ".snapshot"] {
+        disk.add_fault(Fault::new(Errno::Io, Repeat::Forever).on(Operation::Open).path(path));
+    }
+    log.run_maintenance().unwrap();
+    assert_eq!(log.recovery_point(), 2);
+}
