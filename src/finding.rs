@@ -44,6 +44,9 @@ pub enum FindingKind {
     ClockLeapt,
     /// A record of an internal topic that is not understood; it was left as it is.
     UnknownRecord,
+    /// The directory is on a file system that may keep less than it promises: one over a network, served by a program,
+    /// in memory, or a container's overlay.
+    FileSystem,
 }
 
 /// One thing that was found.

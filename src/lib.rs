@@ -12,6 +12,7 @@ mod finding;
 mod group;
 mod index;
 mod log;
+mod metrics;
 mod mutants;
 mod producer;
 mod record;
@@ -42,6 +43,7 @@ pub use group::{
 pub use log::{
     Appended, Committed, Log, LogConfig, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime, RecoveryRow,
 };
+pub use metrics::{Metrics, SyncMetrics};
 pub use producer::{Partitioner, Producer, ProducerBuilder, RecordMetadata, Ticket, partition_for_key};
 pub use record::{
     BatchBuilder, BatchHeader, Codec, Compression, ControlType, DecodedBatch, EndMarker, Header, Headers, IntoPayload,

@@ -5,7 +5,7 @@
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use thalweg::{Broker, Durability, Error, ErrorKind, Isolation, Log, LogConfig, Offset, Result};
+use thalweg::{Broker, Durability, Error, ErrorKind, FindingKind, Isolation, Log, LogConfig, Offset, Result};
 
 const RECORDS: i64 = 60;
 
@@ -157,4 +157,17 @@ fn a_second_opening_by_another_name_is_refused() {
     refused(&dir);
     broker.close().expect("closes, by the link");
     Broker::open(&moved).and_then(|broker| broker.close()).expect("nobody holds it any more");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_that_is_in_memory_alone_is_told_so() {
+    const MEMORY: &str = "/dev/shm";
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("Linux says");
+    let is_there = mounts.lines().any(|line| line.split(' ').skip(1).take(2).eq([MEMORY, "tmpfs"]));
+    let Some(dir) = is_there.then(|| tempfile::tempdir_in(MEMORY).ok()).flatten() else { return };
+    let broker = Broker::open(dir.path().join("data")).expect("opens");
+    let found = broker.findings();
+    assert_eq!(found.iter().map(|f| f.kind).collect::<Vec<_>>(), [FindingKind::FileSystem]);
+    assert!(found[0].message.ends_with("in memory: loss of power takes all of it"), "{}", found[0]);
 }

@@ -14,6 +14,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("error", 0),
     ("clock", 0),
     ("finding", 0),
+    ("metrics", 0),
     ("mutants", 0),
     ("storage", 1),
     ("wire", 1),

@@ -33,7 +33,8 @@ use crate::clock::SteadyTime;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
 use crate::log::StateFile;
-use crate::storage::{Lock, MemoryStorage, ReservedStorage};
+use crate::metrics::Metrics;
+use crate::storage::{HaltingStorage, Lock, MemoryStorage, ReservedStorage};
 use crate::topic;
 use crate::topic::catalog::Catalog;
 use crate::topic::config::BrokerDefaults;
@@ -135,6 +136,7 @@ pub(crate) struct Inner {
     lock: Mutex<Option<Box<dyn Lock>>>,
     /// To be filled again when there is space; `None` where nothing is written.
     reserve: Option<ReservedStorage>,
+    halting: HaltingStorage,
 }
 
 impl Broker {
@@ -210,6 +212,22 @@ impl Broker {
         self.inner.context.findings.all()
     }
 
+    /// How the disk is doing, in numbers since the broker was opened. A disk that is slow, or hangs, is told here and
+    /// nowhere else: [`SyncMetrics::was_slow`](crate::SyncMetrics::was_slow).
+    ///
+    /// ```
+    /// let broker = thalweg::Broker::in_memory()?;
+    /// broker.topic("orders").create()?.send("paid")?;
+    /// let syncs = broker.metrics().syncs;
+    /// assert!(syncs.count > 0 && !syncs.was_slow());
+    /// println!("{syncs}");
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.inner.halting.metrics()
+    }
+
     /// The text of a server.properties with which a stock Apache Kafka (3.9 or later) serves this
     /// directory once the broker is closed: clients connect to `listener`, the controller listens on
     /// `controller`, each host and port.
@@ -250,7 +268,7 @@ impl Broker {
 impl Inner {
     /// What a broker holds of a directory whose catalog is open; no log is opened.
     fn new(options: &BrokerBuilder, opened: Opened, recovery: RecoveryPolicy) -> Result<Arc<Self>> {
-        let Opened { storage, reserve, lock, catalog, read_only, last_close, findings, buffers } = opened;
+        let Opened { storage, halting, reserve, lock, catalog, read_only, last_close, findings, buffers } = opened;
         let found_clean = last_close == LastClose::InOrder;
         let root = options.root.as_path();
         let is_foreign = directory::drop_stale_state(&*storage, root, &catalog, &findings)?;
@@ -296,6 +314,7 @@ impl Inner {
             schedule: Mutex::new(Schedule::default()),
             lock: Mutex::new(lock),
             reserve,
+            halting,
         });
         let host: Weak<dyn PartitionHost> = Arc::downgrade(&inner) as _;
         inner.context.host.get_or_init(|| host);

@@ -12,10 +12,12 @@ use super::options::BrokerBuilder;
 use super::report::LastClose;
 use crate::clock::SteadyTime;
 use crate::error::{Error, ErrorKind, Result};
-use crate::finding::Findings;
+use crate::finding::{Finding, FindingKind, Findings};
 use crate::log::{LogContext, Outside};
 use crate::segment::BufferPool;
-use crate::storage::{Lock, OverlayStorage, ReservedStorage, Storage, lock_directory, lock_directory_shared};
+use crate::storage::{
+    HaltingStorage, Lock, OverlayStorage, ReservedStorage, Storage, lock_directory, lock_directory_shared,
+};
 use crate::topic::catalog::{Catalog, CatalogOptions, Reading};
 use crate::topic::config::BrokerDefaults;
 use crate::topic::name::CLUSTER_METADATA;
@@ -28,6 +30,8 @@ const RESERVE_BYTES: usize = 256 << 10;
 pub(super) struct Opened {
     /// Where everything else is to be read and written.
     pub(super) storage: Arc<dyn Storage>,
+    /// What of that times syncs.
+    pub(super) halting: HaltingStorage,
     /// What of it is kept back, to be filled again.
     pub(super) reserve: Option<ReservedStorage>,
     pub(super) lock: Option<Box<dyn Lock>>,
@@ -41,7 +45,8 @@ pub(super) struct Opened {
 
 /// Opens the catalog of the directory that `options` name.
 pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults) -> Result<Opened> {
-    let storage = options.pooled();
+    let halting = options.pooled();
+    let storage: Arc<dyn Storage> = Arc::new(halting.clone());
     let root = options.root.as_path();
     let is_empty = directory::inspect(&*storage, root)? == Found::Empty;
     if options.read_only {
@@ -53,8 +58,8 @@ pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults) -> Result<
         let why = Error::new(ErrorKind::ReadOnly, "the directory was opened for reading only")
             .path(root)
             .remedy("open it without BrokerBuilder::read_only");
-        look_first(options, &defaults, &storage)?;
-        return open_catalog(options, defaults, storage, lock, Some(why));
+        look_first(options, &defaults, &halting)?;
+        return open_catalog(options, defaults, halting, lock, Some(why));
     }
     if is_empty {
         directory::create(&*storage, root)?;
@@ -64,18 +69,18 @@ pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults) -> Result<
         read(options, defaults.clone(), &*storage, false)?;
     }
     let lock = lock_directory(&*storage, root)?;
-    look_first(options, &defaults, &storage)?;
-    open_catalog(options, defaults, storage, Some(lock), None)
+    look_first(options, &defaults, &halting)?;
+    open_catalog(options, defaults, halting, Some(lock), None)
 }
 
 /// Fails where a strict opening would meet damage; changes nothing.
-fn look_first(options: &BrokerBuilder, defaults: &BrokerDefaults, storage: &Arc<dyn Storage>) -> Result<()> {
+fn look_first(options: &BrokerBuilder, defaults: &BrokerDefaults, halting: &HaltingStorage) -> Result<()> {
     let root = options.root.as_path();
-    if options.recovery != RecoveryPolicy::Strict || directory::inspect(&**storage, root)? == Found::Empty {
+    if options.recovery != RecoveryPolicy::Strict || directory::inspect(halting, root)? == Found::Empty {
         return Ok(());
     }
     let why = Error::new(ErrorKind::ReadOnly, "the directory is looked at first").path(root);
-    let look = open_catalog(options, defaults.clone(), Arc::clone(storage), None, Some(why))?;
+    let look = open_catalog(options, defaults.clone(), halting.clone(), None, Some(why))?;
     Inner::new(options, look, RecoveryPolicy::Degraded)?.refuse_damage()
 }
 
@@ -89,11 +94,12 @@ fn read(options: &BrokerBuilder, defaults: BrokerDefaults, storage: &dyn Storage
 fn open_catalog(
     options: &BrokerBuilder,
     defaults: BrokerDefaults,
-    storage: Arc<dyn Storage>,
+    halting: HaltingStorage,
     lock: Option<Box<dyn Lock>>,
     wish: Option<Error>,
 ) -> Result<Opened> {
     let root = options.root.as_path();
+    let storage: Arc<dyn Storage> = Arc::new(halting.clone());
     let is_new = directory::inspect(&*storage, root)? == Found::Empty;
     let reading = read(options, defaults, &*storage, wish.is_some())?;
     // Nothing was written so far.
@@ -113,6 +119,10 @@ fn open_catalog(
     };
     let buffers = BufferPool::default();
     let findings = Arc::<Findings>::default();
+    if let Some(shortcoming) = options.disk().shortcoming(root) {
+        let message = format!("the directory is on {shortcoming}");
+        findings.add(Finding::new(FindingKind::FileSystem, message).path(root));
+    }
     let context = LogContext {
         storage: Arc::clone(&storage),
         clock: Arc::clone(&options.clock),
@@ -130,5 +140,5 @@ fn open_catalog(
         meter: Arc::default(),
     };
     let catalog = reading.open(context)?;
-    Ok(Opened { storage, reserve, lock, catalog, read_only, last_close, findings, buffers })
+    Ok(Opened { storage, halting, reserve, lock, catalog, read_only, last_close, findings, buffers })
 }

@@ -379,10 +379,13 @@ impl BrokerBuilder {
     }
 
     /// The storage, with a bound on open files; it stops as a whole when it cannot vouch for names any more.
-    pub(super) fn pooled(&self) -> Arc<dyn Storage> {
-        let disk = self.storage.clone().unwrap_or_else(|| Arc::new(DiskStorage));
+    pub(super) fn pooled(&self) -> HaltingStorage {
         let capacity = self.open_files.unwrap_or_else(PooledStorage::default_capacity);
-        Arc::new(HaltingStorage::new(Arc::new(PooledStorage::new(disk, capacity))))
+        HaltingStorage::new(Arc::new(PooledStorage::new(self.disk(), capacity)), Arc::clone(&self.clock))
+    }
+
+    pub(super) fn disk(&self) -> Arc<dyn Storage> {
+        self.storage.clone().unwrap_or_else(|| Arc::new(DiskStorage))
     }
 }
 

@@ -242,7 +242,7 @@ impl Log {
         config: LogConfig,
     ) -> Result<Log> {
         let dir = dir.as_ref();
-        let halting = HaltingStorage::new(storage);
+        let halting = HaltingStorage::new(storage, Arc::clone(&clock));
         let storage: Arc<dyn Storage> = Arc::new(halting.clone());
         match storage.create_dir(dir) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}

@@ -1,5 +1,7 @@
 //! What a log answers: where appends ended, which offsets bound it, which record a time names.
 
+use crate::metrics::Metrics;
+use crate::storage::HaltingStorage;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 /// Where an append ended in the log: what [`Log::wait`](super::Log::wait) waits for.
@@ -40,6 +42,14 @@ pub struct LogOffsets {
     pub frontier: Offset,
     /// The offset of the next append.
     pub end: Offset,
+}
+
+impl super::Log {
+    /// How the disk is doing, in numbers since the log was opened.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.halting.as_ref().map(HaltingStorage::metrics).unwrap_or_default()
+    }
 }
 
 /// A record found by its time.

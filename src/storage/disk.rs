@@ -115,6 +115,10 @@ impl Storage for DiskStorage {
     fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
         lock::take_shared(path)
     }
+
+    fn shortcoming(&self, path: &Path) -> Option<&'static str> {
+        platform::shortcoming(or_here(path))
+    }
 }
 
 /// The parent of a bare file name is the empty path: the current directory.

@@ -1,7 +1,7 @@
 //! A storage that stops when it can no longer vouch for names: the sync of a directory failed, or the file system took
 //! to reading only. The system tells of a lost name once, to one of those who ask, and not whose it was. So from then on
 //! nobody makes, changes or syncs anything; reads go on. Nor does a process that was forked from the one that opened it:
-//! there are then two who believe that they know where the files end.
+//! there are then two who believe that they know where the files end. Every sync is timed here.
 //!
 //! Invariant: whoever was told that a directory is synced was told so before any such failure. Not refused: what is
 //! noted for the next opening in this boot, in files called `.state`, which promises nothing without a sync.
@@ -17,7 +17,9 @@ use parking_lot::Mutex;
 
 use super::syncs::Syncs;
 use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
+use crate::clock::Clock;
 use crate::error::{Forked, Halted, is_out_of_descriptors};
+use crate::metrics::{Metrics, SyncMeter};
 
 /// A storage that stops; its clones stop with it.
 #[derive(Clone, Debug)]
@@ -33,11 +35,16 @@ struct Halt {
     why: ArcSwapOption<Halted>,
     /// Directories that are being synced.
     syncs: Mutex<HashMap<PathBuf, Arc<Syncs>>>,
+    meter: SyncMeter,
 }
 
 impl HaltingStorage {
-    pub(crate) fn new(below: Arc<dyn Storage>) -> Self {
-        Self { below, halt: Arc::new(Halt::of(process::id())) }
+    pub(crate) fn new(below: Arc<dyn Storage>, clock: Arc<dyn Clock>) -> Self {
+        Self { below, halt: Arc::new(Halt::of(process::id(), clock)) }
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics { syncs: self.halt.meter.metrics() }
     }
 
     /// Goes on, for who takes nothing for durable that was not synced since.
@@ -47,8 +54,8 @@ impl HaltingStorage {
 }
 
 impl Halt {
-    fn of(owner: u32) -> Self {
-        Self { owner, why: ArcSwapOption::default(), syncs: Mutex::default() }
+    fn of(owner: u32, clock: Arc<dyn Clock>) -> Self {
+        Self { owner, why: ArcSwapOption::default(), syncs: Mutex::default(), meter: SyncMeter::new(clock) }
     }
 
     /// One system call for each write and sync: a fork tells nobody.
@@ -149,7 +156,7 @@ impl Storage for HaltingStorage {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.halt.sync_dir(path, || self.below.sync_dir(path))
+        self.halt.meter.time(|| self.halt.sync_dir(path, || self.below.sync_dir(path)))
     }
 
     fn sync_fs(&self, path: &Path) -> io::Result<()> {
@@ -200,7 +207,7 @@ impl File for HaltingFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.halt.change(|| self.below.sync_data())
+        self.halt.meter.time(|| self.halt.change(|| self.below.sync_data()))
     }
 
     fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
@@ -226,17 +233,21 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::clock::SystemClock;
     use crate::storage::MemoryStorage;
     use crate::storage::conformance::storage_conformance;
 
     #[test]
     fn conforms() {
-        storage_conformance(&|| (Arc::new(HaltingStorage::new(Arc::new(MemoryStorage::new()))), "/".into()));
+        storage_conformance(&|| {
+            let halting = HaltingStorage::new(Arc::new(MemoryStorage::new()), Arc::new(SystemClock::new()));
+            (Arc::new(halting), "/".into())
+        });
     }
 
     #[test]
     fn of_two_syncs_of_one_directory_neither_vouches_for_what_the_other_lost() {
-        let (halt, runs) = (Halt::of(process::id()), AtomicUsize::new(0));
+        let (halt, runs) = (Halt::of(process::id(), Arc::new(SystemClock::new())), AtomicUsize::new(0));
         let sync = |path: &str| {
             halt.sync_dir(Path::new(path), || match runs.fetch_add(1, Ordering::SeqCst) {
                 // As a system tells of it: once.

@@ -136,6 +136,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn boot_id(&self) -> [u8; 16] {
         disk::boot_id()
     }
+
+    /// What is known against the file system that holds `path`: how it may keep less than it promises, in words that
+    /// go on "the directory is on ...". `None` when nothing is known.
+    fn shortcoming(&self, _path: &Path) -> Option<&'static str> {
+        None
+    }
 }
 
 /// An open file with positioned I/O. Dropping it closes it; data that was not synced is then in the

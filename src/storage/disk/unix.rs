@@ -91,6 +91,36 @@ pub(super) fn sync_fs(_path: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+#[cfg(target_os = "linux")]
+pub(super) fn shortcoming(path: &Path) -> Option<&'static str> {
+    known_against(rustix::fs::statfs(path).ok()?.f_type as u32)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn shortcoming(_path: &Path) -> Option<&'static str> {
+    None
+}
+
+/// By the number that the kernel gives a kind of file system (`linux/magic.h`).
+#[cfg(target_os = "linux")]
+fn known_against(kind: u32) -> Option<&'static str> {
+    Some(match kind {
+        // NFS, CIFS, SMB 1 and 2, Ceph, AFS (two), Coda, 9P.
+        0x6969 | 0xff53_4d42 | 0x517b | 0xfe53_4d42 | 0x00c3_6400 | 0x5346_414f | 0x6b41_4653 | 0x7375_7245
+        | 0x0102_1997 => {
+            "a network file system: its lock may not keep other machines out, and a sync is as good as the server makes it"
+        }
+        0x6573_5546 => "a file system that a program serves (FUSE): its locks and syncs are as good as that program",
+        0x794c_7630 => {
+            "an overlay file system, as containers have: it goes with the container, and its syncs do nothing where it was \
+             mounted `volatile`; a volume is the place for data"
+        }
+        // tmpfs, ramfs.
+        0x0102_1994 | 0x8584_58f6 => "a file system in memory: loss of power takes all of it",
+        _ => return None,
+    })
+}
+
 fn open_dir(path: &Path) -> io::Result<RawFile> {
     RawOptions::new().read(true).custom_flags(OFlags::DIRECTORY.bits().cast_signed()).open(path)
 }
@@ -169,4 +199,20 @@ pub(in crate::storage) fn open_files_limit() -> Option<u64> {
 
 pub(super) fn is_device_error(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::IO.raw_os_error())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_that_may_keep_less_than_they_promise_are_known() {
+        let said = |kind| known_against(kind).unwrap_or("").split([' ', ':']).nth(1).unwrap_or("").to_owned();
+        assert_eq!(
+            [0x6969, 0xfe53_4d42, 0x6573_5546, 0x794c_7630, 0x0102_1994].map(said),
+            ["network", "network", "file", "overlay", "file"]
+        );
+        // ext4, XFS, Btrfs, ZFS, F2FS.
+        assert_eq!([0xef53, 0x5846_5342, 0x9123_683e, 0x2fc1_2fc1, 0xf2f5_2010].map(known_against), [None; 5]);
+    }
 }

@@ -32,6 +32,10 @@ pub(super) fn write_vectored_at(file: &RawFile, bufs: &[IoSlice<'_>], position: 
     }
 }
 
+pub(super) fn shortcoming(_path: &Path) -> Option<&'static str> {
+    None
+}
+
 pub(super) fn allocate(_file: &RawFile, _position: u64, _len: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
