@@ -224,7 +224,11 @@ impl<'a> Work<'a> {
         let refused = self.broker.broker().topic("refused").create().expect_err("a catalog that has failed");
         let is_told = refused.kind() == ErrorKind::Poisoned || self.disk.struck() > self.struck;
         assert!(is_told, "{refused}, after {failed}");
-        let _failed_before = self.broker.close();
+        let closed = self.broker.close();
+        if self.disk.struck() > self.struck {
+            // With another fault than its own even what has not failed may not have been written.
+            closed?;
+        }
         self.open_again()?;
         self.history.hit(Deed::CatalogMended);
         self.verify(&failed)?;
