@@ -149,6 +149,7 @@ impl Error {
             _ if is_out_of_descriptors(&source) => ErrorKind::TooManyOpenFiles,
             _ if is_halted(&source) => ErrorKind::Poisoned,
             _ if is_forked(&source) => ErrorKind::Forked,
+            _ if is_closed(&source) => ErrorKind::Closed,
             _ => ErrorKind::Io,
         };
         let error = Self::new(kind, what).path(path.as_ref()).source(source);
@@ -166,7 +167,7 @@ impl Error {
 
     /// A sync that failed. It is not tried again: the system may have dropped what it could not write, and say "done" then.
     pub(crate) fn unsynced(path: impl AsRef<Path>, source: io::Error) -> Self {
-        if is_forked(&source) {
+        if is_forked(&source) || is_closed(&source) {
             return Self::io("nothing was synced", path, source);
         }
         let message = "a sync failed: what was written since the last one may or may not survive";
@@ -303,6 +304,22 @@ impl fmt::Display for Forked {
 }
 
 impl std::error::Error for Forked {}
+
+/// Why nothing more can be opened: whoever opened the directory has closed it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StorageClosed;
+
+impl fmt::Display for StorageClosed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the broker is closed")
+    }
+}
+
+impl std::error::Error for StorageClosed {}
+
+fn is_closed(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<StorageClosed>())
+}
 
 fn is_forked(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|cause| cause.is::<Forked>())

@@ -121,3 +121,33 @@ fn a_broker_that_finds_no_descriptor_opens_later_as_if_nothing_had_been() {
         assert!(refused > 0 && refused + opened == operations, "{refused} of {operations}");
     }
 }
+
+/// Descriptors of this process that are open on files below `dir`.
+#[cfg(target_os = "linux")]
+fn held(dir: &std::path::Path) -> usize {
+    let links =
+        std::fs::read_dir("/proc/self/fd").expect("lists").filter_map(|entry| entry.ok()?.path().read_link().ok());
+    links.filter(|link| link.starts_with(dir)).count()
+}
+
+/// Another broker in the process needs them.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_closed_broker_holds_no_descriptor_whatever_handles_live() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path().canonicalize().expect("is there");
+    let broker = Broker::open(&root).expect("opens");
+    let topic = broker.topic("events").partitions(8).create().expect("a topic");
+    let partitions = topic.partitions();
+    for partition in &partitions {
+        append(partition, 0).expect("a disk that works");
+    }
+    let mut scan = topic.scan(Start::Earliest);
+    assert!(scan.next().expect("records").is_ok() && held(&root) > 8);
+    broker.close().expect("closes");
+    assert_eq!(held(&root), 0);
+    let closed = |done: Result<()>| done.is_err_and(|e| e.kind() == ErrorKind::Closed);
+    assert!(closed(append(&partitions[0], 1)) && closed(read(&partitions[0]).map(drop)));
+    assert!(scan.any(|record| closed(record.map(drop))));
+    assert_eq!(held(&root), 0);
+}

@@ -72,5 +72,8 @@ fn with_few_descriptors(dir: &str, limit: u32, partitions: u32) {
         let record = record.unwrap();
         assert_eq!(record.value(), Some(record.topic_partition().to_string().as_bytes()));
     }
+    // Handles of the first broker live.
+    assert!(first.iter().all(|partition| partition.offsets().is_err()));
+    check_descriptors(limit);
     broker.close().unwrap();
 }

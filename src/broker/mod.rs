@@ -34,7 +34,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
 use crate::log::StateFile;
 use crate::metrics::Metrics;
-use crate::storage::{HaltingStorage, Lock, MemoryStorage, ReservedStorage};
+use crate::storage::{HaltingStorage, Lock, MemoryStorage, PooledStorage, ReservedStorage};
 use crate::topic;
 use crate::topic::catalog::Catalog;
 use crate::topic::config::BrokerDefaults;
@@ -99,6 +99,8 @@ pub struct Broker {
 struct OpenGuard {
     background: Arc<Background>,
     context: Arc<PartitionContext>,
+    /// Below the context's storage.
+    pool: PooledStorage,
     workers: Mutex<Vec<Worker>>,
 }
 
@@ -163,7 +165,8 @@ impl Broker {
     }
 
     fn open_with(options: BrokerBuilder, defaults: BrokerDefaults) -> Result<Self> {
-        let inner = Inner::new(&options, opening::open(&options, defaults)?, options.recovery)?;
+        let pool = options.pool();
+        let inner = Inner::new(&options, opening::open(&options, defaults, &pool)?, options.recovery)?;
         inner.recover_dirty()?;
         let workers = match options.threads {
             Threads::Own if inner.context.read_only.is_none() => background::start(&inner)?,
@@ -171,13 +174,13 @@ impl Broker {
             Threads::Own | Threads::None => Vec::new(),
         };
         let (background, context) = (Arc::clone(&inner.background), Arc::clone(&inner.context));
-        let open = OpenGuard { background, context, workers: Mutex::new(workers) };
+        let open = OpenGuard { background, context, pool, workers: Mutex::new(workers) };
         Ok(Self { inner, open: Arc::new(open) })
     }
 
     /// Stops the threads, brings every append to its topic's durability and beyond, to the device, closes
-    /// all logs as a clean stop of Kafka leaves them, and gives the directory free, even while clones,
-    /// handles, tickets or records live; whatever they ask for later is answered with `Closed`.
+    /// all logs as a clean stop of Kafka leaves them, and gives the directory and all descriptors free, even while
+    /// clones, handles, tickets or records live; whatever they ask for later is answered with `Closed`.
     /// A second call does nothing.
     ///
     /// # Errors
@@ -373,6 +376,8 @@ impl Inner {
             first = directory::write_clean_shutdown(&*self.context.storage, &self.context.root);
         }
         self.groups.notify();
+        // Handles of topics may live on.
+        open.pool.close();
         *self.lock.lock() = None;
         first
     }

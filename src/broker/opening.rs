@@ -16,7 +16,8 @@ use crate::finding::{Finding, FindingKind, Findings};
 use crate::log::{LogContext, Outside};
 use crate::segment::BufferPool;
 use crate::storage::{
-    HaltingStorage, Lock, OverlayStorage, ReservedStorage, Storage, lock_directory, lock_directory_shared,
+    HaltingStorage, Lock, OverlayStorage, PooledStorage, ReservedStorage, Storage, lock_directory,
+    lock_directory_shared,
 };
 use crate::topic::catalog::{Catalog, CatalogOptions, Reading};
 use crate::topic::config::BrokerDefaults;
@@ -44,8 +45,9 @@ pub(super) struct Opened {
 }
 
 /// Opens the catalog of the directory that `options` name.
-pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults) -> Result<Opened> {
-    let halting = options.pooled();
+pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults, pool: &PooledStorage) -> Result<Opened> {
+    // It stops as a whole when it cannot vouch for names any more.
+    let halting = HaltingStorage::new(Arc::new(pool.clone()), Arc::clone(&options.clock));
     let storage: Arc<dyn Storage> = Arc::new(halting.clone());
     let root = options.root.as_path();
     let is_empty = directory::inspect(&*storage, root)? == Found::Empty;

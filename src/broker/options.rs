@@ -9,7 +9,7 @@ use super::Broker;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::LogConfig;
-use crate::storage::{DiskStorage, HaltingStorage, PooledStorage, Storage};
+use crate::storage::{DiskStorage, PooledStorage, Storage};
 use crate::topic::config::BrokerDefaults;
 use crate::topic::{Budgets, OnFull};
 use crate::types::{Durability, ReadMode, RecoveryPolicy, Verify};
@@ -378,10 +378,10 @@ impl BrokerBuilder {
         Broker::open_with(self, defaults)
     }
 
-    /// The storage, with a bound on open files; it stops as a whole when it cannot vouch for names any more.
-    pub(super) fn pooled(&self) -> HaltingStorage {
+    /// The storage, with a bound on open files.
+    pub(super) fn pool(&self) -> PooledStorage {
         let capacity = self.open_files.unwrap_or_else(PooledStorage::default_capacity);
-        HaltingStorage::new(Arc::new(PooledStorage::new(self.disk(), capacity)), Arc::clone(&self.clock))
+        PooledStorage::new(self.disk(), capacity)
     }
 
     pub(super) fn disk(&self) -> Arc<dyn Storage> {
