@@ -1,10 +1,12 @@
 //! Gathers records into batches: one open batch per partition, closed when it is full, when its time has
 //! come, or when somebody waits for it.
 //!
-//! Invariant: batches of a partition are appended in the order in which they were opened, under the
-//! lane's lock; nothing is waited for under it.
+//! Invariants: batches of a partition are appended in the order in which they were opened, under the
+//! lane's lock; nothing is waited for under it. A batch that was taken out of its lane is appended or failed, also
+//! where a thread panics at it.
 
 use std::collections::VecDeque;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -238,6 +240,7 @@ impl Accumulator {
             return Err(error);
         }
         let (first, full) = (index == 0, batch.builder.size_estimate() >= batch.limit);
+        let opened = batch.opened;
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         let ticket = Ticket::new(Arc::clone(&batch.shared), index, timestamp, self.linger());
         if full && let Some(batch) = open.take() {
@@ -245,7 +248,7 @@ impl Accumulator {
         }
         drop(open);
         if first && !full {
-            self.list(lane, quiet);
+            self.list(lane, opened, quiet);
         }
         Ok(Pushed { ticket, bytes, at_boundary: first || full })
     }
@@ -264,28 +267,37 @@ impl Accumulator {
         })
     }
 
-    /// Ends an open batch and gives it to the log. The lane's lock is held.
+    /// Ends an open batch and gives it to the log. The lane's lock is held. A panic was printed when it happened, and is
+    /// told to those who wait for the batch: others have their turn.
     fn append(&self, lane: &Arc<Lane>, batch: OpenBatch) {
+        let shared = Arc::clone(&batch.shared);
+        let appended = panic::catch_unwind(AssertUnwindSafe(|| self.give(lane, batch)));
+        if appended.is_err() && shared.is_open() {
+            self.fail(&shared, panic_at(lane));
+        }
+    }
+
+    fn give(&self, lane: &Arc<Lane>, batch: OpenBatch) {
         let level = self.settings.durability.unwrap_or_else(|| lane.partition.level());
         let outcome = batch.builder.finish().and_then(|encoded| {
-            let appended = self.broker.produce(&lane.partition, &encoded)?;
+            let appended = lane.partition.guard(|_| self.broker.produce(&lane.partition, &encoded))?;
             Ok((encoded.size_bytes(), appended))
         });
-        let mut in_flight = self.in_flight.lock();
         match outcome {
             Ok((bytes, appended)) => {
                 self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
-                in_flight.enter(Arc::clone(&batch.shared), bytes);
-                drop(in_flight);
+                self.in_flight.lock().enter(Arc::clone(&batch.shared), bytes);
                 batch.shared.resolve(Ok((appended, level)));
             }
-            Err(error) => {
-                in_flight.fail(Arc::clone(&batch.shared), error.clone());
-                drop(in_flight);
-                batch.shared.resolve(Err(error));
-            }
+            Err(error) => self.fail(&batch.shared, error),
         }
         self.forget_settled();
+    }
+
+    /// Tells those who wait for a batch, or flush later, what became of it.
+    fn fail(&self, batch: &Arc<Batch>, error: Error) {
+        self.in_flight.lock().fail(Arc::clone(batch), error.clone());
+        batch.resolve(Err(error));
     }
 
     /// Drops what is known to have arrived from the front of the queue.
@@ -319,15 +331,14 @@ impl Accumulator {
         true
     }
 
-    /// Lists a lane with an open batch; unless somebody is going to ask for it, has the sync thread send it when
+    /// Lists a lane whose batch was opened just now; unless somebody is going to ask for it, has the sync thread send it when
     /// its time has come.
-    fn list(&self, lane: &Arc<Lane>, quiet: bool) {
+    fn list(&self, lane: &Arc<Lane>, opened: Duration, quiet: bool) {
         if !lane.listed.swap(true, Ordering::AcqRel) {
             self.open.lock().push(Arc::clone(lane));
         }
         if quiet && !self.armed.swap(true, Ordering::AcqRel) {
-            let due = self.broker.clock().monotonic().saturating_add(self.quiet_linger());
-            self.broker.run_at(due, self.me());
+            self.broker.run_at(opened.saturating_add(self.quiet_linger()), self.me());
         }
     }
 
@@ -425,6 +436,12 @@ impl Lane {
             accumulator.append(self, mine);
         }
     }
+}
+
+fn panic_at(lane: &Lane) -> Error {
+    Error::new(ErrorKind::Indeterminate, "a thread panicked at a batch: its records may or may not be there")
+        .partition(lane.partition.name().clone())
+        .remedy("reopen the partition where it takes no more appends, and read what is there")
 }
 
 fn encoded_bytes(record: &Record) -> usize {

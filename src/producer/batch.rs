@@ -90,6 +90,10 @@ impl Batch {
         self.abandoned.load(Ordering::Relaxed)
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        matches!(*self.state.lock(), State::Open(_))
+    }
+
     /// Ends the open state and wakes those who wait for that.
     pub(super) fn resolve(&self, outcome: Result<(Appended, Durability)>) {
         let next = match outcome {

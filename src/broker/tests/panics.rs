@@ -3,52 +3,104 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use super::*;
+use crate::record::Record;
 use crate::types::Durability;
 
-/// The clock of a disk, which panics in the threads that settle partitions, once for each time that it is told to.
-#[derive(Debug, Default)]
-struct Bomb(AtomicBool);
+/// A clock that panics in some threads when they look what time it is, once for each time that it is told to.
+#[derive(Clone, Debug)]
+struct Bomb {
+    /// Whether a thread of this name is one of them.
+    is_victim: fn(&str) -> bool,
+    is_set: Arc<AtomicBool>,
+    clock: SystemClock,
+}
+
+impl Bomb {
+    fn new(is_victim: fn(&str) -> bool) -> Self {
+        Self { is_victim, is_set: Arc::default(), clock: SystemClock::new() }
+    }
+
+    fn set(&self) {
+        self.is_set.store(true, Ordering::SeqCst);
+    }
+}
 
 impl Clock for Bomb {
     fn now(&self) -> Timestamp {
-        let is_settler = std::thread::current().name().is_some_and(|name| name.starts_with("thalweg-sync-"));
-        assert!(!(is_settler && self.0.swap(false, Ordering::SeqCst)), "as it was told");
-        Timestamp::new(0)
+        let is_victim = std::thread::current().name().is_some_and(self.is_victim);
+        assert!(!(is_victim && self.is_set.swap(false, Ordering::SeqCst)), "as it was told");
+        self.clock.now()
     }
 
     fn monotonic(&self) -> Duration {
-        Duration::ZERO
+        self.clock.monotonic()
     }
+}
+
+/// What becomes of it, by the work of other threads alone.
+fn outcome<T>(mut future: impl Future<Output = T> + Unpin) -> T {
+    let mut context = Context::from_waker(Waker::noop());
+    let clock = SystemClock::new();
+    while clock.monotonic() < Duration::from_secs(60) {
+        match Pin::new(&mut future).poll(&mut context) {
+            Poll::Ready(done) => return done,
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
+    panic!("nobody is told");
 }
 
 #[test]
 fn what_a_thread_that_panicked_was_to_write_fails_and_a_reopening_mends_it() {
-    let bomb = Arc::new(Bomb::default());
-    let disk = SimStorage::with_clock(Arc::clone(&bomb) as _);
+    let bomb = Bomb::new(|name| name.starts_with("thalweg-sync-"));
+    let disk = SimStorage::with_clock(Arc::new(bomb.clone()));
     let broker = Broker::builder("data").storage(disk).open().unwrap();
     let topic = broker.topic("t").create().unwrap();
     let partition = topic.partition(0).unwrap();
     topic.send("one").unwrap();
     // More often than there are threads.
     for _ in 0..6 {
-        bomb.0.store(true, Ordering::SeqCst);
+        bomb.set();
         let appended = partition.append_records(["lost"]).unwrap();
-        let mut committed = partition.committed(appended.position, Durability::PowerLoss).unwrap();
-        let mut context = Context::from_waker(Waker::noop());
-        let error = loop {
-            match Pin::new(&mut committed).poll(&mut context) {
-                std::task::Poll::Ready(done) => break done.unwrap_err(),
-                std::task::Poll::Pending => std::thread::yield_now(),
-            }
-        };
+        let committed = partition.committed(appended.position, Durability::PowerLoss).unwrap();
+        let error = outcome(committed).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
         assert_eq!(topic.send("behind it").unwrap_err().kind(), ErrorKind::Poisoned);
         partition.reopen().unwrap();
     }
     topic.send("two").unwrap();
     assert_eq!(values(topic.scan(Start::Earliest)), ["one", "two"]);
+    broker.close().unwrap();
+}
+
+#[test]
+fn a_batch_at_which_the_thread_panicked_that_was_to_send_it_fails_and_others_are_sent() {
+    let bomb = Bomb::new(|name| name == "thalweg-sync");
+    let broker = Broker::builder("data").storage(SimStorage::new()).clock(bomb.clone()).open().unwrap();
+    let topic = broker.topic("t").partitions(2).create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    let enqueue = |partition| producer.enqueue(&topic, Record::new("one").partition(partition)).unwrap();
+    // Their logs are open then.
+    [0, 1].map(enqueue).into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+    for _ in 0..3 {
+        bomb.set();
+        // Both are enqueued before one is asked for.
+        let tickets = [0, 1].map(enqueue);
+        let failed: Vec<_> =
+            tickets.into_iter().map(outcome).enumerate().filter_map(|(n, o)| Some((n, o.err()?))).collect();
+        let [(number, error)] = &failed[..] else { panic!("{failed:?}") };
+        assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+        let partition = topic.partition(*number as i32).unwrap();
+        let send = |text: &'static str| producer.send(&topic, Record::new(text).partition(*number as i32));
+        assert_eq!(send("behind it").unwrap_err().kind(), ErrorKind::Poisoned);
+        partition.reopen().unwrap();
+        send("two").unwrap();
+    }
+    let mut found = values(topic.scan(Start::Earliest));
+    found.sort();
+    assert_eq!(found, ["one", "one", "one", "one", "one", "two", "two", "two"]);
     broker.close().unwrap();
 }
