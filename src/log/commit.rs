@@ -239,7 +239,7 @@ impl Inner {
         // What was taken back is no reason not to sync what stays.
         let synced = if is_sound && sync { self.sync_written(writer) } else { Ok(()) };
         let refused = written.as_ref().err().filter(|e| !e.is_of_shortage());
-        if let Some(error) = synced.as_ref().err().or(refused).filter(|_| !is_on(Mutant::SyncRetried)) {
+        if let Some(error) = synced.as_ref().err().or(refused) {
             self.poison(error);
         }
         synced.and(written)

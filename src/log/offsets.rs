@@ -28,7 +28,8 @@ pub struct Appended {
 }
 
 /// The offsets that bound a log. Always `log_start <= last_stable <= high_watermark <= end` and `frontier <= end`;
-/// the high watermark never passes the frontier on a log whose level is [`Durability::PowerLoss`](crate::types::Durability::PowerLoss).
+/// the high watermark never passes the frontier on a log whose level is [`Durability::PowerLoss`](crate::types::Durability::PowerLoss),
+/// where it was raised to that from the next sync on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogOffsets {

@@ -20,6 +20,7 @@ use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
 use crate::clock::Clock;
 use crate::error::{Forked, Halted, is_out_of_descriptors};
 use crate::metrics::{Metrics, SyncMeter};
+use crate::mutants::{Mutant, is_on};
 
 /// A storage that stops; its clones stop with it.
 #[derive(Clone, Debug)]
@@ -207,7 +208,9 @@ impl File for HaltingFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.halt.meter.time(|| self.halt.change(|| self.below.sync_data()))
+        let sync = || self.below.sync_data();
+        let sync = || if is_on(Mutant::SyncRetried) { sync().or_else(|_| sync()) } else { sync() };
+        self.halt.meter.time(|| self.halt.change(sync))
     }
 
     fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
