@@ -13,7 +13,7 @@ use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
 
 use super::check::{AbortedCheck, Fault, OffsetCheck, TimeCheck, is_unfinished};
 use super::headers::headers;
-use super::{FileKind, Found, Segment, Tally};
+use super::{FileKind, Found, Patient, Segment, Tally};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
 use crate::index::{AbortedTxn, IndexWriter, IndexedBatch, OffsetIndex, TimeIndex, TransactionIndex};
@@ -423,17 +423,17 @@ impl Segment {
         mut index: impl FnMut(u64, &BatchHeader) -> Result<()>,
         mut each: impl FnMut(&BatchHeader, &[u8]) -> Result<()>,
     ) -> Result<bool> {
-        let (file, len, mut failed) = (self.file()?, self.written(), None);
+        let (file, len, mut failed) = (Patient::new(&**self.file()?), self.written(), None);
         let mut visit = |position, header: &BatchHeader, bytes: &[u8]| {
             failed = index(position, header).and_then(|()| each(header, bytes)).err();
             failed.is_none()
         };
         // A damaged header may lead astray before it shows: then every batch is proved by its checksum instead.
         let base = (self.base, self.home.compacted);
-        let is_sound = headers(&**file, len, base, &self.home.buffers, |_, _, _| true);
+        let is_sound = headers(&file, len, base, &self.home.buffers, |_, _, _| true);
         let is_sound = is_sound.map_err(|e| self.io_error("cannot read a segment", e))?;
         if is_sound {
-            headers(&**file, len, base, &self.home.buffers, visit)
+            headers(&file, len, base, &self.home.buffers, visit)
                 .map_err(|e| self.io_error("cannot read a segment", e))?;
         } else {
             self.walk(|found| match found {
@@ -592,7 +592,7 @@ impl Segment {
             return Ok(true);
         }
         let mut header = [0; BatchHeader::LEN];
-        match self.file()?.read_exact_at(&mut header, u64::from(position)) {
+        match Patient::new(&**self.file()?).read_exact_at(&mut header, u64::from(position)) {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
             read => read.map_err(|e| self.io_error("cannot read a segment", e))?,
         }

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Buf, BufMut};
 
-use super::{FileKind, Flaw, FlawKind, Segment, Survey};
+use super::{FileKind, Flaw, FlawKind, Patient, Segment, Survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
 use crate::record::BatchHeader;
@@ -227,10 +227,10 @@ impl Segment {
         if kept.is_some_and(|tally| tally.size == self.written()) {
             return Ok(kept);
         }
-        let (file, base) = (self.file()?, (self.base, self.home.compacted));
+        let (file, base) = (Patient::new(&**self.file()?), (self.base, self.home.compacted));
         let mut tally = Some(Tally::new(self.base));
         let is_sound =
-            super::headers::headers(&**file, self.written(), base, &self.home.buffers, |position, header, _| {
+            super::headers::headers(&file, self.written(), base, &self.home.buffers, |position, header, _| {
                 tally = tally.and_then(|tally| tally.with(position, header));
                 tally.is_some()
             });

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg::testing::{Choice, SimStorage};
+use thalweg::testing::{Choice, Errno, Fault, Operation, Repeat, SimStorage};
 use thalweg::{
     BatchBuilder, Broker, Durability, EndMarker, EntryKind, Error, ErrorKind, Isolation, LeaderEpoch, Log, LogConfig,
     LogOffsets, LogRead, ManualClock, Offset, OpenMode, ProducerId, Record, Result, Start, Storage, Timestamp,
@@ -23,23 +23,54 @@ const NOW: Timestamp = Timestamp::new(1_700_000_000_000);
 const LOG: &str = "data/events-0";
 const SECTOR: usize = 512;
 const PAGE: usize = 4096;
+/// After so many, the rest is likely to be the same again.
+const WRONG_MAX: usize = 20;
 
 /// Something that happens to a file.
 #[derive(Clone, Copy, Debug)]
 enum Damage {
-    Flip { at: u64, bit: u8 },
-    Zero { at: usize, len: usize },
-    Copy { from: usize, to: usize, len: usize },
-    Swap { one: usize, other: usize, len: usize },
-    Cut { len: u64 },
+    Flip {
+        at: u64,
+        bit: u8,
+    },
+    Zero {
+        at: usize,
+        len: usize,
+    },
+    Copy {
+        from: usize,
+        to: usize,
+        len: usize,
+    },
+    Swap {
+        one: usize,
+        other: usize,
+        len: usize,
+    },
+    Cut {
+        len: u64,
+    },
     Vanish,
+    /// The disk reads nothing of it.
+    Unreadable,
+    /// Its first batch becomes another one, as sound as before: what seals are for.
+    Exchange,
 }
 
 impl Damage {
+    /// What can happen to the whole of a file.
+    fn whole(path: &Path) -> Vec<Self> {
+        let mut whole = vec![Self::Vanish, Self::Cut { len: 0 }];
+        if path.extension().is_some_and(|e| e == "log") {
+            whole.extend([Self::Unreadable, Self::Exchange]);
+        }
+        whole
+    }
+
     /// All that can happen to a file of these bytes: every bit of what is a batch's header or no log, a bit of every
     /// other byte.
     fn all(path: &Path, bytes: &[u8], dice: &Dice) -> Vec<Self> {
-        let mut all = vec![Self::Vanish, Self::Cut { len: 0 }];
+        let mut all = Vec::new();
         let is_log = path.extension().is_some_and(|e| e == "log");
         let headers = if is_log { headers(bytes) } else { std::iter::once(0..bytes.len()).collect() };
         for at in 0..bytes.len() {
@@ -92,6 +123,18 @@ impl Damage {
             }),
             Self::Cut { len } => change(&|bytes| bytes.truncate(len as usize)),
             Self::Vanish => disk.vanish(path),
+            Self::Unreadable => {
+                let path = path.to_string_lossy();
+                disk.add_fault(Fault::new(Errno::Io, Repeat::Forever).on(Operation::Read).path(path));
+                Ok(())
+            }
+            Self::Exchange => change(&|bytes| {
+                let batch = headers(bytes).first().map_or(0..0, |header| 0..end_of(bytes, header.start));
+                // The time of its first record, and the checksum.
+                bytes[34] ^= 1;
+                let checksum = crc32c::crc32c(&bytes[21..batch.end]);
+                bytes[17..21].copy_from_slice(&checksum.to_be_bytes());
+            }),
         }
     }
 }
@@ -100,11 +143,17 @@ impl Damage {
 fn headers(bytes: &[u8]) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut at = 0;
-    while let Some(length) = bytes.get(at + 8..at + 12) {
+    while at + 12 <= bytes.len() {
         found.push(at..at + 61);
-        at += 12 + u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
+        at = end_of(bytes, at);
     }
     found
+}
+
+/// Where the batch at `at` ends.
+fn end_of(bytes: &[u8], at: usize) -> usize {
+    let length = [8, 9, 10, 11].map(|byte| bytes[at + byte]);
+    at + 12 + u32::from_be_bytes(length) as usize
 }
 
 /// Every file below `dir`, but the lock.
@@ -156,6 +205,7 @@ impl Known {
                 }
                 for (offset, value) in values(&read).expect("sound batches") {
                     match isolation {
+                        _ if offset < offsets.log_start.get() => {}
                         Isolation::ReadUncommitted => drop(known.records.insert(offset, value)),
                         Isolation::ReadCommitted => drop(known.committed.insert(offset)),
                     }
@@ -276,12 +326,24 @@ enum Outcome {
 
 type Check = Box<dyn Fn(&SimStorage) -> std::result::Result<Outcome, String>>;
 
+/// How a directory was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// Closed in order.
+    Closed,
+    /// By a loss of power, with its state noted.
+    Noted,
+    /// By one soon after rolls, with a state that is older.
+    Stale,
+    /// By one that took the state.
+    Stateless,
+}
+
 /// A directory and what is to be found in it.
 struct Bed {
     disk: SimStorage,
     dir: &'static str,
-    /// It was not closed in order.
-    open_end: bool,
+    left: Left,
     check: Check,
 }
 
@@ -292,16 +354,31 @@ impl Bed {
         listed.into_iter().map(|entry| entry.name).filter(|name| name.ends_with(".log")).max().unwrap_or_default()
     }
 
-    /// Lets each damage happen, or each `step`-th, to a fresh copy.
+    /// Whether the damage is one, and can be told: at the end, behind the last synced note of the log's state, a torn
+    /// write looks like any other.
+    fn can_be_told(&self, damage: Damage, path: &Path, len: usize) -> bool {
+        let is_last = path.ends_with(self.active(path));
+        match (self.left, damage) {
+            // Of a file that is trusted only its seal knows.
+            (_, Damage::Exchange) => self.left == Left::Stateless && !is_last,
+            // Nothing else says that records were deleted from a log that stands alone.
+            (_, Damage::Vanish) if path.ends_with("log.state") => self.left == Left::Stale,
+            (Left::Closed, _) => true,
+            (Left::Noted, Damage::Flip { .. }) => true,
+            (Left::Stale, Damage::Flip { at, .. }) if is_last => at as usize + UNSYNCED_MAX as usize + SECTOR < len,
+            (Left::Noted | Left::Stale | Left::Stateless, _) => !is_last,
+        }
+    }
+
+    /// Lets each damage happen, or each `step`-th of what spoils a part of a file, to a fresh copy.
     fn sweep(&self, what: &str, dice: &Dice, step: u64, outcomes: &mut Outcomes, wrong: &mut Vec<String>) {
         for (path, bytes) in files(&self.disk, Path::new(self.dir)) {
-            for damage in Damage::all(&path, &bytes, dice) {
-                if dice.below(step) != 0 {
-                    continue;
+            let parts = Damage::all(&path, &bytes, dice).into_iter().filter(|_| dice.below(step) == 0);
+            for damage in Damage::whole(&path).into_iter().chain(parts) {
+                if wrong.len() >= WRONG_MAX {
+                    return;
                 }
-                let is_last = self.open_end && path.ends_with(self.active(&path));
-                if is_last && !matches!(damage, Damage::Flip { .. }) {
-                    // Behind the last synced note of the log's state, after a power cut: a torn tail looks like that.
+                if !self.can_be_told(damage, &path, bytes.len()) {
                     continue;
                 }
                 let disk = self.disk.crash(Choice::ProcessCrash);
@@ -310,10 +387,7 @@ impl Bed {
                 let judged = catch_unwind(AssertUnwindSafe(|| (self.check)(&disk)));
                 match judged.unwrap_or_else(|_| Err("panicked".to_owned())) {
                     Ok(outcome) => outcomes.count(damage, outcome),
-                    Err(text) if wrong.len() < 40 => {
-                        wrong.push(format!("{what}, {}, {damage:?}: {text}", path.display()))
-                    }
-                    Err(_) => {}
+                    Err(text) => wrong.push(format!("{what}, {}, {damage:?}: {text}", path.display())),
                 }
             }
         }
@@ -330,20 +404,24 @@ fn refused(error: &Error) -> std::result::Result<Outcome, String> {
     }
 }
 
-fn config() -> LogConfig {
-    LogConfig::default().segment_bytes(900).index_interval_bytes(150)
+const UNSYNCED_MAX: u32 = 200;
+
+fn open(disk: &SimStorage, left: Left) -> Result<Log> {
+    let config = LogConfig::default().index_interval_bytes(150);
+    let config = match left {
+        // Several groups in the last segment.
+        Left::Stale => config.segment_bytes(1800).max_unsynced_bytes(UNSYNCED_MAX),
+        Left::Closed | Left::Noted | Left::Stateless => config.segment_bytes(900),
+    };
+    Log::open_on(Arc::new(disk.clone()), Arc::new(ManualClock::new(NOW)), LOG, config)
 }
 
-fn open(disk: &SimStorage) -> Result<Log> {
-    Log::open_on(Arc::new(disk.clone()), Arc::new(ManualClock::new(NOW)), LOG, config())
-}
-
-/// A log of several segments, with transactions and leader epochs; closed in order, or left by a crash.
-fn log_bed(seed: u64, closed: bool) -> Bed {
+/// A log of several segments, with transactions and leader epochs.
+fn log_bed(seed: u64, left: Left) -> Bed {
     let disk = SimStorage::new();
     directory(&disk);
     let fill = || -> Result<Known> {
-        let log = open(&disk)?;
+        let log = open(&disk, left)?;
         let dice = Dice::new(seed);
         let mut sequence = 0;
         for number in 0..14 {
@@ -366,18 +444,24 @@ fn log_bed(seed: u64, closed: bool) -> Bed {
             }
             log.sync()?;
         }
-        log.advance_log_start(1)?;
-        log.run_maintenance()?;
+        if left != Left::Stale {
+            // Where deleted records are not to be seen again, which only the state says.
+            log.advance_log_start(i64::from(left != Left::Stateless))?;
+            log.run_maintenance()?;
+        }
         let known = Known::of(log.offsets(), &|at, isolation| log.read(at, 1 << 16, isolation));
-        if closed {
+        if left == Left::Closed {
             log.close()?;
         }
         Ok(known)
     };
     let known = fill().expect("a disk that works");
-    let disk = disk.crash(if closed { Choice::ProcessCrash } else { Choice::Nothing });
+    let disk = disk.crash(if left == Left::Closed { Choice::ProcessCrash } else { Choice::Nothing });
+    if left == Left::Stateless {
+        disk.vanish(Path::new(LOG).join("log.state")).expect("it has one");
+    }
     let check = move |disk: &SimStorage| {
-        let log = match open(disk) {
+        let log = match open(disk, left) {
             Ok(log) => log,
             Err(error) => return refused(&error),
         };
@@ -396,7 +480,7 @@ fn log_bed(seed: u64, closed: bool) -> Bed {
         }
         log.close().map_err(|e| told(format!("does not close: {e}")))?;
         drop(log);
-        let log = open(disk).map_err(|e| told(format!("does not open again: {e}")))?;
+        let log = open(disk, left).map_err(|e| told(format!("does not open again: {e}")))?;
         let again = log.recovery().clone();
         let read = |at, isolation| log.read(at, 1 << 16, isolation);
         let told_again: Vec<_> = again.damaged.iter().chain(&recovery.damaged).cloned().collect();
@@ -410,7 +494,7 @@ fn log_bed(seed: u64, closed: bool) -> Bed {
         }
         Ok(if lost > 0 { Outcome::Told } else { Outcome::Harmless })
     };
-    Bed { disk, dir: LOG, open_end: !closed, check: Box::new(check) }
+    Bed { disk, dir: LOG, left, check: Box::new(check) }
 }
 
 fn open_broker(disk: &SimStorage) -> Result<Broker> {
@@ -418,7 +502,7 @@ fn open_broker(disk: &SimStorage) -> Result<Broker> {
 }
 
 /// A small broker: two topics, a group, a catalog.
-fn broker_bed(closed: bool) -> Bed {
+fn broker_bed(left: Left) -> Bed {
     let disk = SimStorage::new();
     let fill = || -> Result<BTreeMap<(String, i32), Known>> {
         let broker = open_broker(&disk)?;
@@ -442,13 +526,13 @@ fn broker_bed(closed: bool) -> Bed {
                 known.insert((topic.name().to_owned(), number), Known::of(partition.offsets()?, &read));
             }
         }
-        if closed {
+        if left == Left::Closed {
             broker.close()?;
         }
         Ok(known)
     };
     let known = fill().expect("a disk that works");
-    let disk = disk.crash(if closed { Choice::ProcessCrash } else { Choice::Nothing });
+    let disk = disk.crash(if left == Left::Closed { Choice::ProcessCrash } else { Choice::Nothing });
     let check = move |disk: &SimStorage| {
         let broker = match open_broker(disk) {
             Ok(broker) => broker,
@@ -487,7 +571,7 @@ fn broker_bed(closed: bool) -> Bed {
         broker.close().map_err(|e| format!("does not close: {e}"))?;
         Ok(if lost > 0 { Outcome::Told } else { Outcome::Harmless })
     };
-    Bed { disk, dir: "data", open_end: !closed, check: Box::new(check) }
+    Bed { disk, dir: "data", left, check: Box::new(check) }
 }
 
 #[test]
@@ -499,12 +583,15 @@ fn rot_is_told_or_harmless() {
         let mut outcomes = Outcomes::default();
         for seed in seeds.by_ref() {
             let mut wrong = Vec::new();
-            for closed in [true, false] {
+            for left in [Left::Closed, Left::Noted, Left::Stale, Left::Stateless] {
                 let dice = Dice::new(seed);
-                let what = format!("seed {seed}, closed {closed}, log");
-                log_bed(seed, closed).sweep(&what, &dice, step, &mut outcomes, &mut wrong);
-                let what = format!("seed {seed}, closed {closed}, broker");
-                broker_bed(closed).sweep(&what, &dice, step, &mut outcomes, &mut wrong);
+                let what = format!("seed {seed}, {left:?}, log");
+                log_bed(seed, left).sweep(&what, &dice, step, &mut outcomes, &mut wrong);
+            }
+            for left in [Left::Closed, Left::Noted] {
+                let dice = Dice::new(seed);
+                let what = format!("seed {seed}, {left:?}, broker");
+                broker_bed(left).sweep(&what, &dice, step, &mut outcomes, &mut wrong);
             }
             assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
         }
