@@ -33,9 +33,9 @@ const MENDABLE: [AfterFailedSync; 3] =
 fn config(level: Durability, seed: u64) -> LogConfig {
     // One of the two is read through maps.
     let reading = if level == Durability::PowerLoss { ReadMode::Copied } else { ReadMode::Mapped };
-    let config = LogConfig::default().segment_bytes(700).index_interval_bytes(100);
-    // Limits of notes and of unsynced bytes that are less than some batches, at times.
-    let unsynced = if seed.is_multiple_of(3) { 4096 } else { 200 };
+    // Limits of notes and of unsynced bytes that are less than some batches; at times room for groups that tear.
+    let (segment, unsynced) = if seed.is_multiple_of(3) { (5000, 100_000) } else { (700, 200) };
+    let config = LogConfig::default().segment_bytes(segment).index_interval_bytes(100);
     let config = config.recovery_note_bytes(150).max_unsynced_bytes(unsynced);
     config.durability(level).read_mode(reading)
 }

@@ -249,7 +249,7 @@ impl StateMachineTest for Subject {
             }
             Step::Configure(bytes) => {
                 subject.config = subject.config.clone().segment_bytes(bytes);
-                subject.log().configure(subject.config.clone());
+                subject.log().configure(subject.config.clone()).expect("the level stays");
             }
             Step::Mend => {
                 // Not of the state, which a close and an opening mend.

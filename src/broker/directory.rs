@@ -133,8 +133,8 @@ pub(super) fn write_clean_shutdown(storage: &dyn Storage, root: &Path) -> Result
 }
 
 /// Kafka's own checkpoints. A malformed one counts as absent, as it does for Kafka. `clean`: the clean-shutdown
-/// marker stood beside them. `foreign`: another program had the directory since we last did.
-pub(super) fn read_checkpoints(storage: &dyn Storage, root: &Path, clean: bool, foreign: bool) -> Result<Checkpoints> {
+/// marker stood beside them.
+pub(super) fn read_checkpoints(storage: &dyn Storage, root: &Path, clean: bool) -> Result<Checkpoints> {
     let read = |name: &str| -> Result<HashMap<TopicPartition, Offset>> {
         let bytes = read_file(storage, &root.join(name), CHECKPOINT_BYTES_MAX)?.unwrap_or_default();
         Ok(decode_offsets(&bytes).unwrap_or_default().into_iter().collect())
@@ -144,7 +144,6 @@ pub(super) fn read_checkpoints(storage: &dyn Storage, root: &Path, clean: bool, 
         recovery_point: read(RECOVERY_POINTS)?,
         high_watermark: read(HIGH_WATERMARKS)?,
         clean,
-        foreign,
     })
 }
 

@@ -130,6 +130,8 @@ impl Inner {
     /// Lets every open log finish what waits for nobody.
     fn tend_logs(&self) -> Result<()> {
         let tended = self.each_open_partition(|partition| partition.maintain());
+        // What all of them have noted.
+        let tended = tended.and(self.state.sync());
         self.reserve.iter().for_each(ReservedStorage::fill);
         tended
     }

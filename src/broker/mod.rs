@@ -276,7 +276,7 @@ impl Inner {
         let root = options.root.as_path();
         let is_foreign = directory::drop_stale_state(&*storage, root, &catalog, &findings)?;
         let state = StateFile::open_by(recovery, &storage, &root.join(directory::STATE_FILE), &findings)?;
-        let checkpoints = directory::read_checkpoints(&*storage, root, found_clean, is_foreign)?;
+        let checkpoints = directory::read_checkpoints(&*storage, root, found_clean)?;
         let known = directory::read_time(&*storage, root)?;
         let inner = Arc::new(Inner {
             context: Arc::new(PartitionContext {

@@ -72,11 +72,14 @@ impl TopicEntry {
         look(&self.configured.load().settings)
     }
 
-    pub(crate) fn configure(&self, configured: Configured) {
-        for partition in &*self.partitions.read() {
-            partition.configure(&configured.settings);
-        }
+    /// All take the new values, also after one that cannot bring to its new level what was appended before.
+    pub(crate) fn configure(&self, configured: Configured) -> Result<()> {
+        let partitions = self.partitions.read();
+        let done = partitions.iter().map(|partition| partition.configure(&configured.settings));
+        let done = done.fold(Ok(()), Result::and);
+        drop(partitions);
         self.configured.store(Arc::new(configured));
+        done
     }
 
     pub(crate) fn partition_count(&self) -> usize {

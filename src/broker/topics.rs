@@ -12,7 +12,7 @@ use super::survey::Whereabouts;
 use super::{Broker, Inner, LastClose, background, directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind};
-use crate::log::refused;
+use crate::log::{SlotState, refused};
 use crate::topic::catalog::TopicImage;
 use crate::topic::{self, Checkpoint, Checkpoints, ConfigEntry, TopicConfig, name};
 use crate::types::{LeaderEpoch, PartitionId, TopicPartition, Uuid};
@@ -29,6 +29,12 @@ impl Inner {
             if !self.context.budgets.is_empty() {
                 entry.partitions().iter().for_each(|partition| partition.count_at_rest());
             }
+            if is_foreign {
+                for name in entry.partitions().iter().map(|partition| partition.name()).filter(|name| survey.has(name))
+                {
+                    self.state.slot(topic.id, name.partition()).store(&SlotState::foreign())?;
+                }
+            }
             live.extend(entry.partitions().iter().map(|p| (topic.id, p.name().partition())));
             self.registry.insert(entry);
         }
@@ -37,6 +43,8 @@ impl Inner {
                 self.state.free(id, partition)?;
             }
         }
+        // Who comes after a crash is to know of them, once the visit is noted.
+        self.state.sync()?;
         let is_gone = |name: &TopicPartition| {
             let number = usize::try_from(name.partition().get()).unwrap_or(usize::MAX);
             self.registry.get(name.topic()).is_none_or(|topic| number >= topic.partition_count())
@@ -177,13 +185,13 @@ impl Inner {
         entry.delete();
         self.count_change();
         let (storage, root) = (&*self.context.storage, &self.context.root);
+        // First: what they say of it must not apply to a later topic of its name, whatever fails from here on.
+        self.write_checkpoints()?;
         let mut aside = Vec::new();
         for partition in entry.partitions() {
             aside.extend(directory::set_aside(storage, &partition.dir(), "delete")?);
             self.state.free(entry.id, partition.name().partition())?;
         }
-        // What they say of it must not apply to a later topic of its name.
-        self.write_checkpoints()?;
         if !aside.is_empty() {
             storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))?;
         }
@@ -227,8 +235,7 @@ impl Inner {
         self.check_writable()?;
         entry.check_alive()?;
         self.catalog.alter_configs(entry.id, changes)?;
-        entry.configure(self.configured(&entry.name));
-        Ok(())
+        entry.configure(self.configured(&entry.name))
     }
 }
 

@@ -171,7 +171,13 @@ impl Inner {
         if !reached {
             self.check_waitable()?;
         } else if level < Durability::PowerLoss && self.marks.frontier() < position.end {
-            self.reserve(position.end, level)?;
+            self.reserve(position.end, level).map_err(|e| match e.kind() {
+                // Those who are refused for lack of space were taken back; these were not.
+                ErrorKind::StorageFull | ErrorKind::Poisoned => {
+                    self.error(ErrorKind::Indeterminate, "cannot note which offsets are taken").source(e)
+                }
+                _ => e,
+            })?;
         }
         Ok(reached)
     }
@@ -253,14 +259,18 @@ impl Inner {
         let staged = std::mem::take(&mut appender.staged);
         writer.epochs_changed |= staged.epochs_changed;
         writer.left_out |= staged.left_out;
-        let Some(last) = staged.groups.last().map(|group| Arc::clone(&group.segment)) else { return Ok(()) };
+        let Some(last) = staged.groups.last() else { return Ok(()) };
+        let (last, end) = (Arc::clone(&last.segment), last.end);
         writer.unnoted += staged.bytes as u64;
         let is_due = writer.unnoted >= u64::from(self.config.load().recovery_note_bytes);
         let note = is_due.then(|| (appender.end, appender.producers.encode()));
         drop(appender);
         let mut groups = VecDeque::from(staged.groups);
-        let mut done =
-            self.mark_changed(writer).and_then(|()| self.make_dir(writer)).and_then(|()| self.place_epochs(writer));
+        let is_shown = self.config.load().durability < Durability::PowerLoss || is_on(Mutant::VisibleUnsynced);
+        let reserve = || if is_shown { self.reserve(end, Durability::ProcessCrash) } else { Ok(()) };
+        let mut done = self.mark_changed(writer).and_then(|()| self.make_dir(writer));
+        done = done.and_then(|()| self.place_epochs(writer)).and_then(|()| reserve()).and_then(|()| self.keep_slot());
+        let is_shown = is_shown && done.is_ok();
         if done.is_ok() && staged.bytes > 0 {
             done = self.sync_left_out(writer);
         }
@@ -280,9 +290,8 @@ impl Inner {
             (Err(_), _) => return done,
             (Ok(()), _) => {}
         }
-        if self.config.load().durability < Durability::PowerLoss || is_on(Mutant::VisibleUnsynced) {
+        if is_shown {
             let written = self.marks.written();
-            self.reserve(written, Durability::ProcessCrash)?;
             if self.covered.is_low_between(before, written) {
                 self.wants_tending.store(true, Ordering::Release);
             }
@@ -358,17 +367,27 @@ impl Inner {
             self.sync_written(writer)?;
         }
         let noted = self.unsynced_max.load(Ordering::Acquire);
-        if noted == 0 && limit > 0 && writer.unsynced_bytes == 0 {
-            // It is kept from here on, and can be believed as soon as it can be read.
-            self.unsynced_max.store(limit, Ordering::Release);
-            self.note()?;
-        } else if noted > 0 && (limit == 0 || limit > noted) {
+        // The first limit is kept from here on, where nothing waits; one that is raised or lifted, from before.
+        let begins = noted == 0 && limit > 0 && writer.unsynced_bytes == 0;
+        if begins || (noted > 0 && (limit == 0 || limit > noted)) {
             self.unsynced_max.store(limit, Ordering::Release);
             self.note()?;
             self.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())?;
         }
         writer.unsynced_bytes += len;
         Ok(())
+    }
+
+    /// After the level has risen: what was shown below it becomes as durable as what comes, and the slot says so.
+    pub(super) fn raise_level(&self) -> Result<()> {
+        let mut writer = self.writer();
+        if !writer.changed {
+            return Ok(());
+        }
+        let done = self.write_and_sync(&mut writer, true).and_then(|()| self.hold_to_limit(&mut writer, 0));
+        drop(writer);
+        self.notify_watchers();
+        self.heed(done)
     }
 
     fn sync_written(&self, writer: &mut Writer) -> Result<()> {
@@ -516,6 +535,11 @@ impl Inner {
             writer.changed = true;
         }
         Ok(())
+    }
+
+    /// Syncs the state slot where a crash could leave bytes of which no slot says anything: once in a log's life.
+    pub(super) fn keep_slot(&self) -> Result<()> {
+        self.context.slot.as_ref().filter(|slot| !slot.is_kept()).map_or(Ok(()), |slot| slot.sync())
     }
 
     /// Puts the state of a log in use into its slot. Once the log was closed or goes on as another one the slot is not

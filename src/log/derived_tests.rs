@@ -470,7 +470,7 @@ fn emptied(batch: &[u8]) -> Vec<u8> {
 fn a_cleaners_transaction_index_is_believed() {
     let source = Foreign::of(&Files::new(), Offset::ZERO);
     let log = source.open();
-    log.configure(LogConfig::default());
+    log.configure(LogConfig::default()).unwrap();
     let mut author = Author { log: &log, epoch: 0, clock: 0 };
     author.plain("plain");
     author.send(2, 0, 0, "aborted");
@@ -587,7 +587,7 @@ fn times_are_found_as_kafka_finds_them() {
 fn records_without_times_equal_times_and_markers_are_found_as_kafka_finds_them() {
     let foreign = Foreign::of(&Files::new(), Offset::ZERO);
     let log = foreign.open();
-    log.configure(config().index_interval_bytes(0));
+    log.configure(config().index_interval_bytes(0)).unwrap();
     timed(&log, BatchBuilder::new(), &[-1, -1]);
     assert_eq!((at(&log, 0), at(&log, -1)), (None, Some((0, -1))));
     // The same largest time again and again: the first counts.
@@ -605,7 +605,7 @@ fn records_without_times_equal_times_and_markers_are_found_as_kafka_finds_them()
     assert_eq!(at(&log, T + 7), Some((9, T + 9)), "a marker is a record like any other");
     assert_eq!(committed(T + 6).map(|found| found.offset.get()), Some(8));
     // The log's own time stands for every record's.
-    log.configure(config().timestamp_type(TimestampType::LogAppendTime));
+    log.configure(config().timestamp_type(TimestampType::LogAppendTime)).unwrap();
     foreign.clock.set_wall(Timestamp::new(T + 60));
     timed(&log, BatchBuilder::new(), &[T + 1, T + 2]);
     assert_eq!(at(&log, T + 10), Some((10, T + 60)));

@@ -84,7 +84,7 @@ pub(crate) use refuse::{look_first, refused};
 pub use report::{LogRecovery, RecoveryRow};
 use reserved::{Covered, Reserved};
 pub(crate) use signal::Signal;
-pub(crate) use state::{StateFile, StateSlot};
+pub(crate) use state::{SlotState, StateFile, StateSlot};
 pub(crate) use trim::Oldest;
 
 /// Staged bytes that nobody waits for are written by the append that passes this many.
@@ -129,8 +129,6 @@ pub(crate) struct Outside {
     pub(crate) high_watermark: Offset,
     /// A stock broker closed the directory in order: all bytes were written whole.
     pub(crate) clean: bool,
-    /// Another program had the directory since we last did: of what we kept nothing is evidence.
-    pub(crate) foreign: bool,
     /// From here on a sync that failed in this boot may have left bytes to the cache alone. A state slot says so itself.
     pub(crate) doubted: Option<Offset>,
 }
@@ -513,12 +511,19 @@ impl Log {
     }
 
     /// The work that waits for nobody: syncs what was appended, completes segments that ended, raises the recovery
-    /// point, prepares the next segment, removes the files of deleted ones. Cheap when there is nothing to do; where
+    /// point, notes how far the log is durable, prepares the next segment, removes the files of deleted ones. Cheap when there is nothing to do; where
     /// nobody calls it, some appends do more of this themselves. While another thread is at it, it only syncs.
     ///
     /// # Errors
     /// As [`Log::sync`].
     pub fn run_maintenance(&self) -> Result<()> {
+        let done = self.maintain();
+        let inner = self.inner();
+        done.and(inner.heed(inner.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())))
+    }
+
+    /// The same without a sync of what was noted.
+    pub(crate) fn maintain(&self) -> Result<()> {
         let synced = if self.has_unsynced() { self.sync() } else { Ok(()) };
         synced.and(self.tend())
     }
@@ -625,7 +630,6 @@ impl Inner {
 
     fn recover(context: LogContext, dir: &Path, config: LogConfig, has_metadata: bool) -> Result<Self> {
         let home = home(&context, dir, &config);
-        let noted = context.slot.as_ref().and_then(|slot| slot.load());
         let found = recover::recover(&context, &home, &config)?;
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
@@ -636,8 +640,12 @@ impl Inner {
             Some(active) => Arc::clone(active),
             None => return Err(Error::new(ErrorKind::Corrupt, "recovery left no segment").path(dir)),
         };
+        let slot = context.slot.as_ref().and_then(|slot| slot.load()).filter(|slot| !slot.unknown);
+        // All that is there is synced: what a note says of it holds for what comes.
+        let limit = if config.durability == Durability::PowerLoss { config.max_unsynced_bytes.max(1) } else { 0 };
+        let unsynced_max = slot.map_or(limit, |slot| slot.unsynced_max);
         // A power cut may have taken all batches of an epoch, and the list of epochs with them.
-        let noted_epoch = context.slot.as_ref().and_then(|slot| slot.load()).map(|slot| slot.leader_epoch);
+        let noted_epoch = slot.map(|slot| slot.leader_epoch);
         let newest_epoch = found.epochs.latest().max(noted_epoch).unwrap_or(LeaderEpoch::new(-1));
         let left_out = found.report.rows.contains(&RecoveryRow::Reserved);
         let lowest_epoch = match left_out {
@@ -697,7 +705,7 @@ impl Inner {
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
             wants_tending: AtomicBool::new(false),
-            unsynced_max: AtomicU32::new(noted.map_or(0, |slot| slot.unsynced_max)),
+            unsynced_max: AtomicU32::new(unsynced_max),
             in_doubt: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
             snapshots: Mutex::default(),
@@ -713,6 +721,7 @@ impl Inner {
         if !found.clean {
             inner.settle_epochs()?;
             inner.note_recovered()?;
+            inner.keep_slot()?;
             if let Some(slot) = inner.context.slot.as_ref().filter(|_| found.must_note) {
                 // What spoke of offsets left out may have been cut off, and what is appended is not to be truncated.
                 slot.sync()?;

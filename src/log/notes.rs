@@ -10,6 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::mutants::{Mutant, is_on};
@@ -115,6 +116,19 @@ impl Inner {
             }
         }
         synced.and(noted)
+    }
+
+    /// Notes up to where everything is synced, where the slot says less: whatever happens below is rot then, and no
+    /// unfinished write. A sync of all notes together is the caller's.
+    pub(super) fn note_frontier(&self) -> Result<()> {
+        let Some(slot) = &self.context.slot else { return Ok(()) };
+        let reserved = self.reserved.lock();
+        let is_behind = slot.load().is_some_and(|noted| noted.frontier < self.marks.frontier());
+        // A close has the last word.
+        if !is_behind || self.closing.load(Ordering::Acquire) || self.replaced.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        slot.store(&self.slot_state(false, *reserved))
     }
 
     /// Syncs the indexes of sealed segments, and what a note at `point` inside of `active` needs.

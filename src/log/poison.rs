@@ -14,9 +14,8 @@ use super::{Inner, LogContext, LogOffsets};
 /// the next one must not believe the cache either.
 pub(super) fn note_failed_opening(context: &LogContext, error: &Error) {
     let of_disk = matches!(error.kind(), ErrorKind::Io | ErrorKind::StorageFull | ErrorKind::Indeterminate);
-    if let Some(slot) = &context.slot
-        && let Some(state) = slot.load()
-    {
+    if let Some(slot) = &context.slot {
+        let state = slot.load().unwrap_or(SlotState { unknown: true, ..SlotState::default() });
         let state = SlotState { clean: false, ..state };
         drop(slot.store(&match of_disk {
             true => SlotState { poisoned: true, boot_id: context.boot_id, ..state },

@@ -69,9 +69,11 @@ pub(super) struct Recovered {
 }
 
 pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConfig) -> Result<Recovered> {
-    let slot = context.slot.as_ref().and_then(|slot| slot.load());
-    let in_doubt = slot.filter(|slot| slot.poisoned && slot.boot_id == context.boot_id);
-    let recovery = Recovery { context, home, config, slot: slot.as_ref(), rebuilt: Cell::default() };
+    let noted = context.slot.as_ref().and_then(|slot| slot.load());
+    let in_doubt = noted.filter(|slot| slot.poisoned && slot.boot_id == context.boot_id);
+    let slot = noted.filter(|slot| !slot.unknown);
+    let is_foreign = noted.is_some_and(|slot| slot.foreign);
+    let recovery = Recovery { context, home, config, slot: slot.as_ref(), is_foreign, rebuilt: Cell::default() };
     let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
     super::swaps::finish(home)?;
     let Some(mut listed) = recovery.list()? else {
@@ -116,11 +118,21 @@ pub(super) struct Recovery<'a> {
     pub(super) home: &'a SegmentHome,
     pub(super) config: &'a LogConfig,
     pub(super) slot: Option<&'a SlotState>,
+    /// Another program had the log since we last did: of what we kept nothing is evidence.
+    pub(super) is_foreign: bool,
     /// A derived file was made anew.
     rebuilt: Cell<bool>,
 }
 
 impl Recovery<'_> {
+    /// The level that what lies above the frontier may have been written at: a topic's may have risen since.
+    pub(super) fn level(&self) -> Durability {
+        match self.slot {
+            Some(slot) if slot.unsynced_max == 0 => self.config.durability.min(Durability::ProcessCrash),
+            _ => self.config.durability,
+        }
+    }
+
     /// What is there; `None` when there is no directory. Files that wait for deletion go.
     fn list(&self) -> Result<Option<Listed>> {
         let (storage, dir) = (&*self.context.storage, &*self.home.dir);
@@ -195,7 +207,7 @@ impl Recovery<'_> {
         if truncated.is_some() {
             found.report.take(RecoveryRow::TruncationFinished);
         }
-        let without_slot = self.slot.is_none() && self.context.slot.is_some() && !self.context.outside.foreign;
+        let without_slot = self.slot.is_none() && self.context.slot.is_some() && !self.is_foreign;
         if without_slot && !found.segments.is_empty() {
             found.report.take(RecoveryRow::StateLost);
         }
@@ -292,7 +304,7 @@ impl Recovery<'_> {
         let first = missing.first().map_or(first.base(), |gone| first.base().min(gone.start));
         let log_start = log_start.max(self.context.log_start);
         // Nobody says of a log that stands alone whose it is.
-        let is_ours = self.slot.is_some() || (self.context.topic_id.is_some() && !self.context.outside.foreign);
+        let is_ours = self.slot.is_some() || (self.context.topic_id.is_some() && !self.is_foreign);
         if log_start >= first || !is_ours {
             return Ok(None);
         }
@@ -304,7 +316,7 @@ impl Recovery<'_> {
             return Ok(None);
         };
         let cached = self.slot.is_some_and(|slot| slot.boot_id == self.context.boot_id && !slot.poisoned);
-        if cached || self.config.durability == Durability::PowerLoss || start < self.durable(segments)? {
+        if cached || self.level() == Durability::PowerLoss || start < self.durable(segments)? {
             return Ok(Some(start..first));
         }
         self.tell_offsets(FindingKind::Skipped, "the first segments were never synced, and are gone", start..first);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{Error, Result};
 use crate::segment::{FileKind, Segment};
 use crate::storage::HaltingStorage;
-use crate::types::Offset;
+use crate::types::{Durability, Offset};
 
 use super::refuse::look_first;
 use super::{Inner, Log, LogConfig, LogRecovery, Signal};
@@ -31,13 +31,20 @@ impl Log {
         inner.watched.store(watchers.len(), Ordering::Release);
     }
 
-    /// Applies a changed configuration to appends from now on. How the log is read and recovered stays as it is.
-    pub fn configure(&self, config: LogConfig) {
-        let _succession = self.succession.lock();
+    /// Applies a changed configuration to appends from now on. How the log is read and recovered stays as it is. Where
+    /// the level rises, what was appended before is brought to it.
+    ///
+    /// # Errors
+    /// As [`Log::sync`], where the level rises: the configuration is changed all the same.
+    pub fn configure(&self, config: LogConfig) -> Result<()> {
+        let succession = self.succession.lock();
         let inner = self.inner();
         let kept = inner.config.load();
         let config = config.recovery_policy(kept.recovery_policy).read_mode(kept.read_mode).verify(kept.verify);
+        let rises = kept.durability < config.durability && config.durability == Durability::PowerLoss;
         inner.config.store(Arc::new(config));
+        drop(succession);
+        if rises { inner.raise_level() } else { Ok(()) }
     }
 
     /// Mends a log that a failed write or sync has poisoned, on the same handle: recovers what is there as an opening

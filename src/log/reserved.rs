@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::types::{Durability, Offset};
 
 use super::Inner;
@@ -84,9 +84,7 @@ impl Inner {
         self.check_waitable()?;
         let volatile = reserved.volatile || volatile;
         let raised = Reserved { end: reserved.end.max(end + RESERVE_AHEAD), volatile };
-        let noted = slot.store(&self.slot_state(false, raised));
-        // Those who are refused for lack of space were taken back; these were not.
-        noted.map_err(|e| self.error(ErrorKind::Indeterminate, "cannot note which offsets are taken").source(e))?;
+        slot.store(&self.slot_state(false, raised))?;
         // Who notes something else meanwhile says this as well.
         *reserved = raised;
         drop(reserved);

@@ -15,9 +15,9 @@ use crate::types::{Durability, LeaderEpoch, Offset};
 use super::epochs::EpochCache;
 use super::marks::{Point, Points};
 use super::producers::{BatchFacts, ProducerStates};
-use super::recover::{Latest, Recovered, Recovery, end_of};
+use super::recover::{Latest, Recovered, Recovery};
 use super::report::RecoveryRow;
-use super::verdict::{Known, Verdict, announced_end, beyond, used_end};
+use super::verdict::{Known, Verdict, announced_end, beyond, is_whole, used_end};
 
 /// Damaged places that a report names.
 const DAMAGED_MAX: usize = 1 << 10;
@@ -369,14 +369,18 @@ impl<'a> Scan<'a> {
                     .map_or(flaw.from, |sound| flaw.from + i64::from(sound.last_offset_delta()))
                     .next(),
             };
-            if is_last && self.recovery.slot.is_none() && self.recovery.context.slot.is_some() {
-                self.found.known_outside = self.found.known_outside.max(announced);
+            // What was written whole may have been synced and acknowledged: then it is rot that takes it.
+            let mut known = flaw.to.map_or(Ok(flaw.from), |to| sound_end(segment, (flaw.positions.end, to)))?;
+            let without_slot = self.recovery.slot.is_none() && self.recovery.context.slot.is_some();
+            if (is_last && without_slot) || is_whole(segment, flaw)? {
+                known = known.max(announced);
             }
+            self.leave_out(known);
             let words = match row {
                 RecoveryRow::TornTail => format!("an unfinished write of {size} bytes was cut off"),
                 _ => format!("{size} bytes that were never synced, with a hole in them, were cut off"),
             };
-            self.tell_cut(segment, position..end, words, flaw.from..announced);
+            self.tell_cut(segment, position..end, words, flaw.from..announced.max(known));
         }
         if is_on(Mutant::TornTailKept) {
             return Ok(());
@@ -393,14 +397,23 @@ impl<'a> Scan<'a> {
             let size = segment.written();
             self.found.report.cut_bytes += size;
             let words = format!("a segment of {size} bytes that were never synced was cut off with those before it");
-            let known = end_of(&segment).unwrap_or(segment.base());
-            self.tell_cut(&segment, 0..size, words, end..known.max(end));
+            let known = sound_end(&segment, (0, segment.base()))?.max(end);
+            self.leave_out(known);
+            self.tell_cut(&segment, 0..size, words, end..known);
             segment.remove_files()?;
         }
         if let Some(last) = self.found.segments.last() {
             last.set_until(None);
         }
         Ok(())
+    }
+
+    /// Offsets below `end` are not given out again. The metadata log, which keeps no slot, shows nothing before it is
+    /// applied, and goes on where it was read to.
+    fn leave_out(&mut self, end: Offset) {
+        if self.recovery.context.slot.is_some() {
+            self.found.known_outside = self.found.known_outside.max(end);
+        }
     }
 
     /// Keeps what is to be cut off, as far as that can be, and tells of it.
@@ -446,8 +459,8 @@ impl<'a> Scan<'a> {
         if is_empty || !is_hole(before, segment, self.epochs.noted.as_ref())? {
             return Ok(true);
         }
-        let Recovery { context, config, slot, .. } = self.recovery;
-        let is_lost = context.slot.is_some() && !context.outside.foreign;
+        let Recovery { context, slot, is_foreign, .. } = *self.recovery;
+        let is_lost = context.slot.is_some() && !is_foreign;
         let power_cut = slot.map_or(is_lost, |slot| slot.boot_id != context.boot_id);
         // Where offsets were left out, the higher epoch above is durable before its first batch is written.
         let risen = self.epochs.noted.as_ref().and_then(|noted| noted.first_from(before.end));
@@ -456,7 +469,7 @@ impl<'a> Scan<'a> {
         if hole.is_empty() {
             return Ok(true);
         }
-        if power_cut && config.durability < Durability::PowerLoss && hole.start >= self.durable {
+        if power_cut && self.recovery.level() < Durability::PowerLoss && hole.start >= self.durable {
             return Ok(false);
         }
         if self.found.missing.iter().any(|gone| gone.start < hole.end && hole.start < gone.end) {
@@ -475,7 +488,7 @@ impl<'a> Scan<'a> {
 
     /// Gathers what a stock broker left beside the segments.
     fn weigh(&mut self, newest_snapshot: Offset) -> Result<()> {
-        let Recovery { context, slot, .. } = self.recovery;
+        let Recovery { context, slot, is_foreign, .. } = *self.recovery;
         if slot.is_some() || context.slot.is_none() {
             return Ok(());
         }
@@ -484,7 +497,7 @@ impl<'a> Scan<'a> {
             Some(active) => self.indexed_end(active)?,
             None => Offset::ZERO,
         };
-        if context.outside.foreign {
+        if is_foreign {
             (self.evidence, self.indexed) = (self.evidence.max(newest_snapshot), indexed);
         } else {
             // Our own are written ahead of the batches' sync: no proof of these, but of their offsets.
@@ -525,6 +538,18 @@ impl<'a> Scan<'a> {
         }
         Ok(if proven { active.base() + i64::from(last.0) + 1 } else { Offset::ZERO })
     }
+}
+
+/// Where the last sound batch ends, from a position with this offset on.
+fn sound_end(segment: &Segment, from: (u64, Offset)) -> Result<Offset> {
+    let mut end = from.1;
+    segment.walk_from(from, None, |found| {
+        if let Found::Batch(_, header, _) = found {
+            end = header.next_offset();
+        }
+        true
+    })?;
+    Ok(end)
 }
 
 fn sync(segment: &Segment) -> Result<()> {

@@ -117,8 +117,14 @@ impl Inner {
     /// Does what appends would have to wait for otherwise, and what waits for nobody.
     pub(super) fn tend(&self) -> Result<()> {
         // On a full disk one may fail while the next one gives space back.
-        let done =
-            [self.bury(), self.reserve_ahead(), self.prepare_next(), self.sync_ended(), self.raise_recovery_point()];
+        let done = [
+            self.bury(),
+            self.reserve_ahead(),
+            self.prepare_next(),
+            self.sync_ended(),
+            self.raise_recovery_point(),
+            self.note_frontier(),
+        ];
         done.into_iter().fold(Ok(()), Result::and)
     }
 

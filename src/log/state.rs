@@ -28,9 +28,9 @@ use crate::types::{LeaderEpoch, Offset, PartitionId, RecoveryPolicy, Uuid};
 pub(crate) const TAIL_LEN: u64 = 4096;
 
 const MAGIC: &[u8; 14] = b"thalweg state\0";
-/// Version 1 had no poison, `noted` or `unsynced_max`, version 2 nothing of transactions or the first segment; they are read as if these were
-/// zero.
-const VERSION: u32 = 3;
+/// Version 1 had no poison, `noted` or `unsynced_max`, version 2 nothing of transactions or the first segment, version 3
+/// no `unknown` or `foreign`; they are read as if these were zero.
+const VERSION: u32 = 4;
 const HEADER_LEN: u64 = 512;
 /// Slots of two million partitions; a longer file is none of ours.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -48,6 +48,8 @@ const TRUNCATING: u32 = 1 << 4;
 const ABORTED: [u32; 2] = [1 << 5, 1 << 6];
 const TRANSACTIONAL: u32 = 1 << 7;
 const FIRST: u32 = 1 << 8;
+const UNKNOWN: u32 = 1 << 9;
+const FOREIGN: u32 = 1 << 10;
 
 /// What a slot holds of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +95,17 @@ pub(crate) struct SlotState {
     pub(crate) transactional: bool,
     /// Base offset of the first segment that had a file, if one had.
     pub(crate) first: Option<Offset>,
+    /// Nothing of all this is known of the log, but that a sync of it failed where `poisoned` says so...
+    pub(crate) unknown: bool,
+    /// ...because another program had it, and no opening has looked at it since.
+    pub(crate) foreign: bool,
+}
+
+impl SlotState {
+    /// Of a log that another program had, and that no opening of ours has looked at since.
+    pub(crate) fn foreign() -> Self {
+        Self { unknown: true, foreign: true, ..Self::default() }
+    }
 }
 
 type Key = (Uuid, PartitionId);
@@ -124,7 +137,7 @@ struct Shared {
     poisoned: AtomicBool,
     /// Held while syncing: of two at once the system would tell one that it failed.
     syncing: Mutex<()>,
-    /// What was written, and where, since the last sync began.
+    /// What was written, and where, since the last sync began. Held while writing, and while a sync begins.
     unsynced: Mutex<HashMap<u64, [u8; COPY_LEN]>>,
     /// Where the file is opened anew after a failed sync...
     storage: OnceLock<Arc<dyn Storage>>,
@@ -153,6 +166,8 @@ struct Content {
     sequences: [u64; 2],
     /// How many syncs had begun when the newer copy was written.
     written_at: u64,
+    /// The same of the first copy that says something of the log.
+    known_since: Option<u64>,
     freed: bool,
 }
 
@@ -287,7 +302,8 @@ impl StateFile {
 
 impl StateSlot {
     fn new(shared: &Arc<Shared>, key: Key, index: u64, state: Option<SlotState>, sequences: [u64; 2]) -> Self {
-        let content = Mutex::new(Content { state, sequences, written_at: 0, freed: false });
+        let known_since = state.filter(|state| !state.unknown).map(|_| 0);
+        let content = Mutex::new(Content { state, sequences, written_at: 0, known_since, freed: false });
         Self { shared: Arc::clone(shared), key, index, content }
     }
 
@@ -316,6 +332,12 @@ impl StateSlot {
         self.shared.sync()
     }
 
+    /// Whether a crash leaves a copy that says something of the log, be it not the newest.
+    pub(crate) fn is_kept(&self) -> bool {
+        let syncs = self.shared.syncs_done.load(Ordering::SeqCst);
+        self.content.lock().known_since.is_some_and(|since| syncs > since)
+    }
+
     fn write(&self, content: &mut Content, state: Option<&SlotState>) -> Result<()> {
         let synced = self.shared.syncs_done.load(Ordering::SeqCst) > content.written_at;
         let target = content.target(synced);
@@ -325,9 +347,11 @@ impl StateSlot {
         // A write that fails may leave anything.
         content.sequences[target] = 0;
         let written = self.shared.write(position, bytes);
-        written.map_err(|e| Error::io("cannot write the state of a partition", &self.shared.path, e))?;
+        content.written_at =
+            written.map_err(|e| Error::io("cannot write the state of a partition", &self.shared.path, e))?;
         content.sequences[target] = sequence;
-        content.written_at = self.shared.syncs_begun.load(Ordering::SeqCst);
+        let is_known = state.is_some_and(|state| !state.unknown);
+        content.known_since = is_known.then(|| content.known_since.unwrap_or(content.written_at));
         Ok(())
     }
 }
@@ -356,10 +380,12 @@ impl Shared {
         Ok(())
     }
 
-    fn write(&self, position: u64, bytes: [u8; COPY_LEN]) -> io::Result<()> {
+    /// Answers how many syncs had begun.
+    fn write(&self, position: u64, bytes: [u8; COPY_LEN]) -> io::Result<u64> {
         let mut unsynced = self.unsynced.lock();
+        self.anew.get().unwrap_or(&self.file).write_all_at(&bytes, position)?;
         unsynced.insert(position, bytes);
-        self.anew.get().unwrap_or(&self.file).write_all_at(&bytes, position)
+        Ok(self.syncs_begun.load(Ordering::SeqCst))
     }
 
     fn sync(&self) -> Result<()> {
@@ -370,12 +396,19 @@ impl Shared {
             // Another one began after the call.
             return Ok(());
         }
+        let mut written = self.unsynced.lock();
+        if written.is_empty() && before > 0 {
+            // Nothing came since the last one.
+            return Ok(());
+        }
         let number = self.syncs_begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let unsynced = std::mem::take(&mut *self.unsynced.lock());
+        let unsynced = std::mem::take(&mut *written);
+        drop(written);
         if let Err(e) = self.file.sync_data() {
             self.poisoned.store(true, Ordering::SeqCst);
             self.write_again(unsynced);
-            return Err(Error::new(ErrorKind::Indeterminate, "cannot sync the state file").path(&self.path).source(e));
+            let error = Error::new(ErrorKind::Indeterminate, "cannot sync the state file").path(&self.path).source(e);
+            return Err(error.remedy("close the broker or log and open it again"));
         }
         self.syncs_done.fetch_max(number, Ordering::SeqCst);
         Ok(())
@@ -507,6 +540,8 @@ fn encode_copy(key: Key, sequence: u64, state: Option<&SlotState>) -> [u8; COPY_
             | flag(s.aborted[1].is_some(), ABORTED[1])
             | flag(s.transactional, TRANSACTIONAL)
             | flag(s.first.is_some(), FIRST)
+            | flag(s.unknown, UNKNOWN)
+            | flag(s.foreign, FOREIGN)
     }));
     out.put_u64(sequence);
     if let Some(state) = state {
@@ -571,6 +606,8 @@ fn decode_copy(copy: &[u8]) -> Option<DecodedCopy> {
         aborted: ABORTED.map(|flag| Some(body.get_u32()).filter(|_| flags & flag != 0)),
         transactional: flags & TRANSACTIONAL != 0,
         first: Some(body.get_i64().into()).filter(|_| flags & FIRST != 0),
+        unknown: flags & UNKNOWN != 0,
+        foreign: flags & FOREIGN != 0,
     };
     (sequence > 0).then_some(DecodedCopy { sequence, content: (flags & USED != 0).then_some((key, state)) })
 }

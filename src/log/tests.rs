@@ -12,6 +12,7 @@ mod rolls;
 mod room;
 mod rows;
 mod seals;
+mod slots;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -268,7 +269,7 @@ fn a_reader_sees_only_what_is_durable_at_the_logs_level() {
     log.wait(weak.position, Durability::PowerLoss).unwrap();
     assert_eq!(all(&log).len(), 1);
 
-    log.configure(LogConfig::default().durability(Durability::ProcessCrash));
+    log.configure(LogConfig::default().durability(Durability::ProcessCrash)).unwrap();
     let written = log.append_records(["b"]).unwrap();
     assert_eq!(all(&log).len(), 1, "staged bytes are never visible");
     log.wait(written.position, Durability::ProcessCrash).unwrap();
@@ -457,7 +458,7 @@ fn limits_and_rules_of_the_log_are_kept() {
     assert_eq!(refused(Record::new("x").key("k").timestamp(T + 2000)), ErrorKind::InvalidTimestamp);
     assert_eq!(log.append_records(Vec::<Record>::new()).unwrap_err().kind(), ErrorKind::InvalidArgument);
     assert_eq!(log.offsets().end, 0);
-    log.configure(LogConfig::default().timestamp_type(TimestampType::LogAppendTime));
+    log.configure(LogConfig::default().timestamp_type(TimestampType::LogAppendTime)).unwrap();
     bed.clock.advance(Duration::from_millis(5));
     let appended = log.append_records([Record::new("x").timestamp(9)]).unwrap();
     assert_eq!(appended.append_time, Some(Timestamp::new(T + 5)));

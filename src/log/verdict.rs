@@ -54,9 +54,9 @@ impl Recovery<'_> {
         if is_end && (known.is_last || segment.until() == Some(flaw.from)) && is_zero(segment, flaw)? {
             return Ok(Verdict::Empty);
         }
-        let Self { context, config, slot, .. } = *self;
+        let Self { context, slot, is_foreign, .. } = *self;
         let Some(slot) = slot else {
-            if context.slot.is_some() && !context.outside.foreign && config.durability < Durability::PowerLoss {
+            if context.slot.is_some() && !is_foreign && self.level() < Durability::PowerLoss {
                 // What we knew of it is lost, or never was durable; what is proven synced was judged before.
                 return Ok(Verdict::Torn(RecoveryRow::TornUnsynced));
             }
@@ -70,7 +70,7 @@ impl Recovery<'_> {
             let is_short = known.is_last && is_end && !is_whole(segment, flaw)?;
             return Ok(if is_short { Verdict::Torn(RecoveryRow::TornTail) } else { rot });
         }
-        if config.durability < Durability::PowerLoss {
+        if self.level() < Durability::PowerLoss {
             return Ok(Verdict::Torn(RecoveryRow::TornUnsynced));
         }
         if !known.is_last {
@@ -112,7 +112,7 @@ fn is_zero(segment: &Segment, flaw: &Flaw) -> Result<bool> {
 
 /// Whether all bytes of the batch that a flaw was were written, by its length. The system takes a write page by page: of
 /// one that was not finished, and that space made ahead goes on behind, the last page at least is zeros alone.
-fn is_whole(segment: &Segment, flaw: &Flaw) -> Result<bool> {
+pub(super) fn is_whole(segment: &Segment, flaw: &Flaw) -> Result<bool> {
     const PAGE_BYTES: u64 = 4096;
     let mut front = [0; BatchHeader::MAGIC_AT + 1];
     let size = flaw.positions.end - flaw.positions.start;

@@ -69,8 +69,6 @@ pub(crate) struct Checkpoints {
     pub(crate) high_watermark: HashMap<TopicPartition, Offset>,
     /// A stock broker left the directory in order.
     pub(crate) clean: bool,
-    /// Another program had the directory since we last did.
-    pub(crate) foreign: bool,
 }
 
 impl Checkpoints {
@@ -82,7 +80,6 @@ impl Checkpoints {
             recovery_point: noted(&self.recovery_point),
             high_watermark: noted(&self.high_watermark),
             clean: self.clean,
-            foreign: self.foreign,
         }
     }
 
@@ -101,8 +98,6 @@ pub(crate) struct Checkpoint {
     pub(crate) high_watermark: Offset,
     /// A stock broker left the directory in order.
     pub(crate) clean: bool,
-    /// Another program had the directory since we last did.
-    pub(crate) foreign: bool,
 }
 
 /// What all partitions of one broker share.
@@ -292,12 +287,7 @@ impl Partition {
             boot_id: self.context.boot_id,
             log_start: self.found.log_start,
             recovery_point: self.found.recovery_point,
-            outside: Outside {
-                high_watermark: self.found.high_watermark,
-                clean: self.found.clean,
-                foreign: self.found.foreign,
-                doubted: None,
-            },
+            outside: Outside { high_watermark: self.found.high_watermark, clean: self.found.clean, doubted: None },
             meter: Arc::clone(&self.meter),
         };
         let (mode, verify) = self.context.reading;
@@ -503,8 +493,8 @@ impl Partition {
     /// we know nothing of needs nothing.
     pub(crate) fn is_dirty(&self, has_dir: impl FnOnce(&TopicPartition) -> bool, found_clean: bool) -> bool {
         match self.slot.load() {
-            Some(state) => !state.clean,
-            None => !found_clean && has_dir(&self.name),
+            Some(state) if !state.unknown || state.poisoned => !state.clean,
+            _ => !found_clean && has_dir(&self.name),
         }
     }
 
@@ -548,7 +538,7 @@ impl Partition {
 
     /// The same, and syncs all that was appended.
     pub(crate) fn maintain(&self) -> Result<()> {
-        self.opened().map_or(Ok(()), Log::run_maintenance)
+        self.opened().map_or(Ok(()), Log::maintain)
     }
 
     /// Deletes old segments; see `Log::apply_retention`.
@@ -567,7 +557,6 @@ impl Partition {
             recovery_point: log.recovery_point(),
             high_watermark: offsets.high_watermark,
             clean: self.found.clean,
-            foreign: self.found.foreign,
         }
     }
 
@@ -647,13 +636,11 @@ impl Partition {
         self.on_log(|log| Ok(log.size_bytes()))
     }
 
-    pub(crate) fn configure(&self, settings: &Arc<TopicSettings>) {
+    pub(crate) fn configure(&self, settings: &Arc<TopicSettings>) -> Result<()> {
         // A log that is just being opened takes the old settings or these, and is told of these either way.
         let _opening = self.opening.lock();
         self.settings.store(Arc::clone(settings));
-        if let Some(log) = self.opened() {
-            log.configure(self.log_config(settings));
-        }
+        self.opened().map_or(Ok(()), |log| log.configure(self.log_config(settings)))
     }
 
     /// Whether its topic was deleted is not known before the broker is opened again: until then it takes nothing that

@@ -217,3 +217,43 @@ fn a_directory_is_not_called_clean_while_a_log_is_half_recovered() {
     broker.close().unwrap();
     disk.metadata(marker).unwrap();
 }
+
+#[test]
+fn a_strangers_log_is_known_as_one_until_it_was_opened() {
+    let open = |disk: &SimStorage| Broker::builder("data").storage(disk.clone()).manual().open().unwrap();
+    for is_closed in [true, false] {
+        let disk = SimStorage::new();
+        let broker = open(&disk);
+        append(&broker.topic("orders").create().unwrap().partition(0).unwrap(), &["paid"]);
+        if is_closed {
+            broker.close().unwrap();
+        }
+        drop(broker);
+        replace_file(&disk, Path::new("data/thalweg.epoch"), b"7\n").unwrap();
+        if is_closed {
+            // Nobody touches the topic.
+            open(&disk).close().unwrap();
+        } else {
+            disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path("orders-0/0"));
+            let report = open(&disk).recovery_report();
+            assert!(report.partitions.iter().any(|partition| partition.outcome.is_err()), "{report}");
+        }
+        let broker = open(&disk.crash(Choice::ProcessCrash));
+        assert_eq!(values(broker.topic("orders").open().unwrap().scan(Start::Earliest)), ["paid"]);
+        let report = broker.recovery_report();
+        assert!(!report.foreign_writer, "{report}");
+        assert!(!rows(&report).contains(&RecoveryRow::StateLost), "{report}");
+    }
+}
+
+#[test]
+fn a_topic_whose_level_rises_loses_nothing_of_before() {
+    let open = |disk: &SimStorage| Broker::builder("data").storage(disk.clone()).manual().open().unwrap();
+    let disk = SimStorage::new();
+    let broker = open(&disk);
+    let topic = broker.topic("orders").durability(Durability::ProcessCrash).create().unwrap();
+    append(&topic.partition(0).unwrap(), &["paid"]);
+    topic.alter_configs(&[("flush.messages", Some("1"))]).unwrap();
+    let broker = open(&disk.crash(Choice::Nothing));
+    assert_eq!(values(broker.topic("orders").open().unwrap().scan(Start::Earliest)), ["paid"]);
+}

@@ -42,29 +42,32 @@ fn state(log_end: i64) -> SlotState {
         aborted: [Some(11), None],
         transactional: true,
         first: Some(Offset::new(12)),
+        unknown: log_end % 11 == 0,
+        foreign: log_end % 33 == 0,
     }
 }
 
 /// What each version of this file looked like, for ever readable.
 #[test]
 fn golden_files_of_all_versions_are_read() {
-    let nothing = ([None; 2], false, None);
-    let versions: [(&[u8], _); 3] = [
-        (include_bytes!("../../../tests/data/private/state-v1.bin"), (false, Offset::ZERO, 0, nothing)),
-        (include_bytes!("../../../tests/data/private/state-v2.bin"), (true, Offset::new(9), 10, nothing)),
-        (
-            include_bytes!("../../../tests/data/private/state-v3.bin"),
-            (true, Offset::new(9), 10, ([Some(11), None], true, Some(Offset::new(12)))),
-        ),
+    let (nothing, some) = (([None; 2], false, None), ([Some(11), None], true, Some(Offset::new(12))));
+    let versions: [(&[u8], _); 4] = [
+        (include_bytes!("../../../tests/data/private/state-v1.bin"), (false, Offset::ZERO, 0, nothing, false)),
+        (include_bytes!("../../../tests/data/private/state-v2.bin"), (true, Offset::new(9), 10, nothing, false)),
+        (include_bytes!("../../../tests/data/private/state-v3.bin"), (true, Offset::new(9), 10, some, false)),
+        (include_bytes!("../../../tests/data/private/state-v4.bin"), (true, Offset::new(9), 10, some, true)),
     ];
-    for (golden, (poisoned, noted, unsynced_max, (aborted, transactional, first))) in versions {
+    for (golden, (poisoned, noted, unsynced_max, (aborted, transactional, first), marked)) in versions {
         let storage = MemoryStorage::default();
         let file = storage.open(Path::new(PATH), OpenMode::CreateNew).unwrap();
         file.write_all_at(golden, 0).unwrap();
         let found = open(&storage);
         let of = |log_end| {
             let poisoned = poisoned && log_end % 9 == 0;
-            SlotState { poisoned, noted, unsynced_max, aborted, transactional, first, ..state(log_end) }
+            let SlotState { unknown, foreign, .. } = state(log_end);
+            let (unknown, foreign) = (unknown && marked, foreign && marked);
+            let others = state(log_end);
+            SlotState { poisoned, noted, unsynced_max, aborted, transactional, first, unknown, foreign, ..others }
         };
         assert_eq!(found.slot(topic(1), 0.into()).load(), Some(of(99)));
         assert_eq!(found.slot(topic(2), 3.into()).load(), Some(of(96)));
@@ -113,7 +116,7 @@ fn a_torn_store_falls_back_to_what_was_synced_last() {
 
 #[test]
 fn stores_alternate_only_across_syncs() {
-    let mut content = Content { state: None, sequences: [0, 0], written_at: 0, freed: false };
+    let mut content = Content { state: None, sequences: [0, 0], written_at: 0, known_since: None, freed: false };
     for (sequences, synced, target) in [
         ([0, 0], false, 1),
         ([0, 1], false, 0),
@@ -210,9 +213,9 @@ fn headers_of_others_are_refused() {
         assert_eq!(error.at_path(), Some(Path::new(PATH)));
         error
     };
-    let newer = refuse(14, &[0, 0, 0, 4]);
+    let newer = refuse(14, &[0, 0, 0, 5]);
     assert_eq!(newer.kind(), ErrorKind::Unsupported);
-    assert!(newer.to_string().contains("version 4"), "{newer}");
+    assert!(newer.to_string().contains("version 5"), "{newer}");
     assert_eq!(refuse(0, b"T").kind(), ErrorKind::Corrupt);
     assert_eq!(refuse(18, &[1]).kind(), ErrorKind::Corrupt);
     raw(&storage).set_len(100).unwrap();

@@ -136,8 +136,11 @@ fn open_foreign(bed: &Bed, outside: Outside, recovery_point: i64, config: LogCon
     for name in bed.names().into_iter().filter(|name| name.ends_with(".seal")) {
         bed.storage.remove_file(&bed.dir.join(name)).unwrap();
     }
-    let outside = Outside { foreign: true, ..outside };
-    Log::open_in(context(bed, outside, recovery_point), &bed.dir, config).unwrap()
+    let context = context(bed, outside, recovery_point);
+    if let Some(slot) = context.slot.as_ref().filter(|slot| slot.load().is_none()) {
+        slot.store(&SlotState::foreign()).unwrap();
+    }
+    Log::open_in(context, &bed.dir, config).unwrap()
 }
 
 pub(super) fn findings(log: &Log, kind: FindingKind) -> Vec<(i64, i64)> {

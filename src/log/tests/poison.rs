@@ -126,7 +126,7 @@ fn a_reopened_log_is_read_as_before_and_says_what_the_reopening_found() {
     let config = LogConfig::default().read_mode(ReadMode::Mapped).verify(Verify::Once);
     let clock = ManualClock::new(Timestamp::new(T));
     let log = Log::open_on(Arc::new(disk.clone()), Arc::new(clock), DIR, config).unwrap();
-    log.configure(LogConfig::default().segment_bytes(1 << 20));
+    log.configure(LogConfig::default().segment_bytes(1 << 20)).unwrap();
     assert_eq!(log.recovery().rows, [RecoveryRow::Fresh]);
     fail_syncs(&disk, AfterFailedSync::KeepsNew, Repeat::Once);
     let appended = log.append_records(["in doubt"]).unwrap();

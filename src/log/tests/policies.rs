@@ -92,7 +92,7 @@ fn a_salvaged_log_is_read_past_damage_which_is_told() {
         };
         assert!(at.iter().all(|&batch| told(batch)), "{findings:?}");
         // Not only for as long as the configuration is the one it was opened with.
-        log.configure(LogConfig::default());
+        log.configure(LogConfig::default()).unwrap();
         let end = log.offsets().end;
         assert_eq!(log.read(Offset::ZERO, 1 << 20, Isolation::ReadUncommitted).unwrap().offsets().end, end);
         put(&log, &["d"]);

@@ -101,7 +101,7 @@ fn a_setting_that_is_changed_during_a_reopening_counts() {
     thread::scope(|scope| {
         let reopening = scope.spawn(|| log.reopen());
         hold.wait_for_it();
-        log.configure(small());
+        log.configure(small()).unwrap();
         log.watch(&watcher);
         drop(hold);
         reopening.join().unwrap().unwrap();
