@@ -141,10 +141,11 @@ impl Topic {
     }
 
     /// Changes configs by Kafka's names, all or none: a value sets, `None` goes back to the default.
-    /// Appends from then on follow.
+    /// Appends from then on follow. Where the level rises to `PowerLoss`, what was appended before is synced first.
     ///
     /// # Errors
-    /// `InvalidConfig`, naming the config; nothing was changed then. `TopicDeleted`; `Io`.
+    /// `InvalidConfig`, naming the config; nothing was changed then. `TopicDeleted`; `Io`. As [`Partition::sync`] where the
+    /// level rises; the configs are changed then.
     pub fn alter_configs(&self, changes: &[(&str, Option<&str>)]) -> Result<()> {
         self.broker.alter_configs(&self.entry, changes)
     }

@@ -137,17 +137,21 @@ impl Inner {
     /// name that Kafka would give them. Partitions below `from` are not concerned.
     fn clear_place(&self, topic: &str, from: usize) -> Result<()> {
         let (storage, root) = (&*self.context.storage, &self.context.root);
-        let mut moved = false;
-        for entry in storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))? {
-            let number = entry.name.strip_prefix(topic).and_then(|rest| rest.strip_prefix('-')?.parse::<usize>().ok());
-            if number.is_some_and(|number| number >= from) {
-                moved |= directory::set_aside(storage, &root.join(&entry.name), "stray")?.is_some();
-            }
+        let listed = storage.list(root).map_err(|e| Error::io("cannot list the directory", root, e))?;
+        let is_left = |name: &str| {
+            let number = name.strip_prefix(topic).and_then(|rest| rest.strip_prefix('-')?.parse::<usize>().ok());
+            number.is_some_and(|number| number >= from)
+        };
+        let left: Vec<_> = listed.into_iter().filter(|entry| is_left(&entry.name)).collect();
+        if left.is_empty() {
+            return Ok(());
         }
-        match moved {
-            true => storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e)),
-            false => Ok(()),
+        // A deletion that failed half way may have left what they say of it, which is not to apply to the new one.
+        self.write_checkpoints()?;
+        for entry in left {
+            directory::set_aside(storage, &root.join(&entry.name), "stray")?;
         }
+        storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))
     }
 
     fn check_absent(&self, topic: &str) -> Result<()> {

@@ -84,9 +84,9 @@ impl EpochCache {
         self.entries.get(at).copied()
     }
 
-    /// The first epoch that began at `offset` or above.
-    pub(crate) fn first_from(&self, offset: Offset) -> Option<(LeaderEpoch, Offset)> {
-        self.entries.get(self.entries.partition_point(|entry| entry.1 < offset)).copied()
+    /// Where the first epoch after this one began.
+    pub(crate) fn start_after(&self, epoch: LeaderEpoch) -> Option<Offset> {
+        self.entries.get(self.entries.partition_point(|entry| entry.0 <= epoch)).map(|entry| entry.1)
     }
 
     /// Where the oldest epoch began that is known.

@@ -630,7 +630,7 @@ impl Inner {
 
     fn recover(context: LogContext, dir: &Path, config: LogConfig, has_metadata: bool) -> Result<Self> {
         let home = home(&context, dir, &config);
-        let found = recover::recover(&context, &home, &config)?;
+        let found = recover::recover(&context, &home, &config, context.slot.as_deref())?;
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
         marks.set_recovery_point(found.points.recovery);

@@ -29,7 +29,7 @@ use super::notes::remove_snapshot;
 use super::producers::ProducerStates;
 use super::report::{LogRecovery, RecoveryRow};
 use super::scan::{Begin, Scan};
-use super::state::{SlotState, TAIL_LEN};
+use super::state::{SlotState, StateSlot, TAIL_LEN};
 use super::{LogConfig, LogContext, Reserved};
 
 /// Longest producer snapshot that is read.
@@ -68,12 +68,18 @@ pub(super) struct Recovered {
     pub(super) report: LogRecovery,
 }
 
-pub(super) fn recover(context: &LogContext, home: &SegmentHome, config: &LogConfig) -> Result<Recovered> {
+/// `notes`: where a decision is noted before it is carried out; `None` where nothing is to reach the disk.
+pub(super) fn recover(
+    context: &LogContext,
+    home: &SegmentHome,
+    config: &LogConfig,
+    notes: Option<&StateSlot>,
+) -> Result<Recovered> {
     let noted = context.slot.as_ref().and_then(|slot| slot.load());
     let in_doubt = noted.filter(|slot| slot.poisoned && slot.boot_id == context.boot_id);
     let slot = noted.filter(|slot| !slot.unknown);
     let is_foreign = noted.is_some_and(|slot| slot.foreign);
-    let recovery = Recovery { context, home, config, slot: slot.as_ref(), is_foreign, rebuilt: Cell::default() };
+    let recovery = Recovery { context, home, config, notes, slot: slot.as_ref(), is_foreign, rebuilt: Cell::default() };
     let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
     super::swaps::finish(home)?;
     let Some(mut listed) = recovery.list()? else {
@@ -117,6 +123,7 @@ pub(super) struct Recovery<'a> {
     pub(super) context: &'a LogContext,
     pub(super) home: &'a SegmentHome,
     pub(super) config: &'a LogConfig,
+    notes: Option<&'a StateSlot>,
     pub(super) slot: Option<&'a SlotState>,
     /// Another program had the log since we last did: of what we kept nothing is evidence.
     pub(super) is_foreign: bool,
@@ -131,6 +138,18 @@ impl Recovery<'_> {
             Some(slot) if slot.unsynced_max == 0 => self.config.durability.min(Durability::ProcessCrash),
             _ => self.config.durability,
         }
+    }
+
+    /// Notes durably that offsets below `end` are not given out again, ahead of the cut that takes what shows it. A log
+    /// without a slot has no place for it.
+    pub(super) fn reserve(&self, end: Offset) -> Result<()> {
+        let Some((notes, slot)) = self.notes.zip(self.slot) else { return Ok(()) };
+        if slot.reserved >= end && slot.weak_acks {
+            return Ok(());
+        }
+        let reserved = slot.reserved.max(end);
+        notes.store(&SlotState { clean: false, weak_acks: true, reserved, ..*slot })?;
+        notes.sync()
     }
 
     /// What is there; `None` when there is no directory. Files that wait for deletion go.

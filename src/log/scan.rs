@@ -17,7 +17,7 @@ use super::marks::{Point, Points};
 use super::producers::{BatchFacts, ProducerStates};
 use super::recover::{Latest, Recovered, Recovery};
 use super::report::RecoveryRow;
-use super::verdict::{Known, Verdict, announced_end, beyond, is_whole, used_end};
+use super::verdict::{Known, Verdict, announced_end, beyond, used_end};
 
 /// Damaged places that a report names.
 const DAMAGED_MAX: usize = 1 << 10;
@@ -149,7 +149,7 @@ impl<'a> Scan<'a> {
             }
             next = scanned.next;
             if let Some((flaw, verdict)) = &scanned.stopped {
-                self.cut(&segment, flaw, *verdict, at == last)?;
+                self.cut(&segment, flaw, *verdict)?;
                 if let Verdict::Torn(_) = verdict
                     && at < last
                 {
@@ -353,7 +353,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Takes off a segment what it does not hold any more from a flaw on.
-    fn cut(&mut self, segment: &Segment, flaw: &Flaw, verdict: Verdict, is_last: bool) -> Result<()> {
+    fn cut(&mut self, segment: &Segment, flaw: &Flaw, verdict: Verdict) -> Result<()> {
         let position = flaw.positions.start;
         if let Verdict::Torn(row) = verdict {
             let end = used_end(segment, flaw)?;
@@ -369,18 +369,15 @@ impl<'a> Scan<'a> {
                     .map_or(flaw.from, |sound| flaw.from + i64::from(sound.last_offset_delta()))
                     .next(),
             };
-            // What was written whole may have been synced and acknowledged: then it is rot that takes it.
-            let mut known = flaw.to.map_or(Ok(flaw.from), |to| sound_end(segment, (flaw.positions.end, to)))?;
-            let without_slot = self.recovery.slot.is_none() && self.recovery.context.slot.is_some();
-            if (is_last && without_slot) || is_whole(segment, flaw)? {
-                known = known.max(announced);
-            }
-            self.leave_out(known);
+            // Rot may look so, of what was synced and acknowledged.
+            let known =
+                flaw.to.map_or(Ok(flaw.from), |to| sound_end(segment, (flaw.positions.end, to)))?.max(announced);
+            self.leave_out(known)?;
             let words = match row {
                 RecoveryRow::TornTail => format!("an unfinished write of {size} bytes was cut off"),
                 _ => format!("{size} bytes that were never synced, with a hole in them, were cut off"),
             };
-            self.tell_cut(segment, position..end, words, flaw.from..announced.max(known));
+            self.tell_cut(segment, position..end, words, flaw.from..known);
         }
         if is_on(Mutant::TornTailKept) {
             return Ok(());
@@ -398,7 +395,7 @@ impl<'a> Scan<'a> {
             self.found.report.cut_bytes += size;
             let words = format!("a segment of {size} bytes that were never synced was cut off with those before it");
             let known = sound_end(&segment, (0, segment.base()))?.max(end);
-            self.leave_out(known);
+            self.leave_out(known)?;
             self.tell_cut(&segment, 0..size, words, end..known);
             segment.remove_files()?;
         }
@@ -410,10 +407,12 @@ impl<'a> Scan<'a> {
 
     /// Offsets below `end` are not given out again. The metadata log, which keeps no slot, shows nothing before it is
     /// applied, and goes on where it was read to.
-    fn leave_out(&mut self, end: Offset) {
-        if self.recovery.context.slot.is_some() {
-            self.found.known_outside = self.found.known_outside.max(end);
+    fn leave_out(&mut self, end: Offset) -> Result<()> {
+        if self.recovery.context.slot.is_none() {
+            return Ok(());
         }
+        self.found.known_outside = self.found.known_outside.max(end);
+        self.recovery.reserve(self.found.known_outside)
     }
 
     /// Keeps what is to be cut off, as far as that can be, and tells of it.
@@ -463,9 +462,9 @@ impl<'a> Scan<'a> {
         let is_lost = context.slot.is_some() && !is_foreign;
         let power_cut = slot.map_or(is_lost, |slot| slot.boot_id != context.boot_id);
         // Where offsets were left out, the higher epoch above is durable before its first batch is written.
-        let risen = self.epochs.noted.as_ref().and_then(|noted| noted.first_from(before.end));
-        let risen = risen.filter(|&(epoch, at)| epoch > before.epoch && at <= segment.base());
-        let hole = risen.map_or(before.end, |(_, at)| at)..segment.base();
+        let risen = self.epochs.noted.as_ref().and_then(|noted| noted.start_after(before.epoch));
+        let risen = risen.filter(|at| (before.end..=segment.base()).contains(at));
+        let hole = risen.unwrap_or(before.end)..segment.base();
         if hole.is_empty() {
             return Ok(true);
         }

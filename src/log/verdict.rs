@@ -112,7 +112,7 @@ fn is_zero(segment: &Segment, flaw: &Flaw) -> Result<bool> {
 
 /// Whether all bytes of the batch that a flaw was were written, by its length. The system takes a write page by page: of
 /// one that was not finished, and that space made ahead goes on behind, the last page at least is zeros alone.
-pub(super) fn is_whole(segment: &Segment, flaw: &Flaw) -> Result<bool> {
+fn is_whole(segment: &Segment, flaw: &Flaw) -> Result<bool> {
     const PAGE_BYTES: u64 = 4096;
     let mut front = [0; BatchHeader::MAGIC_AT + 1];
     let size = flaw.positions.end - flaw.positions.start;

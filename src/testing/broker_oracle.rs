@@ -189,19 +189,27 @@ impl WatchedBroker {
     /// As [`Partition::append_records`].
     pub fn append<'a>(&self, partition: &Partition, values: impl IntoIterator<Item = &'a str>) -> Result<Appended> {
         let values: Vec<_> = values.into_iter().collect();
-        let bytes = values.iter().map(|value| value.len() as u64 + RECORD_BYTES).sum();
-        let appended = self.making_room(partition, bytes, || {
-            self.note_appending(partition, &values)?;
-            partition.append_records(values.iter().copied())
-        })?;
+        let appended = self.append_by(partition, &values, || partition.append_records(values.iter().copied()))?;
         self.note_of(partition, LogEvent::Appended(appended.base_offset));
         self.staged.lock().push((partition.clone(), appended));
         Ok(appended)
     }
 
-    /// Appends so many bytes by whatever way; a byte budget may delete others for it.
-    fn making_room<T>(&self, partition: &Partition, bytes: u64, append: impl FnOnce() -> Result<T>) -> Result<T> {
-        if !partition.would_drop(bytes) {
+    /// Appends one batch of these values by whatever way; a byte budget may delete others for it.
+    ///
+    /// # Errors
+    /// Those of `append`; as [`Partition::offsets`].
+    pub fn append_by<T>(
+        &self,
+        partition: &Partition,
+        values: &[&str],
+        append: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let append = || {
+            self.note_appending(partition, values)?;
+            append()
+        };
+        if !partition.would_drop(values.iter().map(|value| value.len() as u64 + RECORD_BYTES).sum()) {
             return append();
         }
         let topics = self.broker.topics()?.into_iter().filter(|topic| !topic.name().starts_with("__"));

@@ -269,10 +269,11 @@ impl<'a> Work<'a> {
         let values = [self.value(), "one".to_owned(), "another".to_owned()];
         let producer = self.broker.broker().producer().linger(Duration::from_secs(60)).build()?;
         let texts: Vec<_> = values.iter().map(String::as_str).collect();
-        self.broker.note_appending(&partition, &texts)?;
-        let enqueue = |text: &&str| producer.enqueue(&topic, thalweg::Record::new(*text).partition(0)).map(drop);
-        let sent = texts.iter().try_for_each(enqueue).and_then(|()| producer.flush());
-        producer.close().and(sent)?;
+        self.broker.append_by(&partition, &texts, || {
+            let enqueue = |text: &&str| producer.enqueue(&topic, thalweg::Record::new(*text).partition(0)).map(drop);
+            let sent = texts.iter().try_for_each(enqueue).and_then(|()| producer.flush());
+            producer.close().and(sent)
+        })?;
         self.broker.note_acknowledged(&partition, partition.offsets()?.end, partition.durability())
     }
 

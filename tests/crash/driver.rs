@@ -140,7 +140,10 @@ pub(crate) fn failing_operations<S: Subject>(
         let work = move |disk: &SimStorage, history: &History<S::Event>| {
             let _may_fail = subject.work(disk, history, seed, steps);
         };
-        let config = SweepConfig::new(seed).first(S::FIRST).step(step).time(seeds.left());
+        let config = SweepConfig::new(seed)
+            .first(std::env::var("OP").ok().and_then(|t| t.parse().ok()).unwrap_or(S::FIRST))
+            .step(step)
+            .time(seeds.left());
         let report = sweep_errors(work, |disk, history| subject.check(disk, history, seed), &config);
         runs += report.runs;
         println!("{what}, {report}");

@@ -104,3 +104,23 @@ fn a_topic_that_may_be_deleted_acknowledges_nothing() {
     let broker = open(&disk.crash(Choice::ProcessCrash));
     assert!(broker.topic("t").open().is_err_and(|e| e.kind() == ErrorKind::UnknownTopicOrPartition));
 }
+
+#[test]
+fn what_is_noted_of_a_topic_whose_deletion_failed_half_way_is_not_told_of_the_next_of_its_name() {
+    let disk = SimStorage::new();
+    let broker = open(&disk);
+    let topic = broker.topic("orders").create().unwrap();
+    append(&topic.partition(0).unwrap(), &["paid"]);
+    broker.run_maintenance().unwrap();
+    disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path("recovery-point-offset-checkpoint"));
+    topic.delete().unwrap_err();
+    broker.topic("orders").create().unwrap();
+    let broker = open(&disk.crash(Choice::ProcessCrash));
+    let offsets = broker.topic("orders").open().unwrap().partition(0).unwrap().offsets().unwrap();
+    assert_eq!((offsets.log_start, offsets.end), (Offset::ZERO, Offset::ZERO));
+    assert!(
+        !broker.findings().iter().any(|finding| finding.kind == crate::finding::FindingKind::Lost),
+        "{:?}",
+        broker.findings()
+    );
+}

@@ -67,6 +67,35 @@ fn offsets_that_were_acknowledged_are_not_given_out_again_when_they_are_taken_fo
     }
 }
 
+/// Its length seems to say that a part of it was never written.
+#[test]
+fn the_offset_of_a_last_batch_with_a_wrong_length_is_not_given_out_again_by_whichever_opening_gets_through() {
+    let first = disk();
+    let log = open(&first, LogConfig::default());
+    fill(&log, 0..6);
+    let size = log.size_bytes() / 6;
+    for is_power_cut in [false, true] {
+        let crash = if is_power_cut { Choice::Nothing } else { Choice::ProcessCrash };
+        let spoilt = first.crash(crash);
+        spoilt.put_byte(LOG, 5 * size + 9, 8).unwrap();
+        for operations in 0..1000 {
+            let disk = spoilt.crash(Choice::ProcessCrash);
+            disk.limit_operations(disk.operations() + operations);
+            let opened = try_open(&disk, LogConfig::default());
+            for choice in [Choice::ProcessCrash, Choice::Nothing, Choice::All, Choice::Journaled(operations)] {
+                let log = open(&disk.crash(choice), LogConfig::default());
+                let base = put(&log, &["new"]).base_offset;
+                assert!(base >= 6, "{is_power_cut} {operations} {choice}: {base}, {}", log.recovery());
+                assert_eq!(outcome(&log).records.len(), 6, "{is_power_cut} {operations} {choice}: {}", log.recovery());
+            }
+            if let Ok(log) = opened {
+                assert_eq!(log.recovery().rows, [Row::TornTail, Row::Reserved], "{is_power_cut}");
+                break;
+            }
+        }
+    }
+}
+
 /// A crash before each operation of a group, which then has lost its first batch.
 #[test]
 fn a_young_log_knows_a_torn_group_when_it_sees_one() {

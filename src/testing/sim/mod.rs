@@ -332,6 +332,7 @@ impl Sim {
     fn begin(&mut self, operation: Operation, path: &Path, clock: &Arc<dyn Clock>) -> io::Result<()> {
         if operation.changes_the_disk() {
             self.keep_moment(|| format!("{operation:?} {}", path.display()), clock);
+            self.disk.untold = false;
         }
         if self.moments.is_some() {
             self.trace.push((operation, path.to_owned()));
