@@ -9,8 +9,8 @@ use std::cell::Cell;
 use std::path::Path;
 
 use bytes::Bytes;
-use thalweg::testing::{fuzz, fuzz_targets};
-use thalweg::{BatchHeader, Codec, ErrorKind, Record, RecordBatch, Timestamp};
+use thalweg::testing::{Choice, Errno, Fault, Operation, Repeat, SimStorage, fuzz, fuzz_targets};
+use thalweg::{BatchHeader, Broker, Codec, Durability, ErrorKind, FindingKind, Record, RecordBatch, Start, Timestamp};
 
 struct Counting;
 
@@ -234,4 +234,31 @@ fn files_that_lie_cost_an_error_not_memory() {
             }
         }
     }
+}
+
+/// The next opening in this boot writes again what a failed sync may have left to the cache. Who only looks does not.
+#[test]
+fn looking_at_a_log_whose_sync_has_failed_holds_none_of_it() {
+    const RECORDS: usize = 256;
+    let disk = SimStorage::new();
+    let builder = |disk: &SimStorage| Broker::builder("data").storage(disk.clone()).manual();
+    let broker = builder(&disk).open().unwrap();
+    let topic = broker.topic("events").durability(Durability::ProcessCrash).create().unwrap();
+    for number in 0..RECORDS {
+        topic.send(vec![number as u8; 64 << 10]).unwrap();
+    }
+    disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path("events-0/"));
+    topic.partition(0).unwrap().sync().unwrap_err();
+    let disk = disk.crash(Choice::ProcessCrash);
+    let bound = 3 << 20;
+    let (peak, found) = peak_of(|| builder(&disk).inspect().unwrap());
+    assert!(peak < bound, "{peak} bytes of {}", RECORDS << 16);
+    // It met the log as one in doubt.
+    assert_eq!(found.findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::Skipped]);
+    let (peak, read) = peak_of(|| {
+        let broker = builder(&disk).read_only().open().unwrap();
+        broker.topic("events").open().unwrap().scan(Start::Earliest).filter(Result::is_ok).count()
+    });
+    assert!(peak < bound, "{peak} bytes of {}", RECORDS << 16);
+    assert_eq!(read, RECORDS);
 }

@@ -239,6 +239,7 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::storage::MemoryStorage;
     use crate::storage::conformance::storage_conformance;
+    use crate::testing::{Errno, Fault, Operation, Repeat, SimStorage};
 
     #[test]
     fn conforms() {
@@ -248,13 +249,67 @@ mod tests {
         });
     }
 
+    type Change = fn(&HaltingStorage, &dyn File) -> io::Result<()>;
+
+    const CHANGES: [(Operation, Change); 13] = [
+        (Operation::Create, |storage, _| storage.open(Path::new("new"), OpenMode::CreateIfAbsent).map(drop)),
+        (Operation::Create, |storage, _| storage.open(Path::new("new"), OpenMode::CreateNew).map(drop)),
+        (Operation::CreateDir, |storage, _| storage.create_dir(Path::new("other"))),
+        (Operation::Rename, |storage, _| storage.rename(Path::new("file"), Path::new("other"))),
+        (Operation::Remove, |storage, _| storage.remove_file(Path::new("file"))),
+        (Operation::RemoveDir, |storage, _| storage.remove_dir_all(Path::new("dir"))),
+        (Operation::SyncDir, |storage, _| storage.sync_dir(Path::new("dir"))),
+        (Operation::SyncFs, |storage, _| storage.sync_fs(Path::new("dir"))),
+        (Operation::Write, |_, file| file.write_all_at(b"y", 0)),
+        (Operation::Write, |_, file| file.write_vectored_at(&[IoSlice::new(b"y")], 0).map(drop)),
+        (Operation::Sync, |_, file| file.sync_data()),
+        (Operation::Allocate, |_, file| file.allocate(0, 1)),
+        (Operation::SetLen, |_, file| file.set_len(0)),
+    ];
+
+    #[test]
+    fn once_stopped_it_changes_nothing_but_notes_and_reads_all() {
+        for (operation, change) in CHANGES {
+            let disk = SimStorage::new();
+            let storage = HaltingStorage::new(Arc::new(disk.clone()), Arc::new(SystemClock::new()));
+            storage.create_dir(Path::new("dir")).unwrap();
+            let file = storage.open(Path::new("file"), OpenMode::CreateNew).unwrap();
+            file.write_all_at(b"x", 0).unwrap();
+            drop(storage.open(Path::new("log.state"), OpenMode::CreateNew).unwrap());
+            disk.add_fault(Fault::new(Errno::ReadOnly, Repeat::Once).on(operation));
+            change(&storage, &*file).unwrap_err();
+            let operations = disk.operations();
+            for (refused, change) in CHANGES {
+                let error = change(&storage, &*file).unwrap_err().to_string();
+                assert!(error.starts_with("nothing is written any more since "), "{operation:?}, {refused:?}: {error}");
+            }
+            assert_eq!(disk.operations(), operations, "{operation:?}");
+            let note = storage.open(Path::new("log.state"), OpenMode::Write).unwrap();
+            note.write_all_at(b"noted", 0).unwrap();
+            note.sync_data().unwrap_err();
+            let mut byte = [0];
+            storage.open(Path::new("file"), OpenMode::Read).unwrap().read_exact_at(&mut byte, 0).unwrap();
+            assert_eq!((byte, file.len().unwrap(), storage.list(Path::new("")).unwrap().len()), (*b"x", 1, 3));
+            storage.resume();
+            change(&storage, &*file).unwrap();
+        }
+    }
+
     #[test]
     fn of_two_syncs_of_one_directory_neither_vouches_for_what_the_other_lost() {
         let (halt, runs) = (Halt::of(process::id(), Arc::new(SystemClock::new())), AtomicUsize::new(0));
         let sync = |path: &str| {
             halt.sync_dir(Path::new(path), || match runs.fetch_add(1, Ordering::SeqCst) {
-                // As a system tells of it: once.
-                0 => Err(io::Error::other("lost")),
+                0 => {
+                    // The other is at it as well, and may go on as far as it can.
+                    let is_alone = || Arc::strong_count(&halt.syncs.lock()[Path::new(path)]) < 3;
+                    while runs.load(Ordering::SeqCst) == 1 && is_alone() {
+                        thread::yield_now();
+                    }
+                    (0..1000).for_each(|_| thread::yield_now());
+                    // As a system tells of it: once.
+                    Err(io::Error::other("lost"))
+                }
                 _ => Ok(()),
             })
         };

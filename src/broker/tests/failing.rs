@@ -32,7 +32,8 @@ fn check_halted(broker: &Broker, disk: &SimStorage, topics: [&Topic; 2]) {
     disk.mend();
     for _ in 0..2 {
         for (number, error) in try_all(broker, topics[0], topics[1]).iter().enumerate() {
-            assert!(error.to_string().contains("open it again"), "{number}: {error}");
+            let text = error.to_string();
+            assert!(text.contains("open it again") && !text.contains("reopen the partition"), "{number}: {text}");
         }
     }
     assert!(broker.close().is_err());
