@@ -129,6 +129,8 @@ pub(crate) struct Inner {
     /// What concerns the whole directory of what this opening found.
     opening: RecoveryReport,
     groups: Groups,
+    /// Directories of deleted topics may not be gone for good. Changed under `changes`.
+    names_in_doubt: AtomicBool,
     /// A partition could not be recovered: the directory must not be called clean.
     unsound: AtomicBool,
     /// Counts changes of topics.
@@ -312,6 +314,7 @@ impl Inner {
             state,
             groups: Groups::default(),
             catalog_version: AtomicU64::new(0),
+            names_in_doubt: AtomicBool::new(true),
             unsound: AtomicBool::new(false),
             background: Arc::new(Background::new(Arc::clone(&options.clock))),
             schedule: Mutex::new(Schedule::default()),

@@ -154,6 +154,17 @@ impl Inner {
         storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))
     }
 
+    /// A deleted topic's directory must not come back once another one has its name: a deletion may have failed, or the
+    /// process been killed, between the directory's new name and the sync of that.
+    fn settle_names(&self) -> Result<()> {
+        if self.names_in_doubt.load(Ordering::Acquire) {
+            let (storage, root) = (&*self.context.storage, &self.context.root);
+            storage.sync_dir(root).map_err(|e| Error::io("cannot sync the directory", root, e))?;
+            self.names_in_doubt.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
     fn check_absent(&self, topic: &str) -> Result<()> {
         if self.registry.get(topic).is_some() {
             return Err(Error::new(ErrorKind::TopicExists, format!("topic {topic:?} exists already"))
@@ -168,6 +179,7 @@ impl Inner {
         self.check_writable()?;
         self.check_absent(topic)?;
         self.clear_place(topic, 0)?;
+        self.settle_names()?;
         let image = self.catalog.create_topic(topic, Uuid::random()?, partitions, config)?;
         let entry = self.registry.insert(self.entry(&image, |_| Whereabouts::Here(Checkpoint::default())));
         self.count_change();
@@ -191,6 +203,7 @@ impl Inner {
         let (storage, root) = (&*self.context.storage, &self.context.root);
         // First: what they say of it must not apply to a later topic of its name, whatever fails from here on.
         self.write_checkpoints()?;
+        self.names_in_doubt.store(true, Ordering::Release);
         let mut aside = Vec::new();
         for partition in entry.partitions() {
             aside.extend(directory::set_aside(storage, &partition.dir(), "delete")?);
@@ -220,6 +233,7 @@ impl Inner {
         entry.check_alive()?;
         let present = entry.partition_count();
         self.clear_place(&entry.name, present)?;
+        self.settle_names()?;
         let image = self.catalog.add_partitions(entry.id, total)?;
         let configured = entry.configured();
         let is_new = |number: PartitionId| usize::try_from(number.get()).is_ok_and(|number| number >= present);

@@ -125,3 +125,24 @@ fn what_is_noted_of_a_topic_whose_deletion_failed_half_way_is_not_told_of_the_ne
         broker.findings()
     );
 }
+
+#[test]
+fn a_topic_whose_deletion_was_cut_short_does_not_come_back_under_one_of_its_name() {
+    for is_killed in [false, true] {
+        let disk = SimStorage::new();
+        let broker = open(&disk);
+        let old = broker.topic("t").create().unwrap();
+        old.send("old").unwrap();
+        // Behind the rename of its directory, and before that is synced.
+        disk.add_fault(Fault::new(Errno::Io, Repeat::Forever).on(Operation::Write).path("thalweg.state"));
+        old.delete().unwrap_err();
+        disk.mend();
+        let disk = if is_killed { disk.crash(Choice::ProcessCrash) } else { disk };
+        let broker = if is_killed { open(&disk) } else { broker };
+        broker.topic("t").create().unwrap();
+        let after = open(&disk.crash(Choice::Nothing));
+        let new = after.topic("t").open().unwrap();
+        assert_eq!(read(&new), Vec::<String>::new(), "killed: {is_killed}");
+        assert_eq!(new.send("new").unwrap().offset, 0);
+    }
+}
