@@ -178,6 +178,8 @@ fn files(disk: &SimStorage, dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 /// What a partition held before anything happened to it.
 #[derive(Clone, Default)]
 struct Known {
+    /// What lies below was deleted, and comes back where the state is lost that says so.
+    start: i64,
     end: i64,
     records: BTreeMap<i64, Vec<u8>>,
     /// Those that a read-committed reader sees.
@@ -188,7 +190,8 @@ struct Known {
 
 impl Known {
     fn of(offsets: LogOffsets, read: &dyn Fn(Offset, Isolation) -> Result<LogRead>) -> Self {
-        let mut known = Self { end: offsets.end.get(), ..Self::default() };
+        let (start, end) = (offsets.log_start.get(), offsets.end.get());
+        let mut known = Self { start, end, ..Self::default() };
         for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
             let mut at = offsets.log_start;
             while at < offsets.high_watermark {
@@ -205,7 +208,6 @@ impl Known {
                 }
                 for (offset, value) in values(&read).expect("sound batches") {
                     match isolation {
-                        _ if offset < offsets.log_start.get() => {}
                         Isolation::ReadUncommitted => drop(known.records.insert(offset, value)),
                         Isolation::ReadCommitted => drop(known.committed.insert(offset)),
                     }
@@ -274,7 +276,8 @@ impl Known {
                 }
                 at = read.next_offset();
             }
-            let silent = unseen.keys().find(|offset| !gone.iter().any(|range| range.contains(offset)));
+            let mut due = unseen.keys().filter(|offset| **offset >= self.start);
+            let silent = due.find(|offset| !gone.iter().any(|range| range.contains(offset)));
             if let Some(offset) = silent {
                 return Err(format!("{isolation:?} does not see {offset}, and nobody says so; {gone:?}, {offsets:?}"));
             }
@@ -361,8 +364,6 @@ impl Bed {
         match (self.left, damage) {
             // Of a file that is trusted only its seal knows.
             (_, Damage::Exchange) => self.left == Left::Stateless && !is_last,
-            // Nothing else says that records were deleted from a log that stands alone.
-            (_, Damage::Vanish) if path.ends_with("log.state") => self.left == Left::Stale,
             (Left::Closed, _) => true,
             (Left::Noted, Damage::Flip { .. }) => true,
             (Left::Stale, Damage::Flip { at, .. }) if is_last => at as usize + UNSYNCED_MAX as usize + SECTOR < len,
@@ -445,8 +446,7 @@ fn log_bed(seed: u64, left: Left) -> Bed {
             log.sync()?;
         }
         if left != Left::Stale {
-            // Where deleted records are not to be seen again, which only the state says.
-            log.advance_log_start(i64::from(left != Left::Stateless))?;
+            log.advance_log_start(1)?;
             log.run_maintenance()?;
         }
         let known = Known::of(log.offsets(), &|at, isolation| log.read(at, 1 << 16, isolation));
