@@ -7,8 +7,7 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use thalweg::testing::{
-    AfterFailedSync, Choice, Errno, ExploreConfig, Fault, History, LogEvent, Operation, Repeat, SimStorage, WatchedLog,
-    check_log,
+    Choice, Errno, ExploreConfig, Fault, History, LogEvent, Operation, Repeat, SimStorage, WatchedLog, check_log,
 };
 use thalweg::{Durability, Error, ErrorKind, LogConfig, Offset, ProducerId, ReadMode, Result, Storage, TxnOutcome};
 
@@ -25,10 +24,6 @@ use driver::{Budget, Dice, Subject, is_full};
 use total::{Deed, TOTAL};
 
 const DIR: &str = "data/events-0";
-
-/// What a failed sync may leave so that later ones work again.
-const MENDABLE: [AfterFailedSync; 3] =
-    [AfterFailedSync::KeepsNew, AfterFailedSync::DropsToOld, AfterFailedSync::StaysDirty];
 
 fn config(level: Durability, seed: u64) -> LogConfig {
     // One of the two is read through maps.
@@ -178,7 +173,7 @@ impl<'a> Work<'a> {
     /// A write or a sync fails, and with it the log, which goes on once it is mended on the same handle.
     fn poison(&mut self) -> Result<()> {
         let operation = self.dice.one_of(&[Operation::Sync, Operation::Write]);
-        let after = self.dice.one_of(&MENDABLE);
+        let after = driver::after_a_failed_sync(self.disk, &self.dice);
         let fault = Fault::new(Errno::Io, Repeat::Once).on(operation).path(".log").leaves(after);
         self.disk.add_fault(fault.clone());
         let failed = self.log.put([self.value().as_str()], Durability::PowerLoss);
@@ -298,8 +293,7 @@ fn a_process_crash_log_survives_crashes() {
 
 #[test]
 fn a_failing_operation_costs_nothing_that_was_promised() {
-    let step = if is_full() { 5 } else { 23 };
-    TOTAL.part(|| driver::failing_operations("a log", |seed| LogAt(level_of(seed)), 12, Budget::of(4, 20), step));
+    TOTAL.part(|| driver::failing_operations("a log", |seed| LogAt(level_of(seed)), 12, Budget::of(4, 20), 23));
 }
 
 /// Both have their turn.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::explore::panic_text;
 use super::history::History;
-use super::sim::{AfterFailedSync, Choice, Errno, Fault, Operation, Repeat, SimStorage};
+use super::sim::{AfterFailedSync, Choice, Errno, Fault, Luck, Operation, Repeat, SimStorage};
 use crate::clock::{Clock, SystemClock};
 
 /// A run that takes longer is taken for one that hangs.
@@ -24,6 +24,7 @@ pub struct SweepConfig {
     errnos: Vec<Errno>,
     first: u64,
     step: u64,
+    ways: usize,
     time: Option<Duration>,
     known: Vec<String>,
     caches_lie: bool,
@@ -33,7 +34,16 @@ impl SweepConfig {
     /// Lets every operation fail with every error.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, errnos: Errno::ALL.to_vec(), first: 0, step: 1, time: None, known: Vec::new(), caches_lie: true }
+        Self {
+            seed,
+            errnos: Errno::ALL.to_vec(),
+            first: 0,
+            step: 1,
+            ways: usize::MAX,
+            time: None,
+            known: Vec::new(),
+            caches_lie: true,
+        }
     }
 
     /// Starts at this operation.
@@ -46,6 +56,13 @@ impl SweepConfig {
     #[must_use]
     pub fn step(self, step: u64) -> Self {
         Self { step: step.max(1), ..self }
+    }
+
+    /// Lets each operation fail in so many ways only, in turn: the next operation of its kind, or the next seed, fails in
+    /// the next ones.
+    #[must_use]
+    pub fn ways(self, count: usize) -> Self {
+        Self { ways: count.max(1), ..self }
     }
 
     /// Counts failures whose text contains this apart from the others: a bug that is known and not mended yet.
@@ -184,6 +201,7 @@ pub fn sweep_errors<E: Clone + Send + 'static>(
     let trace = sound.trace();
     let mut report = SweepReport { seed: config.seed, operations: sound.operations(), ..SweepReport::default() };
     let offset = config.seed % config.step;
+    let mut turns = BTreeMap::new();
     for (operation, (kind, _)) in (0..).zip(trace) {
         if operation < config.first || operation % config.step != offset {
             continue;
@@ -192,7 +210,11 @@ pub fn sweep_errors<E: Clone + Send + 'static>(
             report.next = Some(operation);
             break;
         }
-        for (errno, repeat, after) in ways(kind, config) {
+        let all = ways(kind, config);
+        let turn = turns.entry(kind).or_insert_with(|| Luck::new(config.seed).below(all.len()));
+        let (skipped, count) = (*turn, config.ways.min(all.len()));
+        *turn = (skipped + count) % all.len().max(1);
+        for &(errno, repeat, after) in all.iter().cycle().skip(skipped).take(count) {
             report.runs += 1;
             *report.failed.entry(kind).or_default() += 1;
             let fault = Fault::new(errno, repeat).from_operation(operation).leaves(after);

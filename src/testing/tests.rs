@@ -154,6 +154,27 @@ fn the_sweep_finds_a_swallowed_error_a_panic_and_a_loop() {
     assert!(loops.failures.iter().any(|f| f.repeat == Repeat::Forever), "{loops}");
 }
 
+#[test]
+fn a_sweep_that_takes_turns_comes_by_every_operation_and_every_way() {
+    let ways = |config: SweepConfig| -> Vec<_> {
+        let report = sweep_errors(
+            |disk: &SimStorage, _: &History<u8>| (0..4).for_each(|_| drop(disk.create_dir(Path::new(NOTE)))),
+            |_, _| Err("as ever".into()),
+            &config.errnos([Errno::Io, Errno::NoSpace]),
+        );
+        report.failures.iter().map(|f| format!("{:?} {:?}", f.errno, f.repeat)).collect()
+    };
+    for seed in 0..8 {
+        let (mut one, mut all) = (ways(SweepConfig::new(seed).ways(1)), ways(SweepConfig::new(seed)));
+        assert_eq!((one.len(), all.len()), (4, 16));
+        for each in [&mut one, &mut all] {
+            each.sort();
+            each.dedup();
+        }
+        assert_eq!(one, all);
+    }
+}
+
 /// A log of four records, of which three were acknowledged, then what `change` makes of its history.
 fn judged(change: impl FnOnce(&SimStorage, &History<LogEvent>)) -> Result<(), String> {
     let (disk, history, dir) = (SimStorage::new(), History::default(), Path::new("events-0"));

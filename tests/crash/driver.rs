@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use thalweg::testing::{ExploreConfig, History, Replay, SimStorage, SweepConfig, explore, sweep_errors};
+use thalweg::testing::{
+    AfterFailedSync, ExploreConfig, History, Replay, SimStorage, SweepConfig, explore, sweep_errors,
+};
 use thalweg::{Clock, Result, SystemClock};
 
 use super::total::TOTAL;
@@ -24,6 +26,13 @@ impl Dice {
     pub(crate) fn one_of<T: Copy>(&self, these: &[T]) -> T {
         these[self.below(these.len() as u64) as usize]
     }
+}
+
+/// What a failed sync is to leave so that later ones work again. Where another fault may keep the note of it from the disk
+/// nothing is lost: that takes a restart of the machine, as `docs::guarantees` says.
+pub(crate) fn after_a_failed_sync(disk: &SimStorage, dice: &Dice) -> AfterFailedSync {
+    let after = dice.one_of(&[AfterFailedSync::KeepsNew, AfterFailedSync::DropsToOld, AfterFailedSync::StaysDirty]);
+    if disk.has_faults() { AfterFailedSync::StaysDirty } else { after }
 }
 
 /// Whether all is to be looked at that the gate looks at.
@@ -126,24 +135,26 @@ pub(crate) fn crashes<S: Subject>(
     println!("{what}: {points} crashes, seeds up to {}", seeds.upcoming());
 }
 
-/// Lets the operations of each seed's work fail.
+/// In how many ways each operation fails in the full size: mostly once and for good.
+const WAYS: usize = 2;
+
+/// Lets operations of each seed's work fail: in the full size all, in ways that take turns, and for a time all in every way.
 pub(crate) fn failing_operations<S: Subject>(
     what: &str,
     subject: impl Fn(u64) -> S,
     steps: usize,
     mut seeds: Budget,
-    step: u64,
+    small_step: u64,
 ) {
+    let step = if is_full() || seeds.is_timed() { 1 } else { small_step };
+    let ways = if is_full() && !seeds.is_timed() { WAYS } else { usize::MAX };
     let mut runs = 0;
     while let Some(seed) = seeds.next() {
         let subject = subject(seed);
         let work = move |disk: &SimStorage, history: &History<S::Event>| {
             let _may_fail = subject.work(disk, history, seed, steps);
         };
-        let config = SweepConfig::new(seed)
-            .first(std::env::var("OP").ok().and_then(|t| t.parse().ok()).unwrap_or(S::FIRST))
-            .step(step)
-            .time(seeds.left());
+        let config = SweepConfig::new(seed).first(S::FIRST).step(step).ways(ways).time(seeds.left());
         let report = sweep_errors(work, |disk, history| subject.check(disk, history, seed), &config);
         runs += report.runs;
         println!("{what}, {report}");

@@ -191,6 +191,12 @@ impl SimStorage {
         faults.len() < before
     }
 
+    /// Whether there are faults that may strike yet.
+    #[must_use]
+    pub fn has_faults(&self) -> bool {
+        !self.sim.lock().faults.is_empty()
+    }
+
     /// Does `work` while no fault strikes: that of another program, say, which would tell nobody of a sync that failed.
     pub fn without_faults<T>(&self, work: impl FnOnce() -> T) -> T {
         let faults = std::mem::take(&mut self.sim.lock().faults);
