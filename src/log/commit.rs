@@ -171,12 +171,12 @@ impl Inner {
         if !reached {
             self.check_waitable()?;
         } else if level < Durability::PowerLoss && self.marks.frontier() < position.end {
-            self.reserve(position.end, level).map_err(|e| match e.kind() {
-                // Those who are refused for lack of space were taken back; these were not.
-                ErrorKind::StorageFull | ErrorKind::Poisoned => {
-                    self.error(ErrorKind::Indeterminate, "cannot note which offsets are taken").source(e)
+            self.reserve(position.end, level).map_err(|e| {
+                // Those who are refused for a shortage were taken back; these were not.
+                match e.is_of_shortage() || e.kind() == ErrorKind::Poisoned {
+                    true => self.error(ErrorKind::Indeterminate, "cannot note which offsets are taken").source(e),
+                    false => e,
                 }
-                _ => e,
             })?;
         }
         Ok(reached)
@@ -390,6 +390,19 @@ impl Inner {
         self.heed(done)
     }
 
+    /// After the level has fallen: what is written is to be shown.
+    pub(super) fn lower_level(&self) -> Result<()> {
+        let writer = self.writer();
+        let written = self.marks.written();
+        let done = self.heed(self.reserve(written, Durability::ProcessCrash));
+        if done.is_ok() {
+            self.publish(written);
+        }
+        drop(writer);
+        self.notify_watchers();
+        done
+    }
+
     fn sync_written(&self, writer: &mut Writer) -> Result<()> {
         let written = self.marks.written();
         for segment in writer.unsynced.iter().filter(|_| !is_on(Mutant::AcknowledgedUnsynced)) {
@@ -454,6 +467,7 @@ impl Inner {
                 |s: &Arc<Segment>| segments.iter().any(|(len, synced)| Arc::ptr_eq(s, synced) && s.written() == *len);
             writer.unsynced.retain(|segment| !is_done(segment));
             self.marks.set_frontier(synced_to.max(self.marks.frontier()));
+            self.publish(self.marks.frontier());
         }
         drop(writer);
         self.notify_watchers();

@@ -10,14 +10,14 @@ use crate::error::{Error, ErrorKind, Result};
 use super::state::SlotState;
 use super::{Inner, LogContext, LogOffsets};
 
-/// After an opening that failed half way: what it has written is not synced. Where the disk erred, in whatever it synced,
-/// the next one must not believe the cache either.
+/// After an opening that failed half way: what it has written is not synced. Where a sync has failed the next one must not
+/// believe the cache either.
 pub(super) fn note_failed_opening(context: &LogContext, error: &Error) {
-    let of_disk = matches!(error.kind(), ErrorKind::Io | ErrorKind::StorageFull | ErrorKind::Indeterminate);
+    let is_unsynced = error.kind() == ErrorKind::Indeterminate;
     if let Some(slot) = &context.slot {
         let state = slot.load().unwrap_or(SlotState { unknown: true, ..SlotState::default() });
         let state = SlotState { clean: false, ..state };
-        drop(slot.store(&match of_disk {
+        drop(slot.store(&match is_unsynced {
             true => SlotState { poisoned: true, boot_id: context.boot_id, ..state },
             false => state,
         }));
@@ -41,11 +41,11 @@ impl super::Log {
 
 impl super::Log {
     /// Does `work`, which is some of this log's. Should it panic, all who wait are told that nobody goes on with it.
-    pub(crate) fn guard<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn guard<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let inner = self.inner.load_full();
-        panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panicked| {
+        panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
             inner.fail_of_panic();
-            panic::resume_unwind(panicked)
+            Err(inner.error_of_panic())
         })
     }
 }
@@ -108,10 +108,12 @@ impl Inner {
     /// A thread panicked at its work on this log. Nothing is noted: no sync has failed, and what would be written might
     /// panic again.
     pub(super) fn fail_of_panic(&self) {
+        self.fail(&self.error_of_panic());
+    }
+
+    fn error_of_panic(&self) -> Error {
         let message = "a thread panicked: what it was to write may or may not be there";
-        self.fail(
-            &self.error(ErrorKind::Indeterminate, message).remedy("reopen the partition: recovery finds what is there"),
-        );
+        self.error(ErrorKind::Indeterminate, message).remedy("reopen the partition: recovery finds what is there")
     }
 
     pub(super) fn unsynced(&self, path: impl AsRef<Path>, source: io::Error) -> Error {

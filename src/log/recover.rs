@@ -143,12 +143,13 @@ impl Recovery<'_> {
     /// Notes durably that offsets below `end` are not given out again, ahead of the cut that takes what shows it. A log
     /// without a slot has no place for it.
     pub(super) fn reserve(&self, end: Offset) -> Result<()> {
-        let Some((notes, slot)) = self.notes.zip(self.slot) else { return Ok(()) };
+        let Some(notes) = self.notes else { return Ok(()) };
+        let slot = notes.load().unwrap_or(SlotState { unknown: true, ..SlotState::default() });
         if slot.reserved >= end && slot.weak_acks {
             return Ok(());
         }
         let reserved = slot.reserved.max(end);
-        notes.store(&SlotState { clean: false, weak_acks: true, reserved, ..*slot })?;
+        notes.store(&SlotState { clean: false, weak_acks: true, reserved, ..slot })?;
         notes.sync()
     }
 
@@ -202,6 +203,9 @@ impl Recovery<'_> {
         for pair in segments.windows(2) {
             pair[0].set_until(Some(pair[1].base()));
         }
+        // What an opening that was cut short has noted, where there was no slot.
+        let unknown = self.context.slot.as_ref().and_then(|slot| slot.load()).filter(|slot| slot.unknown);
+        let unknown = unknown.map_or(Offset::ZERO, |slot| slot.reserved);
         let mut found = Recovered {
             segments,
             has_dir,
@@ -218,7 +222,7 @@ impl Recovery<'_> {
             reserved: Reserved::default(),
             above_damage: None,
             // Where it was to end among offsets that were left out, none of them is given out again.
-            known_outside: truncated.unwrap_or(Offset::ZERO),
+            known_outside: truncated.unwrap_or(unknown),
             missing,
             must_note: truncated.is_some(),
             report: LogRecovery::default(),

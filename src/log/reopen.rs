@@ -35,16 +35,20 @@ impl Log {
     /// the level rises, what was appended before is brought to it.
     ///
     /// # Errors
-    /// As [`Log::sync`], where the level rises: the configuration is changed all the same.
+    /// As [`Log::sync`], where the level changes: the configuration is changed all the same.
     pub fn configure(&self, config: LogConfig) -> Result<()> {
         let succession = self.succession.lock();
         let inner = self.inner();
         let kept = inner.config.load();
         let config = config.recovery_policy(kept.recovery_policy).read_mode(kept.read_mode).verify(kept.verify);
-        let rises = kept.durability < config.durability && config.durability == Durability::PowerLoss;
+        let (before, now) = (kept.durability, config.durability);
         inner.config.store(Arc::new(config));
         drop(succession);
-        if rises { inner.raise_level() } else { Ok(()) }
+        match before == Durability::PowerLoss {
+            was if was == (now == Durability::PowerLoss) => Ok(()),
+            true => inner.lower_level(),
+            false => inner.raise_level(),
+        }
     }
 
     /// Mends a log that a failed write or sync has poisoned, on the same handle: recovers what is there as an opening

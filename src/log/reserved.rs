@@ -82,6 +82,11 @@ impl Inner {
         let Some(slot) = &self.context.slot else { return Ok(()) };
         let mut reserved = self.reserved.lock();
         self.check_waitable()?;
+        // Whoever came first has done it for all; and a close, which syncs everything, has the last word.
+        let is_done = self.covered.holds(end, volatile) && !self.covered.is_low_at(end);
+        if is_done || (self.closing.load(Ordering::Acquire) && self.marks.frontier() >= end) {
+            return Ok(());
+        }
         let volatile = reserved.volatile || volatile;
         let raised = Reserved { end: reserved.end.max(end + RESERVE_AHEAD), volatile };
         slot.store(&self.slot_state(false, raised))?;

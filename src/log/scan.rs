@@ -212,7 +212,7 @@ impl<'a> Scan<'a> {
         let dir = &*self.recovery.home.dir;
         for dir in [Some(dir), dir.parent()].into_iter().flatten() {
             let synced = self.recovery.context.storage.sync_dir(dir);
-            synced.map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
+            synced.map_err(|e| Error::unsynced(dir, e))?;
         }
         Ok(true)
     }
@@ -383,8 +383,8 @@ impl<'a> Scan<'a> {
             return Ok(());
         }
         // Sync before the cut as well as after: the decision must not rest on cached bytes alone.
-        let synced = segment.file()?.sync_data();
-        synced.and_then(|()| segment.cut_file(position)).map_err(|e| cannot_cut(segment, e))
+        sync(segment)?;
+        segment.cut_file(position).map_err(|e| cannot_cut(segment, e))
     }
 
     /// The segments from `at` on go with what was cut off before them, from `end` on.
@@ -463,12 +463,13 @@ impl<'a> Scan<'a> {
         let power_cut = slot.map_or(is_lost, |slot| slot.boot_id != context.boot_id);
         // Where offsets were left out, the higher epoch above is durable before its first batch is written.
         let risen = self.epochs.noted.as_ref().and_then(|noted| noted.start_after(before.epoch));
-        let risen = risen.filter(|at| (before.end..=segment.base()).contains(at));
-        let hole = risen.unwrap_or(before.end)..segment.base();
-        if hole.is_empty() {
+        let risen = risen.filter(|at| (before.end..=segment.base()).contains(at)).unwrap_or(before.end);
+        if risen == segment.base() {
             return Ok(true);
         }
-        if power_cut && self.recovery.level() < Durability::PowerLoss && hole.start >= self.durable {
+        // A rise below it may be that of another leader: what is told then is all that may be missing.
+        let hole = before.end..segment.base();
+        if power_cut && self.recovery.level() < Durability::PowerLoss && risen >= self.durable {
             return Ok(false);
         }
         if self.found.missing.iter().any(|gone| gone.start < hole.end && hole.start < gone.end) {
@@ -556,7 +557,7 @@ fn sync(segment: &Segment) -> Result<()> {
         return Ok(());
     }
     let synced = segment.file()?.sync_data();
-    synced.map_err(|e| Error::io("cannot sync a recovered segment", segment.path(FileKind::Log), e))
+    synced.map_err(|e| Error::unsynced(segment.path(FileKind::Log), e))
 }
 
 /// Whether offsets are missing between a segment that was walked and the next one although nobody left them out, by

@@ -67,7 +67,7 @@ impl Inner {
     }
 
     /// Writes the index files and producer snapshots of segments that ended, but of the last `keep` of those that
-    /// lack them. Nothing is synced.
+    /// lack them.
     pub(super) fn write_sealed(&self, writer: &mut Writer, keep: usize) -> Result<()> {
         let lack = writer.sealed.iter().filter(|seal| seal.snapshot.is_some()).count();
         let unwritten = writer.sealed.iter_mut().filter(|seal| seal.snapshot.is_some());
@@ -75,6 +75,11 @@ impl Inner {
             seal.segment.as_ref().map_or(Ok(()), |segment| segment.write_indexes())?;
             seal.snapshot.as_ref().map_or(Ok(()), |snapshot| self.write_snapshot(seal.next, snapshot))?;
             seal.snapshot = None;
+            if keep > 0 {
+                // Nobody calls maintenance: what is synced needs no descriptor any more.
+                seal.segment.as_ref().map_or(Ok(()), |segment| segment.sync_indexes())?;
+                self.sync_snapshot(seal.next)?;
+            }
         }
         Ok(())
     }

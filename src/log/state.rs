@@ -405,10 +405,20 @@ impl Shared {
         let unsynced = std::mem::take(&mut *written);
         drop(written);
         if let Err(e) = self.file.sync_data() {
+            let cause = Error::io("cannot sync the state file", &self.path, e);
+            use ErrorKind::{Closed, Forked, Poisoned, TooManyOpenFiles};
+            if matches!(cause.kind(), Closed | Forked | Poisoned | TooManyOpenFiles) {
+                // It was not tried.
+                let mut later = self.unsynced.lock();
+                for (position, bytes) in unsynced {
+                    later.entry(position).or_insert(bytes);
+                }
+                return Err(cause);
+            }
             self.poisoned.store(true, Ordering::SeqCst);
             self.write_again(unsynced);
-            let error = Error::new(ErrorKind::Indeterminate, "cannot sync the state file").path(&self.path).source(e);
-            return Err(error.remedy("close the broker or log and open it again"));
+            let error = Error::new(ErrorKind::Indeterminate, "a sync of the state file failed").path(&self.path);
+            return Err(error.source(cause).remedy("close the broker or log and open it again"));
         }
         self.syncs_done.fetch_max(number, Ordering::SeqCst);
         Ok(())

@@ -100,6 +100,8 @@ impl Halt {
                 false => e,
             })
         });
+        // Of two who sync it at once one has stopped everything, and both are told that.
+        let synced = synced.map_err(|e| self.check().err().unwrap_or(e));
         let mut all = self.syncs.lock();
         drop(syncs);
         if all.get(path).is_some_and(|unused| Arc::strong_count(unused) == 1) {

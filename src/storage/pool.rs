@@ -362,6 +362,13 @@ impl Slot {
         true
     }
 
+    /// Whether a sweep has closed it after a sync of all that was written through it, and with that of the whole file: what
+    /// needs no descriptor must not fail for want of one.
+    fn was_swept_synced(&self) -> bool {
+        let synced = self.synced.load(Ordering::Acquire);
+        synced > 0 && self.descriptor.read().is_none() && self.written.load(Ordering::Acquire) == synced
+    }
+
     fn sync(&self, file: &dyn File) -> io::Result<()> {
         let written = self.written.load(Ordering::Acquire);
         match file.sync_data() {
@@ -530,6 +537,9 @@ impl File for PooledFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if self.slot.was_swept_synced() {
+            return self.slot.check();
+        }
         self.slot.with(|file| {
             self.slot.check()?;
             self.slot.sync(file)

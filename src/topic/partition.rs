@@ -6,6 +6,7 @@
 //! `delete` or `close` no call reaches the log.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -524,11 +525,14 @@ impl Partition {
     }
 
     /// Does `work` on the calling thread. Should it panic, nobody waits for what it was to do.
-    pub(crate) fn guard<T>(&self, work: impl FnOnce(&Self) -> T) -> T {
-        match self.log.get() {
-            Some(log) => log.guard(|| work(self)),
-            None => work(self),
+    pub(crate) fn guard<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        if let Some(log) = self.log.get() {
+            return log.guard(|| work(self));
         }
+        panic::catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| {
+            let error = Error::new(ErrorKind::Indeterminate, "a thread panicked at a partition that it was to open");
+            Err(error.partition(self.name.clone()).remedy("open the broker again"))
+        })
     }
 
     /// Lets the log finish what waits for nobody: sealed segments, files of deleted ones.

@@ -104,3 +104,28 @@ fn a_batch_at_which_the_thread_panicked_that_was_to_send_it_fails_and_others_are
     assert_eq!(found, ["one", "one", "one", "one", "one", "two", "two", "two"]);
     broker.close().unwrap();
 }
+
+#[test]
+fn a_round_of_maintenance_that_panics_at_one_partition_goes_on_with_the_others() {
+    let bomb = Bomb::new(|name| name == "maintainer");
+    let disk = SimStorage::new();
+    let broker = Broker::builder("data").storage(disk).clock(bomb.clone()).manual().open().unwrap();
+    let topics = ["a", "b"].map(|name| {
+        let topic =
+            broker.topic(name).set("retention.ms", "1000").set("internal.segment.bytes", "200").create().unwrap();
+        // Long ago.
+        (0..4).for_each(|n| drop(topic.send(Record::new(format!("{n}")).timestamp(Timestamp::new(5))).unwrap()));
+        topic
+    });
+    let maintain = || {
+        let maintainer = std::thread::Builder::new().name("maintainer".to_owned());
+        let broker = broker.clone();
+        maintainer.spawn(move || broker.run_maintenance()).unwrap().join().unwrap()
+    };
+    bomb.set();
+    assert_eq!(maintain().unwrap_err().kind(), ErrorKind::Indeterminate);
+    let starts = topics.each_ref().map(|topic| topic.partition(0).unwrap().offsets().unwrap().log_start);
+    let failures = topics.each_ref().map(|topic| topic.partition(0).unwrap().failure().is_some());
+    assert_eq!(starts.map(|start| start == Offset::ZERO), failures, "{starts:?}");
+    assert_eq!(failures.iter().filter(|failed| **failed).count(), 1, "{starts:?}");
+}

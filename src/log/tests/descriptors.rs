@@ -71,3 +71,43 @@ fn an_append_that_finds_no_descriptor_is_taken_back_and_the_next_goes_on() {
         }
     }
 }
+
+#[test]
+fn an_append_whose_offsets_no_descriptor_was_there_to_note_is_in_doubt_and_not_taken_back() {
+    let disk = disk();
+    let (log, _) = open(&disk, 1, LogConfig::default());
+    put(&log, &["one"]);
+    disk.add_fault(Fault::new(Errno::TooManyFiles, Repeat::Forever).on(Operation::Open).path("log.state"));
+    let appended = log.append_records(["two"]).unwrap();
+    let error = log.wait(appended.position, Durability::ProcessCrash).unwrap_err();
+    assert_eq!((error.kind(), error.is_retriable()), (ErrorKind::Indeterminate, false), "{error}");
+    disk.mend();
+    assert_eq!(put(&log, &["three"]).base_offset, 2);
+    assert_eq!(values_of(&log), ["one", "two", "three"]);
+}
+
+#[test]
+fn a_state_file_that_a_sweep_has_synced_and_closed_needs_no_descriptor_and_its_want_fails_nobody() {
+    let disk = disk();
+    let (log, pooled) = open(&disk, 1, LogConfig::default());
+    put(&log, &["one"]);
+    log.maintain().unwrap();
+    // Takes the only descriptor.
+    drop(pooled.open(Path::new("data/other"), OpenMode::CreateNew).unwrap());
+    disk.add_fault(Fault::new(Errno::TooManyFiles, Repeat::Forever).on(Operation::Open).path("log.state"));
+    log.run_maintenance().unwrap();
+    put(&log, &["two"]);
+    assert_eq!(log.run_maintenance().unwrap_err().kind(), ErrorKind::TooManyOpenFiles);
+    assert!(log.failure().is_none());
+    disk.mend();
+    put(&log, &["three"]);
+    log.run_maintenance().unwrap();
+    log.close().unwrap();
+    let (log, _) = open(&disk, 1, LogConfig::default());
+    assert_eq!(log.recovery().rows, [RecoveryRow::Clean]);
+    assert_eq!(values_of(&log), ["one", "two", "three"]);
+}
+
+fn values_of(log: &Log) -> Vec<String> {
+    all(log).into_iter().map(|(_, value)| value).collect()
+}

@@ -270,3 +270,33 @@ fn a_log_whose_directory_cannot_be_synced_writes_nothing_more_before_it_is_reope
     log.reopen().unwrap();
     put(&log, &["three"]);
 }
+
+#[test]
+fn an_opening_that_failed_without_a_failed_sync_leaves_nothing_in_doubt() {
+    let level = || LogConfig::default().durability(Durability::ProcessCrash);
+    let open = |disk: &SimStorage| {
+        Log::open_on(Arc::new(disk.clone()), Arc::new(ManualClock::new(Timestamp::new(T))), DIR, level())
+    };
+    let judged = [false, true].map(|fails| {
+        let disk = SimStorage::new();
+        disk.create_dir(Path::new("data")).unwrap();
+        let log = open(&disk).unwrap();
+        for n in 0..10 {
+            let appended = log.append_records([format!("value {n}")]).unwrap();
+            log.wait(appended.position, Durability::ProcessCrash).unwrap();
+        }
+        let size = log.size_bytes() / 10;
+        drop(log);
+        // One record rots, and nobody lost power.
+        disk.put_byte(&format!("{DIR}/00000000000000000000.log"), 3 * size + 65, 0xff).unwrap();
+        if fails {
+            disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::List).path(DIR));
+            open(&disk).unwrap_err();
+            disk.mend();
+        }
+        let log = open(&disk).unwrap();
+        (log.recovery().damaged.clone(), log.offsets().end)
+    });
+    assert_eq!(judged[0].0, [Offset::new(3)..Offset::new(4)]);
+    assert_eq!(judged[0], judged[1]);
+}

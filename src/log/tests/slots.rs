@@ -176,3 +176,31 @@ fn a_sync_that_failed_in_an_opening_is_not_believed_by_the_next_where_there_was_
     assert_eq!(all(&log), numbered(0..2));
     assert_eq!(all(&open(&disk.crash(Choice::Nothing), LogConfig::default())), numbered(0..2));
 }
+
+#[test]
+fn a_level_that_falls_shows_what_was_written_before() {
+    let disk = disk();
+    let log = open(&disk, at(Durability::PowerLoss));
+    put(&log, &["value 0"]);
+    let weak = log.append_records(["value 1"]).unwrap();
+    log.wait(weak.position, Durability::ProcessCrash).unwrap();
+    assert_eq!(log.offsets().high_watermark, 1);
+    log.configure(at(Durability::ProcessCrash)).unwrap();
+    assert_eq!((log.offsets().high_watermark, all(&log)), (Offset::new(2), numbered(0..2)));
+    // Nor are they given out again by the next opening.
+    assert!(open(&disk.crash(Choice::Nothing), at(Durability::ProcessCrash)).offsets().end >= 2);
+}
+
+#[test]
+fn a_halted_log_is_mended_by_a_reopening_also_after_maintenance() {
+    let disk = disk();
+    let log = open(&disk, LogConfig::default());
+    disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::SyncDir).path("data/t-0"));
+    let appended = log.append_records(["value 0"]).unwrap();
+    log.wait(appended.position, Durability::PowerLoss).unwrap_err();
+    log.run_maintenance().unwrap_err();
+    log.reopen().unwrap();
+    let next = log.offsets().end.get();
+    put(&log, &["more"]);
+    assert_eq!(all(&log).last(), Some(&(next, "more".to_owned())));
+}
