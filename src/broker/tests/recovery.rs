@@ -247,6 +247,22 @@ fn a_strangers_log_is_known_as_one_until_it_was_opened() {
 }
 
 #[test]
+fn a_visit_that_opens_no_log_remembers_over_a_loss_of_power_that_they_are_a_strangers() {
+    let open = |disk: &SimStorage| Broker::builder("data").storage(disk.clone()).manual().open().unwrap();
+    let disk = SimStorage::new();
+    let broker = open(&disk);
+    append(&broker.topic("orders").create().unwrap().partition(0).unwrap(), &["paid"]);
+    broker.close().unwrap();
+    replace_file(&disk, Path::new("data/thalweg.epoch"), b"7\n").unwrap();
+    let visit = open(&disk).recovery_report();
+    assert!(visit.foreign_writer && visit.partitions.is_empty(), "{visit}");
+    let broker = open(&disk.crash(Choice::Nothing));
+    assert_eq!(values(broker.topic("orders").open().unwrap().scan(Start::Earliest)), ["paid"]);
+    let report = broker.recovery_report();
+    assert!(!report.foreign_writer && !rows(&report).contains(&RecoveryRow::StateLost), "{report}");
+}
+
+#[test]
 fn a_topic_whose_level_rises_loses_nothing_of_before() {
     let open = |disk: &SimStorage| Broker::builder("data").storage(disk.clone()).manual().open().unwrap();
     let disk = SimStorage::new();

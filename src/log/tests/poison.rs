@@ -288,7 +288,7 @@ fn an_opening_that_failed_without_a_failed_sync_leaves_nothing_in_doubt() {
         let size = log.size_bytes() / 10;
         drop(log);
         // One record rots, and nobody lost power.
-        disk.put_byte(&format!("{DIR}/00000000000000000000.log"), 3 * size + 65, 0xff).unwrap();
+        disk.put_byte(format!("{DIR}/00000000000000000000.log"), 3 * size + 65, 0xff).unwrap();
         if fails {
             disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::List).path(DIR));
             open(&disk).unwrap_err();
