@@ -71,6 +71,18 @@ struct State {
     begun: u64,
 }
 
+/// A sync that has not ended, be it by a panic.
+struct UnderWay<'a> {
+    meter: &'a SyncMeter,
+    number: u64,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.meter.state.lock().under_way.remove(&self.number);
+    }
+}
+
 impl SyncMeter {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock, state: Mutex::default() }
@@ -85,10 +97,11 @@ impl SyncMeter {
             state.under_way.insert(number, began);
             number
         };
+        let under_way = UnderWay { meter: self, number };
         let done = sync();
+        drop(under_way);
         let took = self.clock.monotonic().saturating_sub(began);
         let mut state = self.state.lock();
-        state.under_way.remove(&number);
         let ended = &mut state.ended;
         ended.count += 1;
         ended.total += took;

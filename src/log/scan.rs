@@ -236,8 +236,9 @@ impl<'a> Scan<'a> {
         let mut survey = Survey::new(from.1, segment.written());
         let (mut stopped, mut failed) = (None, None);
         let zeros_from = if is_last && !self.is_again { Some(segment.find_room()?) } else { None };
-        let may_finish =
-            is_last && !self.is_again && sealed.is_none() && resumed.is_none() && self.recovery.slot.is_some();
+        let was_cut =
+            self.recovery.slot.is_some_and(|slot| slot.boot_id != self.recovery.context.boot_id || slot.poisoned);
+        let may_finish = is_last && !self.is_again && sealed.is_none() && resumed.is_none() && was_cut;
         let end = segment.walk_from(from, zeros_from, |found| {
             let noted = match &found {
                 Found::Batch(position, header, bytes) => self.take(segment, *position, header, bytes),

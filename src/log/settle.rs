@@ -67,7 +67,7 @@ impl Inner {
     }
 
     /// Writes the index files and producer snapshots of segments that ended, but of the last `keep` of those that
-    /// lack them.
+    /// lack them. Nothing is synced.
     pub(super) fn write_sealed(&self, writer: &mut Writer, keep: usize) -> Result<()> {
         let lack = writer.sealed.iter().filter(|seal| seal.snapshot.is_some()).count();
         let unwritten = writer.sealed.iter_mut().filter(|seal| seal.snapshot.is_some());
@@ -76,9 +76,9 @@ impl Inner {
             seal.snapshot.as_ref().map_or(Ok(()), |snapshot| self.write_snapshot(seal.next, snapshot))?;
             seal.snapshot = None;
             if keep > 0 {
-                // Nobody calls maintenance: what is synced needs no descriptor any more.
-                seal.segment.as_ref().map_or(Ok(()), |segment| segment.sync_indexes())?;
-                self.sync_snapshot(seal.next)?;
+                // Nobody calls maintenance: they must not hold descriptors for ever. Another syncs them then.
+                seal.segment.iter().for_each(|segment| segment.forget_unsynced());
+                self.snapshots.lock().remove(&seal.next);
             }
         }
         Ok(())

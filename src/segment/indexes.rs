@@ -153,6 +153,11 @@ impl Segment {
         Some(unsynced.swap_remove(at).1)
     }
 
+    /// Lets go of those handles.
+    pub(crate) fn forget_unsynced(&self) {
+        self.unsynced.lock().clear();
+    }
+
     /// An index file; `None` when there is none, or one with more entries than the segment can have batches.
     fn read_whole(&self, kind: FileKind) -> Result<Option<Vec<u8>>> {
         let batches_max = self.written() / BatchHeader::LEN as u64 + 1;
