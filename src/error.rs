@@ -43,6 +43,8 @@ pub enum ErrorKind {
     TooLarge,
     /// A record or batch breaks a rule of the format or of its topic.
     InvalidRecord,
+    /// Data could not be written as the bytes of a key or value, or not be read from them.
+    Serialization,
     /// A timestamp lies outside what the topic accepts.
     InvalidTimestamp,
     /// An idempotent producer skipped or repeated sequence numbers.

@@ -21,6 +21,7 @@ mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod topic;
+mod typed;
 mod types;
 mod wire;
 
@@ -54,6 +55,12 @@ pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
 pub use topic::{
     CleanupPolicy, ConfigEntry, ConfigSource, OnFull, OwnedRecord, ReadFrom, Scan, Tail, TailWaker, TopicConfig,
+};
+#[cfg(feature = "json")]
+pub use typed::Json;
+pub use typed::{
+    Deserializer, Nullable, Plain, RawRecord, ReadRecord, RecordField, RecordPart, Serializer, TypedData, TypedRecord,
+    TypedRecords, TypedTopic, Undecoded,
 };
 pub use types::{
     Durability, Isolation, LeaderEpoch, Offset, PartitionId, ProducerId, ReadMode, RecoveryPolicy, Start, Timestamp,

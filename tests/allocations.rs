@@ -7,6 +7,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg::testing::{Choice, Errno, Fault, Operation, Repeat, SimStorage, fuzz, fuzz_targets};
@@ -103,6 +104,25 @@ fn records_are_read_without_allocating() {
         assert_eq!(calls, 0, "{codec}");
         assert!(bytes > 20_000);
     }
+}
+
+#[test]
+fn typed_numbers_of_a_poll_are_read_without_allocating() {
+    let broker = Broker::in_memory().unwrap();
+    let counts = broker.topic("counts").create().unwrap().typed::<i64, Option<i32>>();
+    let appended = counts.append(0, (0..300).map(|n| (n, Some(1)))).unwrap();
+    let partition = counts.topic().partition(0).unwrap();
+    partition.wait(appended.position, partition.durability()).unwrap();
+    let mut consumer = broker.consumer_group("g").consumer(["counts"]).join().unwrap();
+    let records = consumer.poll(Duration::from_secs(20)).unwrap();
+    let (calls, sum) = calls_of(|| {
+        counts
+            .decode(&records)
+            .map(|record| record.unwrap().into_parts())
+            .map(|(key, one)| key * one.map_or(0, i64::from))
+            .sum::<i64>()
+    });
+    assert_eq!((calls, sum), (0, 299 * 150));
 }
 
 #[test]

@@ -27,6 +27,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("broker", 7),
     ("producer", 8),
     ("consumer", 8),
+    ("typed", 9),
     ("testing", 10),
 ];
 

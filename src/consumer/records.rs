@@ -7,8 +7,8 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::group::Generation;
-use crate::record::{DecodedBatch, Headers, RecordIter, RecordPlace, RecordRef, TimestampType};
-use crate::topic::OwnedRecord;
+use crate::record::{DecodedBatch, Header, Headers, RecordIter, RecordPlace, RecordRef, TimestampType};
+use crate::topic::{OwnedRecord, owned_headers};
 use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp, TopicPartition};
 
 /// A run of records of one batch. They were all decoded once before, so they decode again.
@@ -247,6 +247,11 @@ impl<'a> ConsumerRecord<'a> {
     #[must_use]
     pub fn leader_epoch(&self) -> Option<LeaderEpoch> {
         self.chunk.epoch()
+    }
+
+    /// Its headers without the batch; nothing is allocated where there are none.
+    pub(crate) fn owned_headers(&self) -> Vec<Header> {
+        owned_headers(&self.chunk.batch, &self.record)
     }
 
     pub(super) fn generation(&self) -> Generation {

@@ -80,17 +80,17 @@ impl Record {
     /// A record with a value and no key.
     #[must_use]
     pub fn new(value: impl IntoPayload) -> Self {
-        Self::of(None, Some(value.into_payload()))
+        Self::of(None, Some(value.into_payload()), Vec::new())
     }
 
     /// A record whose value is null: in a compacted topic it deletes its key (`cleanup.policy=compact`).
     #[must_use]
     pub fn tombstone(key: impl IntoPayload) -> Self {
-        Self::of(Some(key.into_payload()), None)
+        Self::of(Some(key.into_payload()), None, Vec::new())
     }
 
-    fn of(key: Option<Bytes>, value: Option<Bytes>) -> Self {
-        Self { key, value, headers: Vec::new(), timestamp: None, partition: None }
+    pub(crate) fn of(key: Option<Bytes>, value: Option<Bytes>, headers: Vec<Header>) -> Self {
+        Self { key, value, headers, timestamp: None, partition: None }
     }
 
     /// Sets the key. Records of one key go to one partition.

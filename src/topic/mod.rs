@@ -13,6 +13,7 @@ mod record;
 pub use budget::OnFull;
 pub use config::{CleanupPolicy, ConfigEntry, ConfigSource, TopicConfig};
 pub use reader::{Scan, Tail, TailWaker};
+pub(crate) use record::owned_headers;
 pub use record::{OwnedRecord, ReadFrom};
 
 pub(crate) use budget::Budgets;

@@ -84,13 +84,7 @@ impl OwnedRecord {
             leader_epoch: batch.header().leader_epoch(),
             key: record.key().map(|k| batch.slice(k)),
             value: record.value().map(|v| batch.slice(v)),
-            headers: record
-                .headers()
-                .map(|(key, value)| match value {
-                    Some(value) => Header::new(key, batch.slice(value)),
-                    None => Header::null(key),
-                })
-                .collect(),
+            headers: owned_headers(batch, record),
         }
     }
 
@@ -173,6 +167,15 @@ impl fmt::Debug for OwnedRecord {
             .field("headers", &self.headers)
             .finish()
     }
+}
+
+/// The headers of a record of `batch`, sharing its memory.
+pub(crate) fn owned_headers(batch: &DecodedBatch, record: &RecordRef<'_>) -> Vec<Header> {
+    let owned = |(key, value): (&str, Option<&[u8]>)| match value {
+        Some(value) => Header::new(key, batch.slice(value)),
+        None => Header::null(key),
+    };
+    record.headers().map(owned).collect()
 }
 
 /// Decodes one batch and passes its records from offset `from` on; damage is named with its place.
