@@ -47,6 +47,10 @@ pub enum ErrorKind {
     Serialization,
     /// A timestamp lies outside what the topic accepts.
     InvalidTimestamp,
+    /// The log, or what it holds of a key, does not end where the append expected: somebody else appended.
+    Conflict,
+    /// A key index has no room for more keys, and cannot say whether this one is new.
+    KeyIndexFull,
     /// An idempotent producer skipped or repeated sequence numbers.
     OutOfOrderSequence,
     /// A newer producer with the same id has taken over.

@@ -42,7 +42,8 @@ pub use group::{
     RangeAssignor, RoundRobinAssignor,
 };
 pub use log::{
-    Appended, Committed, Log, LogConfig, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime, RecoveryRow,
+    Appended, Committed, ExpectedEnd, Log, LogConfig, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime,
+    RecoveryRow,
 };
 pub use metrics::{Metrics, SyncMetrics};
 pub use producer::{Partitioner, Producer, ProducerBuilder, RecordMetadata, Ticket, partition_for_key};

@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg::testing::{Choice, Errno, Fault, Operation, Repeat, SimStorage, fuzz, fuzz_targets};
-use thalweg::{BatchHeader, Broker, Codec, Durability, ErrorKind, FindingKind, Record, RecordBatch, Start, Timestamp};
+use thalweg::{
+    BatchHeader, Broker, Codec, Durability, ErrorKind, FindingKind, MemoryStorage, Record, RecordBatch, Start,
+    Timestamp,
+};
 
 struct Counting;
 
@@ -123,6 +126,40 @@ fn typed_numbers_of_a_poll_are_read_without_allocating() {
             .sum::<i64>()
     });
     assert_eq!((calls, sum), (0, 299 * 150));
+}
+
+/// What an index of short keys holds while it is built, which is when its table grows, and whatever it is cut off at.
+#[test]
+fn a_key_index_keeps_to_its_bytes() {
+    // One table of 2^17 places is full, and the next one just made.
+    const KEYS: usize = 115_000;
+    // What is read at a time, and a batch of it.
+    const READING: usize = 4 << 20;
+    let storage = MemoryStorage::new();
+    let open = |bytes: usize| {
+        let broker = Broker::builder("/data").storage(storage.clone()).manual().key_index("t", bytes).open().unwrap();
+        let partition = broker.topic("t").open_or_create().unwrap().partition(0).unwrap();
+        (broker, partition)
+    };
+    let (broker, filled) = open(1 << 20);
+    for first in (0..KEYS).step_by(1000) {
+        filled.append_records((first..first + 1000).map(|n| (format!("{n:08}"), ""))).unwrap();
+    }
+    filled.sync().unwrap();
+    broker.close().unwrap();
+    drop(filled);
+    for (limit, holds_all) in [(KEYS * 136, true), (KEYS * 136 - 1, false), (8 << 20, false), (6_000_000, false)] {
+        let (broker, partition) = open(limit);
+        let (peak, found) = peak_of(|| partition.append_records_if_key("99999999", None, ["x"]));
+        assert!(peak <= limit + READING, "{peak} of {limit}");
+        assert!(peak >= limit / 3, "{peak} of {limit}: is it the index that is measured?");
+        assert_eq!(found.map_err(|e| e.kind()).err(), (!holds_all).then_some(ErrorKind::KeyIndexFull));
+        // A handle that outlives the broker keeps nothing of it.
+        let held = HELD.get();
+        broker.close().unwrap();
+        assert!(held - HELD.get() >= isize::try_from(limit / 4).unwrap());
+        drop(partition);
+    }
 }
 
 #[test]

@@ -156,7 +156,8 @@ impl Subject {
     fn append(&mut self, entries: &[Entry]) -> thalweg::LogPosition {
         let record = |e: &Entry| Record::new(vec![e.byte; e.len]).timestamp(Timestamp::new(NOW + e.time));
         let records = entries.iter().map(record);
-        let appended = self.log().append_records(records).expect("there is room");
+        let end = self.log().offsets().end;
+        let appended = self.log().append_records_if(end, records).expect("there is room, and nobody else");
         let range = appended.base_offset.get()..appended.last_offset.get() + 1;
         assert_eq!(range.end - range.start, entries.len() as i64);
         // Offsets are not given out twice, except those that were cut off.
@@ -297,6 +298,10 @@ impl StateMachineTest for Subject {
             let found = found.map(|found| (found.offset.get(), found.timestamp.get() - NOW));
             let first = there.iter().find(|(_, entry)| entry.time >= time).map(|(offset, entry)| (*offset, entry.time));
             assert_eq!(found, first, "by time {time}");
+        }
+        for other in [-1, 0, start.get(), end.get() - 1, end.get() + 1].into_iter().filter(|other| end != *other) {
+            let refused = log.append_records_if(other, ["elsewhere"]).expect_err("it does not end there");
+            assert_eq!((refused.kind(), refused.at_offset()), (ErrorKind::Conflict, Some(end)));
         }
         for outside in [start.get() - 1, end.get() + 1] {
             assert!(log.read(outside, 100, Isolation::ReadUncommitted).is_err(), "a read at {outside} gives something");

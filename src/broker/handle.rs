@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::{Broker, Signal, TopicEntry};
 use crate::error::{Error, Result};
-use crate::log::{Appended, Committed, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime};
+use crate::log::{Appended, Committed, ExpectedEnd, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime};
 use crate::record::{BatchBuilder, Record, RecordBatch};
-use crate::topic::{self, ConfigEntry, PartitionSource, ReadFrom, Scan, Tail};
+use crate::topic::{self, Condition, ConfigEntry, PartitionSource, ReadFrom, Scan, Tail};
 use crate::types::{Durability, Isolation, Offset, PartitionId, Timestamp, TopicPartition, Uuid};
 
 /// A topic. Cheap to clone. It means the topic that it was opened as: once that is deleted every call
@@ -272,13 +272,101 @@ impl Partition {
     /// # Errors
     /// As [`append`](Self::append); `InvalidRecord` when there is no record.
     pub fn append_records<R: Into<Record>>(&self, records: impl IntoIterator<Item = R>) -> Result<Appended> {
-        let now = self.broker.clock().now();
-        let mut batch = BatchBuilder::new();
-        for record in records {
-            let record = record.into();
-            batch.push(record.explicit_timestamp().unwrap_or(now), &record)?;
-        }
-        self.append(&batch.finish()?)
+        self.append(&BatchBuilder::of(records, self.broker.clock().now())?)
+    }
+
+    /// As [`append`](Self::append), on condition that the partition ends at `expected_end`
+    /// ([`LogOffsets::end`](crate::LogOffsets)): of many who expect the same end one appends, and the others are told.
+    /// What to expect, and what a crash means for it, stands at [`Log::append_if`](crate::Log::append_if).
+    ///
+    /// # Errors
+    /// `Conflict` when it ends elsewhere; [`Error::at_offset`] says where. As [`append`](Self::append).
+    pub fn append_if(&self, expected_end: impl Into<ExpectedEnd>, batch: &RecordBatch) -> Result<Appended> {
+        self.append_when(Condition::End(expected_end.into()), batch)
+    }
+
+    fn append_when(&self, condition: Condition<'_>, batch: &RecordBatch) -> Result<Appended> {
+        // What comes too late shall not wait for room, nor delete anything for it.
+        self.inner.check(condition)?;
+        self.inner.wait_for_room(batch.size_bytes() as u64)?;
+        self.broker.produce_if(&self.inner, batch, condition)
+    }
+
+    /// As [`append_records`](Self::append_records), on condition that the partition ends at `expected_end`.
+    ///
+    /// ```
+    /// use thalweg::{Broker, ErrorKind, Isolation, Offset};
+    /// let broker = Broker::in_memory()?;
+    /// let account = broker.topic("account").create()?.partition(0)?;
+    /// // Decide by what was read, and append unless there is more by now.
+    /// let mut read_to = Offset::ZERO;
+    /// let appended = loop {
+    ///     let read = account.read(read_to, 1 << 20, Isolation::ReadCommitted)?;
+    ///     read_to = read.next_offset();
+    ///     match account.append_records_if(read_to, [("account-1", "withdraw 40")]) {
+    ///         Err(e) if e.kind() == ErrorKind::Conflict => continue,
+    ///         appended => break appended?,
+    ///     }
+    /// };
+    /// account.wait(appended.position, account.durability())?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`append_if`](Self::append_if) and [`append_records`](Self::append_records).
+    pub fn append_records_if<R: Into<Record>>(
+        &self,
+        expected_end: impl Into<ExpectedEnd>,
+        records: impl IntoIterator<Item = R>,
+    ) -> Result<Appended> {
+        self.append_if(expected_end, &BatchBuilder::of(records, self.broker.clock().now())?)
+    }
+
+    /// As [`append`](Self::append), on condition that the newest record of `key` in the partition is the one at offset
+    /// `newest`, or that there is none of it where that is `None`. The batch may hold records of any keys. Only for topics
+    /// that were given a [key index](crate::BrokerBuilder::key_index).
+    ///
+    /// All that was appended counts: tombstones, and records of transactions whether they are open, aborted or
+    /// committed. A record below the log start does not.
+    ///
+    /// # Errors
+    /// `Conflict` when another record is the newest; [`Error::at_offset`] says which, and is `None` when there is none.
+    /// `KeyIndexFull` when the index cannot say; `InvalidArgument` when the topic has none. Where it has to be built:
+    /// `Corrupt` when a batch is damaged that may hold the key, and other errors of reading the log. As
+    /// [`append`](Self::append).
+    pub fn append_if_key(
+        &self,
+        key: impl AsRef<[u8]>,
+        newest: Option<Offset>,
+        batch: &RecordBatch,
+    ) -> Result<Appended> {
+        self.append_when(Condition::Key { key: key.as_ref(), newest }, batch)
+    }
+
+    /// As [`append_records`](Self::append_records), on the condition of [`append_if_key`](Self::append_if_key).
+    ///
+    /// ```
+    /// use thalweg::{Broker, ErrorKind, MemoryStorage};
+    /// let broker = Broker::builder("data").storage(MemoryStorage::new()).key_index("accounts", 64 << 20).open()?;
+    /// let accounts = broker.topic("accounts").create()?.partition(0)?;
+    ///
+    /// let opened = accounts.append_records_if_key("ada", None, [("ada", "opened")])?;
+    /// accounts.append_records_if_key("bob", None, [("bob", "opened")])?; // Another key: no conflict.
+    /// let error = accounts.append_records_if_key("ada", None, [("ada", "opened twice")]).unwrap_err();
+    /// assert_eq!((error.kind(), error.at_offset()), (ErrorKind::Conflict, Some(opened.last_offset)));
+    /// accounts.append_records_if_key("ada", error.at_offset(), [("ada", "closed")])?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`append_if_key`](Self::append_if_key) and [`append_records`](Self::append_records).
+    pub fn append_records_if_key<R: Into<Record>>(
+        &self,
+        key: impl AsRef<[u8]>,
+        newest: Option<Offset>,
+        records: impl IntoIterator<Item = R>,
+    ) -> Result<Appended> {
+        self.append_if_key(key, newest, &BatchBuilder::of(records, self.broker.clock().now())?)
     }
 
     /// Blocks until an append has reached `level`; the calling thread may do the writing and syncing for all

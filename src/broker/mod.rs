@@ -291,6 +291,7 @@ impl Inner {
                 reading: options.reading,
                 commit_gather: options.commit_gather,
                 budgets: options.budgets.clone(),
+                keys: options.keys.clone(),
                 recovery,
                 read_only,
                 host: OnceLock::new(),

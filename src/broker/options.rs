@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::LogConfig;
 use crate::storage::{DiskStorage, PooledStorage, Storage};
 use crate::topic::config::BrokerDefaults;
-use crate::topic::{Budgets, OnFull};
+use crate::topic::{Budgets, KeyIndexes, OnFull};
 use crate::types::{Durability, ReadMode, RecoveryPolicy, Verify};
 
 /// Options of a [`Broker`]; from [`Broker::builder`].
@@ -40,6 +40,7 @@ pub struct BrokerBuilder {
     pub(super) reading: (ReadMode, Verify),
     pub(super) commit_gather: Duration,
     pub(super) budgets: Budgets,
+    pub(super) keys: KeyIndexes,
     pub(super) recovery: RecoveryPolicy,
     defaults: BrokerDefaults,
     pub(super) settings: BrokerSettings,
@@ -140,6 +141,7 @@ impl BrokerBuilder {
             reading: Default::default(),
             commit_gather: LogConfig::default().commit_gather,
             budgets: Budgets::default(),
+            keys: KeyIndexes::default(),
             recovery: RecoveryPolicy::default(),
             defaults: BrokerDefaults::default(),
             settings: BrokerSettings::default(),
@@ -283,6 +285,34 @@ impl BrokerBuilder {
 
     fn budget(mut self, topic: Option<&str>, bytes: u64, on_full: OnFull) -> Self {
         if let Err(error) = self.budgets.set(topic, bytes, on_full) {
+            self.refused.get_or_insert(error);
+        }
+        self
+    }
+
+    /// Gives a topic, whether it exists already or is made later, an index of its keys in memory: what
+    /// [`Partition::append_if_key`](crate::Partition::append_if_key) asks. No file says it; the next open may give
+    /// another or none.
+    ///
+    /// The index of a partition is built from its log by the first append that asks it, while other appends to the
+    /// partition wait, and kept up from then on. All partitions of the topic together hold at most `bytes`, of which a
+    /// key takes its own length and at most 128. When they are used up, and no key is left whose records were all
+    /// deleted, keys that are in the index go on as before, and appends that are conditional on others are refused with
+    /// [`ErrorKind::KeyIndexFull`]. Appends without such a condition are taken whatever the index holds.
+    ///
+    /// ```
+    /// use thalweg::{Broker, ErrorKind, MemoryStorage};
+    /// let broker = Broker::builder("data").storage(MemoryStorage::new()).key_index("accounts", 200).open()?;
+    /// let accounts = broker.topic("accounts").create()?.partition(0)?;
+    /// let opened = accounts.append_records_if_key("ada", None, [("ada", "opened")])?;
+    /// accounts.append_records([("bob", "opened")])?; // There is no room for a second key...
+    /// let error = accounts.append_records_if_key("bob", None, [("bob", "opened")]).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::KeyIndexFull); // ...so this cannot be known.
+    /// accounts.append_records_if_key("ada", Some(opened.last_offset), [("ada", "closed")])?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    pub fn key_index(mut self, topic: &str, bytes: usize) -> Self {
+        if let Err(error) = self.keys.set(topic, bytes) {
             self.refused.get_or_insert(error);
         }
         self

@@ -3,6 +3,7 @@
 mod budget;
 mod disk;
 mod failing;
+mod keys;
 mod overlap;
 mod panics;
 

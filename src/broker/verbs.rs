@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, LogRead};
 use crate::record::RecordBatch;
-use crate::topic::{self, name};
+use crate::topic::{self, Condition, name};
 use crate::types::{Isolation, Offset, TopicPartition};
 
 impl Broker {
@@ -47,13 +47,29 @@ impl Broker {
 
     /// Produce: stages one batch and returns at once. `Partition::wait` is the acknowledgement.
     pub(crate) fn produce(&self, partition: &Arc<topic::Partition>, batch: &RecordBatch) -> Result<Appended> {
+        self.check_producible(partition)?;
+        partition.append(batch)
+    }
+
+    /// The same, on condition that nobody else has appended meanwhile.
+    pub(crate) fn produce_if(
+        &self,
+        partition: &Arc<topic::Partition>,
+        batch: &RecordBatch,
+        condition: Condition<'_>,
+    ) -> Result<Appended> {
+        self.check_producible(partition)?;
+        partition.append_if(condition, batch)
+    }
+
+    fn check_producible(&self, partition: &topic::Partition) -> Result<()> {
         self.inner.check_open()?;
         if name::is_internal(partition.name().topic()) {
             // What does not read back as theirs would keep every group from being found again.
             return Err(Error::new(ErrorKind::InvalidArgument, "only the broker itself writes to Kafka's own topics")
                 .partition(partition.name().clone()));
         }
-        partition.append(batch)
+        Ok(())
     }
 
     /// Fetch: whole batches from the one that holds `from`; empty at the visible end. An offset below the

@@ -7,14 +7,16 @@ use bytes::{Bytes, BytesMut};
 
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
-use crate::record::{BatchFacts as ProducedFacts, BatchHeader, RecordBatch, TimestampType, validate_produced};
+use crate::record::{
+    BatchBuilder, BatchFacts as ProducedFacts, BatchHeader, Record, RecordBatch, TimestampType, validate_produced,
+};
 use crate::segment::Segment;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 use super::epochs::EpochCache;
 use super::producers::{BatchFacts, Check, ProducerStates};
 use super::undo::Undo;
-use super::{Appended, Inner, LogConfig, LogPosition};
+use super::{Appended, ExpectedEnd, Inner, Log, LogConfig, LogPosition};
 
 /// Batches smaller than this are copied together; larger ones are written from where they are.
 const COPY_BYTES_MAX: usize = 4096;
@@ -115,14 +117,80 @@ impl Group {
 /// Who assigned the offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
-    /// We lead: the batch gets the next offsets and this epoch.
-    Leader(LeaderEpoch),
+    /// We lead: the batch gets the next offsets and this epoch, if the log ends where it is expected to.
+    Leader(LeaderEpoch, Option<ExpectedEnd>),
     /// A leader wrote it: bytes untouched.
     Replica,
 }
 
+impl Log {
+    /// As [`append`](Self::append), on condition that the log ends at `expected_end`: of many who expect the same end
+    /// one appends, and the others are told. The end is that of everything appended, durable and visible or not
+    /// ([`LogOffsets::end`](super::LogOffsets)), markers of transactions included.
+    ///
+    /// Expect an end that was read ([`LogRead::next_offset`](super::LogRead::next_offset)), or the
+    /// [position](Appended::position) of an earlier append: the offset behind an append that nobody has waited for may
+    /// go to another record, should the disk be full. Recovery may leave offsets out. Then the log ends above what
+    /// anybody expects, which is a conflict like any other: read on, and expect the end that is found.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
+    /// use thalweg::{ErrorKind, Log, LogConfig};
+    /// let log = Log::open(dir.path().join("events-0"), LogConfig::default())?;
+    /// let opened = log.append_records_if(0, ["opened"])?;
+    /// let error = log.append_records_if(0, ["opened by somebody else"]).unwrap_err();
+    /// assert_eq!((error.kind(), error.at_offset()), (ErrorKind::Conflict, Some(1.into())));
+    /// log.append_records_if(opened.position, ["closed"])?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when the log ends elsewhere; [`Error::at_offset`](crate::Error::at_offset) says where. As
+    /// [`append`](Self::append). An idempotent producer's duplicate is no conflict: it gets the first copy's offsets.
+    pub fn append_if(
+        &self,
+        expected_end: impl Into<ExpectedEnd>,
+        batch: &RecordBatch,
+        epoch: LeaderEpoch,
+    ) -> Result<Appended> {
+        self.inner().append(batch, epoch, Some(expected_end.into()))
+    }
+
+    /// As [`append_records`](Self::append_records), on condition that the log ends at `expected_end`.
+    ///
+    /// # Errors
+    /// As [`append_if`](Self::append_if) and [`append_records`](Self::append_records).
+    pub fn append_records_if<R: Into<Record>>(
+        &self,
+        expected_end: impl Into<ExpectedEnd>,
+        records: impl IntoIterator<Item = R>,
+    ) -> Result<Appended> {
+        let batch = BatchBuilder::of(records, self.inner().context.clock.now())?;
+        self.append_if(expected_end, &batch, self.leader_epoch().max(self.lowest_epoch()))
+    }
+
+    /// Fails where the log does not end as an append expects.
+    pub(crate) fn check_end(&self, expected: ExpectedEnd) -> Result<()> {
+        let inner = self.inner();
+        let appender = inner.appender.lock();
+        inner.check_end(expected, appender.end)
+    }
+
+    /// Where the next append goes.
+    pub(crate) fn position(&self) -> LogPosition {
+        let inner = self.inner();
+        let appender = inner.appender.lock();
+        LogPosition { end: appender.end, era: inner.era() }
+    }
+}
+
 impl Inner {
-    pub(super) fn append(&self, batch: &RecordBatch, epoch: LeaderEpoch) -> Result<Appended> {
+    pub(super) fn append(
+        &self,
+        batch: &RecordBatch,
+        epoch: LeaderEpoch,
+        expected_end: Option<ExpectedEnd>,
+    ) -> Result<Appended> {
         let config = self.config.load();
         let now = self.context.clock.now();
         let size = batch.size_bytes();
@@ -134,13 +202,13 @@ impl Inner {
         }
         if batch.header().is_control() {
             // Markers come from our own coordinators and carry no application records.
-            return self.stage(batch, Origin::Leader(epoch), None, now);
+            return self.stage(batch, Origin::Leader(epoch, expected_end), None, now);
         }
         let facts = validate_produced(batch).map_err(|e| self.place(e))?;
         self.check_rules(&config, &facts, now)?;
         if config.timestamp_type == TimestampType::LogAppendTime {
             let stamped = batch.with_log_append_time(now);
-            return self.stage(&stamped, Origin::Leader(epoch), Some(now), now);
+            return self.stage(&stamped, Origin::Leader(epoch, expected_end), Some(now), now);
         }
         if batch.header().timestamp_type() == TimestampType::LogAppendTime {
             return Err(self.error(
@@ -148,11 +216,30 @@ impl Inner {
                 "a batch stamped with its append time came to a log that keeps its producers' timestamps",
             ));
         }
-        self.stage(batch, Origin::Leader(epoch), None, now)
+        self.stage(batch, Origin::Leader(epoch, expected_end), None, now)
     }
 
     pub(super) fn append_replica(&self, batch: &RecordBatch) -> Result<Appended> {
         self.stage(batch, Origin::Replica, None, self.context.clock.now())
+    }
+
+    /// Fails where the log does not end as an append expects. The append lock is held.
+    fn check_end(&self, expected: ExpectedEnd, end: Offset) -> Result<()> {
+        let (expected_end, unchanged) = match expected {
+            ExpectedEnd::Offset(offset) => (offset, Ok(())),
+            ExpectedEnd::Position(position) => (position.end, self.check_cuts(position)),
+        };
+        let conflict = |what: String| {
+            let remedy = "read what was appended, decide again, and expect the end that is found";
+            self.error(ErrorKind::Conflict, what).offset(end).remedy(remedy)
+        };
+        if let Err(cut) = unchanged {
+            return Err(conflict(format!("what was appended before offset {expected_end} was taken back")).source(cut));
+        }
+        match expected_end == end {
+            true => Ok(()),
+            false => Err(conflict(format!("an append expected the log to end at offset {expected_end}, not at {end}"))),
+        }
     }
 
     fn check_rules(&self, config: &LogConfig, facts: &ProducedFacts, now: Timestamp) -> Result<()> {
@@ -200,7 +287,7 @@ impl Inner {
         let a = &mut *appender;
         let era = self.era();
         let (base, epoch) = match origin {
-            Origin::Leader(epoch) => (a.end, epoch),
+            Origin::Leader(epoch, _) => (a.end, epoch),
             Origin::Replica => (batch.header().base_offset(), batch.header().leader_epoch()),
         };
         if base < a.end {
@@ -223,6 +310,9 @@ impl Inner {
         {
             let position = LogPosition { end: last_offset.next(), era };
             return Ok(Appended { base_offset, last_offset, append_time: Some(timestamp), position });
+        }
+        if let Origin::Leader(_, Some(expected)) = origin {
+            self.check_end(expected, a.end)?;
         }
         let last = base + i64::from(batch.header().last_offset_delta());
         let size = batch.size_bytes() as u64;

@@ -76,7 +76,7 @@ pub use committed::Committed;
 pub use config::LogConfig;
 pub(crate) use epochs::EpochCache;
 pub(crate) use meter::{Meter, Sum};
-pub use offsets::{Appended, LogOffsets, LogPosition, OffsetAtTime};
+pub use offsets::{Appended, ExpectedEnd, LogOffsets, LogPosition, OffsetAtTime};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use producers::ProducerStates;
 pub use read::LogRead;
@@ -315,7 +315,7 @@ impl Log {
     /// [`ErrorKind::Poisoned`] after a failed write or sync, [`ErrorKind::Closed`]. Nothing was appended then. A disk
     /// that is full shows later, to those who [`wait`](Self::wait).
     pub fn append(&self, batch: &RecordBatch, epoch: LeaderEpoch) -> Result<Appended> {
-        self.inner().append(batch, epoch)
+        self.inner().append(batch, epoch, None)
     }
 
     /// Appends records as one batch in the log's newest epoch; records without a timestamp get the clock's.
@@ -323,13 +323,8 @@ impl Log {
     /// # Errors
     /// As [`Log::append`]; [`ErrorKind::InvalidArgument`] when there is no record.
     pub fn append_records<R: Into<Record>>(&self, records: impl IntoIterator<Item = R>) -> Result<Appended> {
-        let now = self.inner().context.clock.now();
-        let mut batch = BatchBuilder::new();
-        for record in records {
-            let record = record.into();
-            batch.push(record.explicit_timestamp().unwrap_or(now), &record)?;
-        }
-        self.append(&batch.finish()?, self.leader_epoch().max(self.lowest_epoch()))
+        let batch = BatchBuilder::of(records, self.inner().context.clock.now())?;
+        self.append(&batch, self.leader_epoch().max(self.lowest_epoch()))
     }
 
     /// Appends a batch as its leader wrote it, offsets and epoch untouched (a follower's append); its base offset

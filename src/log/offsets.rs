@@ -12,6 +12,52 @@ pub struct LogPosition {
     pub(super) end: Offset,
 }
 
+/// Where an append expects the log to end; see [`Log::append_if`](super::Log::append_if).
+///
+/// Made from an [`Offset`], or from the [position](Appended::position) of the append that it follows:
+///
+/// ```
+/// use thalweg::{ExpectedEnd, Offset};
+/// assert_eq!(ExpectedEnd::from(5), ExpectedEnd::Offset(Offset::new(5)));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExpectedEnd {
+    /// The next append gets this offset.
+    Offset(Offset),
+    /// The same, and nothing before it was taken back since.
+    Position(LogPosition),
+}
+
+impl From<Offset> for ExpectedEnd {
+    fn from(offset: Offset) -> Self {
+        Self::Offset(offset)
+    }
+}
+
+impl From<i64> for ExpectedEnd {
+    fn from(offset: i64) -> Self {
+        Self::Offset(offset.into())
+    }
+}
+
+impl From<LogPosition> for ExpectedEnd {
+    fn from(position: LogPosition) -> Self {
+        Self::Position(position)
+    }
+}
+
+impl LogPosition {
+    pub(crate) fn end(self) -> Offset {
+        self.end
+    }
+
+    /// Whether all before it is before `later`, too: nothing was taken back in between.
+    pub(crate) fn is_followed_by(self, later: Self) -> bool {
+        self.era == later.era && self.end <= later.end
+    }
+}
+
 /// The answer to an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

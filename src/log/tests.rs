@@ -1,4 +1,5 @@
 mod clock;
+mod conditional;
 mod damage;
 mod descriptors;
 mod full;

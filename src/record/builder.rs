@@ -70,6 +70,16 @@ impl BatchBuilder {
         }
     }
 
+    /// One batch of these records; those without a timestamp get the time `now`.
+    pub(crate) fn of<R: Into<Record>>(records: impl IntoIterator<Item = R>, now: Timestamp) -> Result<RecordBatch> {
+        let mut batch = Self::new();
+        for record in records {
+            let record = record.into();
+            batch.push(record.explicit_timestamp().unwrap_or(now), &record)?;
+        }
+        batch.finish()
+    }
+
     /// Compresses the records when the batch is finished (`compression.type`).
     #[must_use]
     pub fn compression(mut self, compression: impl Into<Compression>) -> Self {

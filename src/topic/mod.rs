@@ -4,6 +4,7 @@
 mod budget;
 pub(crate) mod catalog;
 pub(crate) mod config;
+mod keys;
 pub(crate) mod name;
 mod partition;
 pub(crate) mod properties;
@@ -17,5 +18,6 @@ pub(crate) use record::owned_headers;
 pub use record::{OwnedRecord, ReadFrom};
 
 pub(crate) use budget::Budgets;
+pub(crate) use keys::{Condition, KeyIndexes};
 pub(crate) use partition::{Checkpoint, Checkpoints, Partition, PartitionContext, PartitionHost, Urgency};
 pub(crate) use reader::PartitionSource;

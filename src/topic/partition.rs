@@ -17,12 +17,13 @@ use parking_lot::Mutex;
 
 use super::budget::{self, Budget, Budgets};
 use super::config::{CleanupPolicy, TopicSettings};
+use super::keys::{Condition, KeyIndex, KeyIndexes};
 
 use crate::clock::{Clock, SteadyTime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{
-    Appended, Committed, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, Meter,
+    Appended, Committed, ExpectedEnd, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, Meter,
     OffsetAtTime, Oldest, Outside, Signal, StateSlot, look_first,
 };
 use crate::record::RecordBatch;
@@ -114,6 +115,7 @@ pub(crate) struct PartitionContext {
     pub(crate) recovery: RecoveryPolicy,
     pub(crate) boot_id: [u8; 16],
     pub(crate) budgets: Budgets,
+    pub(crate) keys: KeyIndexes,
     /// Why nothing may be appended or deleted.
     pub(crate) read_only: Option<Error>,
     pub(crate) host: OnceLock<Weak<dyn PartitionHost>>,
@@ -129,6 +131,7 @@ pub(crate) struct Partition {
     slot: Arc<StateSlot>,
     settings: ArcSwap<TopicSettings>,
     budgets: Vec<Arc<Budget>>,
+    keys: Option<KeyIndex>,
     meter: Arc<Meter>,
     /// What Kafka's checkpoint files said when the directory was opened.
     found: Checkpoint,
@@ -174,6 +177,7 @@ impl Partition {
         Self {
             meter: budget::meter(&budgets),
             budgets,
+            keys: context.keys.of(&name),
             name,
             topic_id,
             context,
@@ -340,19 +344,24 @@ impl Partition {
     /// [`committed`](Self::committed) tell when it has reached a level; it reaches the topic's also when
     /// nobody waits.
     pub(crate) fn append(self: &Arc<Self>, batch: &RecordBatch) -> Result<Appended> {
+        self.append_when(None, batch)
+    }
+
+    /// The same, on a condition that holds at the moment of the append.
+    pub(crate) fn append_if(self: &Arc<Self>, condition: Condition<'_>, batch: &RecordBatch) -> Result<Appended> {
+        self.append_when(Some(condition), batch)
+    }
+
+    fn append_when(self: &Arc<Self>, condition: Option<Condition<'_>>, batch: &RecordBatch) -> Result<Appended> {
         self.check_writable()?;
         for budget in &self.budgets {
             budget.make_room(self, batch.size_bytes() as u64)?;
         }
-        let appended = self.on_log(|log| {
-            loop {
-                self.ensure_epoch(log)?;
-                match log.append(batch, self.leader_epoch()) {
-                    // Offsets were left out just now.
-                    Err(e) if e.kind() == ErrorKind::FencedLeaderEpoch && self.leader_epoch() < log.lowest_epoch() => {}
-                    appended => return appended,
-                }
-            }
+        let appended = self.on_log(|log| match (&self.keys, condition) {
+            (Some(keys), _) => keys.append((log, self.level()), batch, condition, |end| self.stage(log, batch, end)),
+            (None, None) => self.stage(log, batch, None),
+            (None, Some(Condition::End(end))) => self.stage(log, batch, Some(end)),
+            (None, Some(Condition::Key { .. })) => Err(self.no_keys()),
         })?;
         let mut newest = self.newest.lock();
         *newest = (*newest).max(Some(appended.position));
@@ -364,6 +373,38 @@ impl Partition {
             host.tend_later(self);
         }
         Ok(appended)
+    }
+
+    /// Appends to the log in the catalog's epoch.
+    fn stage(&self, log: &Log, batch: &RecordBatch, expected_end: Option<ExpectedEnd>) -> Result<Appended> {
+        loop {
+            self.ensure_epoch(log)?;
+            let epoch = self.leader_epoch();
+            let appended = match expected_end {
+                Some(end) => log.append_if(end, batch, epoch),
+                None => log.append(batch, epoch),
+            };
+            match appended {
+                // Offsets were left out just now.
+                Err(e) if e.kind() == ErrorKind::FencedLeaderEpoch && self.leader_epoch() < log.lowest_epoch() => {}
+                appended => return appended,
+            }
+        }
+    }
+
+    /// Fails where a condition does not hold now; it may not a moment later either.
+    pub(crate) fn check(&self, condition: Condition<'_>) -> Result<()> {
+        self.on_log(|log| match (condition, &self.keys) {
+            (Condition::End(end), _) => log.check_end(end),
+            (Condition::Key { key, newest }, Some(keys)) => keys.check((log, self.level()), key, newest),
+            (Condition::Key { .. }, None) => Err(self.no_keys()),
+        })
+    }
+
+    fn no_keys(&self) -> Error {
+        Error::new(ErrorKind::InvalidArgument, "the topic has no key index")
+            .partition(self.name.clone())
+            .remedy("give it one when the broker is opened: BrokerBuilder::key_index")
     }
 
     /// Waits until byte budgets that make appends wait have room for so many bytes. Not to be called with a lock held.
@@ -659,21 +700,27 @@ impl Partition {
     /// From now on every call answers `TopicDeleted`. Bytes already read stay readable.
     pub(crate) fn delete(&self) {
         self.deleted.store(true, Ordering::Release);
-        let _opening = self.opening.lock();
+        let opening = self.opening.lock();
         if let Some(log) = self.log.get() {
             // Its files are about to go: a sync that fails loses nothing that anybody could still read.
             drop(log.close());
         }
         self.meter.set(0);
         self.context.budgets.notify();
+        // Whoever has the index may wait for that lock, to raise the epoch.
+        drop(opening);
+        self.keys.iter().for_each(KeyIndex::forget);
     }
 
     /// Syncs and closes the log, if some call opened it. The context is marked closed before.
     pub(crate) fn close(&self) -> Result<()> {
-        let _opening = self.opening.lock();
+        let opening = self.opening.lock();
         if self.deleted.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.log.get().map_or(Ok(()), Log::close)
+        let closed = self.log.get().map_or(Ok(()), Log::close);
+        drop(opening);
+        self.keys.iter().for_each(KeyIndex::forget);
+        closed
     }
 }

@@ -2,36 +2,36 @@
 
 use super::*;
 
-struct Full {
-    disk: SimStorage,
-    dir: PathBuf,
+pub(super) struct Full {
+    pub(super) disk: SimStorage,
+    pub(super) dir: PathBuf,
 }
 
 impl Full {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let disk = SimStorage::new();
         disk.create_dir(Path::new("data")).unwrap();
         disk.sync_dir(Path::new("")).unwrap();
         Self { disk, dir: PathBuf::from("data/t-0") }
     }
 
-    fn open(&self, config: LogConfig) -> Log {
+    pub(super) fn open(&self, config: LogConfig) -> Log {
         let clock = ManualClock::new(Timestamp::new(T));
         Log::open_on(Arc::new(self.disk.clone()), Arc::new(clock), &self.dir, config).unwrap()
     }
 
-    fn no_room(&self, yes: bool) {
+    pub(super) fn no_room(&self, yes: bool) {
         self.disk.limit_space(yes.then(|| self.disk.used_space()));
     }
 }
 
-fn produced(sequence: i32) -> RecordBatch {
+pub(super) fn produced(sequence: i32) -> RecordBatch {
     let mut batch = BatchBuilder::new().producer(ProducerId::new(7), 0, sequence);
     batch.push(Timestamp::new(T), &Record::new(format!("value {sequence}"))).unwrap();
     batch.finish().unwrap()
 }
 
-fn is_refused(done: Result<()>) -> bool {
+pub(super) fn is_refused(done: Result<()>) -> bool {
     let error = done.unwrap_err();
     error.is_retriable() && error.kind() == ErrorKind::StorageFull
 }
