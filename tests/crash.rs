@@ -286,6 +286,31 @@ fn a_power_loss_log_survives_crashes() {
     crashes(Durability::PowerLoss);
 }
 
+/// A log whose appends come in groups alone, with room for them.
+#[derive(Clone, Copy)]
+struct Groups;
+
+impl Subject for Groups {
+    type Event = LogEvent;
+    const FIRST: u64 = LogAt::FIRST;
+
+    fn work(self, disk: &SimStorage, history: &History<LogEvent>, seed: u64, steps: usize) -> Result<()> {
+        directory(disk);
+        let work = Work::new(disk, history, Durability::PowerLoss, 3 * seed)?;
+        (0..steps).try_for_each(|_| work.group_commit())
+    }
+
+    fn check(self, disk: &SimStorage, history: &History<LogEvent>, seed: u64) -> std::result::Result<(), String> {
+        LogAt(Durability::PowerLoss).check(disk, history, 3 * seed)
+    }
+}
+
+#[test]
+fn groups_that_power_tears_are_cut() {
+    let thoroughness = |config: ExploreConfig| config.choices(24).nested(1);
+    TOTAL.part(|| driver::crashes("groups", Groups, 4, Budget::of(2, 6), thoroughness));
+}
+
 #[test]
 fn a_process_crash_log_survives_crashes() {
     crashes(Durability::ProcessCrash);
