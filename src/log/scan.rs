@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_out_of_descriptors};
 use crate::finding::FindingKind;
 use crate::mutants::{Mutant, is_on};
 use crate::record::{BatchHeader, RecordBatch};
@@ -212,7 +212,7 @@ impl<'a> Scan<'a> {
         let dir = &*self.recovery.home.dir;
         for dir in [Some(dir), dir.parent()].into_iter().flatten() {
             let synced = self.recovery.context.storage.sync_dir(dir);
-            synced.map_err(|e| Error::unsynced(dir, e))?;
+            synced.map_err(|e| Error::io("cannot sync a partition's directory", dir, e))?;
         }
         Ok(true)
     }
@@ -557,8 +557,11 @@ fn sync(segment: &Segment) -> Result<()> {
     if is_on(Mutant::RecoveredUnsynced) {
         return Ok(());
     }
-    let synced = segment.file()?.sync_data();
-    synced.map_err(|e| Error::unsynced(segment.path(FileKind::Log), e))
+    let (synced, path) = (segment.file()?.sync_data(), segment.path(FileKind::Log));
+    synced.map_err(|e| match is_out_of_descriptors(&e) {
+        true => Error::io("cannot sync a recovered segment", path, e),
+        false => Error::unsynced(path, e),
+    })
 }
 
 /// Whether offsets are missing between a segment that was walked and the next one although nobody left them out, by

@@ -37,7 +37,7 @@ pub(super) fn finish(home: &SegmentHome) -> Result<()> {
         let (from, to) = (name(home, kind, base, ".swap"), name(home, kind, base, ""));
         home.storage.rename(&from, &to).map_err(|e| Error::io("cannot put a cleaned segment in place", from, e))?;
     }
-    home.storage.sync_dir(&home.dir).map_err(|e| Error::unsynced(&*home.dir, e))
+    home.storage.sync_dir(&home.dir).map_err(|e| Error::io("cannot sync a partition's directory", &*home.dir, e))
 }
 
 /// The files of segments whose names go on with `suffix`.
