@@ -130,6 +130,13 @@ impl Inner {
     /// Lets every open log finish what waits for nobody.
     fn tend_logs(&self) -> Result<()> {
         let tended = self.each_open_partition(|partition| partition.maintain());
+        // One of all of them: the reading takes a while.
+        let mut is_sealed = false;
+        let sealed = self.each_open_partition(|partition| {
+            is_sealed = is_sealed || partition.seal_next()?;
+            Ok(())
+        });
+        let tended = tended.and(sealed);
         // What all of them have noted.
         let tended = tended.and(self.state.sync());
         self.reserve.iter().for_each(ReservedStorage::fill);

@@ -204,6 +204,8 @@ struct Inner {
     replaced: AtomicBool,
     /// Producer snapshots that were written and not synced: through another handle a sync might not be told what was lost.
     snapshots: Mutex<BTreeMap<Offset, Arc<dyn File>>>,
+    /// Of the segments from here on none is left to be sealed for want of being read. Held by who does that.
+    unsealed_below: Mutex<Offset>,
     /// Held while the file of the segment to come is made; before the writer lock.
     preparing: Mutex<()>,
     /// The appender's epochs, for readers.
@@ -512,7 +514,7 @@ impl Log {
     /// # Errors
     /// As [`Log::sync`].
     pub fn run_maintenance(&self) -> Result<()> {
-        let done = self.maintain();
+        let done = self.maintain().and(self.seal_next().map(drop));
         let inner = self.inner();
         done.and(inner.heed(inner.context.slot.as_ref().map_or(Ok(()), |slot| slot.sync())))
     }
@@ -528,6 +530,11 @@ impl Log {
         let tended = self.inner().tend();
         self.reserve.iter().for_each(ReservedStorage::fill);
         tended
+    }
+
+    /// Seals one segment that another program ended; see `Inner::seal_next`.
+    pub(crate) fn seal_next(&self) -> Result<bool> {
+        self.inner().seal_next()
     }
 
     /// Whether appends would wait less after [`tend`](Self::tend); asked once for each cause.
@@ -704,6 +711,7 @@ impl Inner {
             in_doubt: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
             snapshots: Mutex::default(),
+            unsealed_below: Mutex::new(Offset::new(i64::MAX)),
             preparing: Mutex::default(),
             lowest_epoch: AtomicI32::new(lowest_epoch.get()),
             epochs,

@@ -140,6 +140,17 @@ impl Recovery<'_> {
         }
     }
 
+    /// Below it what is derived from batches is synced with them, as we noted; of a log that another program had, as
+    /// Kafka's checkpoint says.
+    pub(super) fn synced(&self) -> Offset {
+        self.slot.map_or(self.context.recovery_point, |slot| slot.recovery_point)
+    }
+
+    /// Whether the power went since we had the log, or a sync failed, which may take as much.
+    pub(super) fn was_cut(&self) -> bool {
+        self.slot.is_some_and(|slot| slot.boot_id != self.context.boot_id || slot.poisoned)
+    }
+
     /// Notes durably that offsets below `end` are not given out again, ahead of the cut that takes what shows it. A log
     /// without a slot has no place for it.
     pub(super) fn reserve(&self, end: Offset) -> Result<()> {

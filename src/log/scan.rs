@@ -67,20 +67,16 @@ impl<'a> Scan<'a> {
         newest_snapshot: Offset,
         begin: Begin,
     ) -> Result<Scan<'a>> {
+        if recovery.was_cut() {
+            // What was put right beside them since they were synced may be as it was before.
+            let is_synced = |s: &&Arc<Segment>| s.until().is_some_and(|end| end <= recovery.synced());
+            found.segments.iter().filter(is_synced).filter(|s| !s.is_sealed()).for_each(|segment| segment.doubt());
+        }
         let noted = recovery.sound_epochs(&found.segments)?;
-        let synced = recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point).max(recovery.context.recovery_point);
         let points = if begin == Begin::Noted { recovery.noted_points(&found.segments)? } else { Vec::new() };
         let from = match &noted {
-            Some(_) => points.iter().map(|point| point.at).fold(synced, Offset::max),
+            Some(_) => points.iter().map(|point| point.at).fold(recovery.synced(), Offset::max),
             None => Offset::ZERO,
-        };
-        let from = match recovery.slot {
-            // Beside a segment that nobody sealed a power cut may have taken files that were there before.
-            Some(slot) if slot.boot_id != recovery.context.boot_id || slot.poisoned => {
-                let ended = found.segments.split_last().map_or(&[][..], |(_, ended)| ended);
-                ended.iter().find(|segment| !segment.is_sealed()).map_or(from, |segment| from.min(segment.base()))
-            }
-            _ => from,
         };
         let mut newest = super::read::floor(&found.segments, from);
         // A note at the end of a segment was made before that ended, and before its files were completed.
@@ -176,11 +172,8 @@ impl<'a> Scan<'a> {
         }
         let (recovery, noted) = (self.recovery, self.evidence);
         let found = self.found;
-        let synced = recovery.slot.map_or(Offset::ZERO, |s| s.recovery_point);
-        // What lies beside a segment that nobody sealed may not be synced either.
-        let unsealed = found.segments.iter().position(|segment| !segment.is_sealed()).unwrap_or(first);
-        let floor = super::read::floor(&found.segments, synced).min(unsealed);
-        let unsynced = recovery.slot.map_or(first, |_| floor.min(first));
+        let synced = recovery.synced();
+        let unsynced = super::read::floor(&found.segments, synced).min(first);
         for segment in &found.segments[unsynced..first] {
             sync(segment)?;
         }
@@ -236,9 +229,8 @@ impl<'a> Scan<'a> {
         let mut survey = Survey::new(from.1, segment.written());
         let (mut stopped, mut failed) = (None, None);
         let zeros_from = if is_last && !self.is_again { Some(segment.find_room()?) } else { None };
-        let was_cut =
-            self.recovery.slot.is_some_and(|slot| slot.boot_id != self.recovery.context.boot_id || slot.poisoned);
-        let may_finish = is_last && !self.is_again && sealed.is_none() && resumed.is_none() && was_cut;
+        let is_front = is_last && !self.is_again && sealed.is_none() && resumed.is_none();
+        let may_finish = is_front && self.recovery.was_cut();
         let end = segment.walk_from(from, zeros_from, |found| {
             let noted = match &found {
                 Found::Batch(position, header, bytes) => self.take(segment, *position, header, bytes),

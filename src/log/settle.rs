@@ -164,6 +164,26 @@ impl Inner {
         if self.context.slot.is_some() { segment.seal() } else { Ok(()) }
     }
 
+    /// Seals one more segment below the recovery point that has none, as another program's have, the newest first: all its
+    /// headers are read for that. Answers whether there was one.
+    pub(super) fn seal_next(&self) -> Result<bool> {
+        self.check_waitable()?;
+        let mut below = self.unsealed_below.lock();
+        let point = self.marks.recovery_point();
+        let is_due =
+            |s: &&Arc<Segment>| s.base() < *below && !s.is_sealed() && s.until().is_some_and(|end| end <= point);
+        let found = self.segments.load().iter().rfind(is_due).cloned();
+        let Some(segment) = found.filter(|_| self.context.slot.is_some()) else { return Ok(false) };
+        // One that gets none is not read again.
+        *below = segment.base();
+        let dir = &*self.home.dir;
+        // What was put right beside it is there to stay once it is sealed.
+        let synced =
+            segment.sync_indexes().and_then(|()| self.context.storage.sync_dir(dir).map_err(|e| self.unsynced(dir, e)));
+        self.heed(synced.and_then(|()| segment.seal()))?;
+        Ok(true)
+    }
+
     pub(super) fn close(&self) -> Result<()> {
         let _preparing = self.preparing.lock();
         let mut writer = self.writer();

@@ -1,3 +1,4 @@
+mod adopted;
 mod clock;
 mod conditional;
 mod damage;

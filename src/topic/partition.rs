@@ -586,6 +586,11 @@ impl Partition {
         self.opened().map_or(Ok(()), Log::maintain)
     }
 
+    /// Seals one segment that another program ended; answers whether there was one.
+    pub(crate) fn seal_next(&self) -> Result<bool> {
+        self.opened().map_or(Ok(false), Log::seal_next)
+    }
+
     /// Deletes old segments; see `Log::apply_retention`.
     pub(crate) fn apply_retention(&self, age: Option<Duration>, bytes: Option<u64>) -> Result<()> {
         self.check_writable()?;

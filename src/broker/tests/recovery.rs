@@ -273,3 +273,29 @@ fn a_topic_whose_level_rises_loses_nothing_of_before() {
     let broker = open(&disk.crash(Choice::Nothing));
     assert_eq!(values(broker.topic("orders").open().unwrap().scan(Start::Earliest)), ["paid"]);
 }
+
+/// A whole segment may have to be read for it.
+#[test]
+fn segments_that_a_stock_broker_ended_get_seals_one_a_round() {
+    let disk = MemoryStorage::new();
+    let broker = open(&disk);
+    let topic = broker.topic("orders").partitions(2).set("internal.segment.bytes", "200").create().unwrap();
+    for n in 0..24 {
+        append(&topic.partition(n % 2).unwrap(), &["a record of some length, so that there are segments"]);
+    }
+    broker.close().unwrap();
+    let seals = || files(&disk, Path::new("/data")).iter().filter(|(name, _)| name.ends_with(".seal")).count();
+    let ended = seals();
+    assert!(ended > 6);
+    replace_file(&disk, Path::new("/data/thalweg.epoch"), b"7\n").unwrap();
+    let broker = open(&disk);
+    topic_of(&broker).partitions().iter().for_each(|partition| append(partition, &["ours"]));
+    for round in 0..ended + 2 {
+        assert_eq!(seals(), round.min(ended));
+        broker.run_maintenance().unwrap();
+    }
+}
+
+fn topic_of(broker: &Broker) -> Topic {
+    broker.topic("orders").open().unwrap()
+}
