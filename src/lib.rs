@@ -48,7 +48,7 @@ pub use log::{
 pub use metrics::{Metrics, SyncMetrics};
 pub use producer::{Partitioner, Producer, ProducerBuilder, RecordMetadata, Ticket, partition_for_key};
 pub use record::{
-    BatchBuilder, BatchHeader, Codec, Compression, ControlType, DecodedBatch, EndMarker, Header, Headers, IntoPayload,
+    BatchBuilder, BatchHeader, BatchPool, Codec, Compression, ControlType, DecodedBatch, EndMarker, Header, Headers, IntoPayload,
     Record, RecordBatch, RecordIter, RecordRef, TimestampType, TxnOutcome,
 };
 #[cfg(feature = "testing")]

@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
-use thalweg::{BatchBuilder, Durability, LeaderEpoch, Log, LogConfig, RecordBatch, Timestamp};
+use thalweg::{BatchPool, Durability, LeaderEpoch, Log, LogConfig, RecordBatch, Timestamp};
 
 /// What a batch may take, its header included.
 pub(crate) const BATCH_BYTES: usize = 64 << 10;
@@ -24,6 +24,8 @@ pub(crate) const BATCH_BYTES: usize = 64 << 10;
 pub(crate) const EPOCH: LeaderEpoch = LeaderEpoch::new(0);
 /// Bytes of payloads that records are cut from: more than a core's own cache holds.
 const POOL_BYTES: usize = 16 << 20;
+/// Buffers that batches are built in, over and over.
+const BUFFERS: usize = 8;
 /// Names what a copy of this program is to do instead of measuring.
 const ROLE: &str = "THALWEG_BENCH_ROLE";
 
@@ -49,6 +51,7 @@ pub(crate) struct Payloads {
     pool: Vec<u8>,
     record_bytes: usize,
     next: usize,
+    buffers: BatchPool,
 }
 
 impl Payloads {
@@ -73,7 +76,7 @@ impl Payloads {
             }
             pool.truncate(end);
         }
-        Self { pool, record_bytes, next: 0 }
+        Self { pool, record_bytes, next: 0, buffers: BatchPool::new(BATCH_BYTES, BUFFERS * BATCH_BYTES) }
     }
 
     pub(crate) fn next(&mut self) -> &[u8] {
@@ -90,7 +93,7 @@ impl Payloads {
         // A record's lengths and deltas take less than this.
         let room = self.record_bytes + 16;
         let time = Timestamp::new(1_700_000_000_000 + number as i64);
-        let mut batch = BatchBuilder::with_capacity(BATCH_BYTES);
+        let mut batch = self.buffers.builder();
         while batch.size_estimate() + room <= BATCH_BYTES {
             batch.push_parts(time, None, Some(self.next()), &[]).expect("a batch of 64 KiB has room");
         }

@@ -6,6 +6,7 @@ use crate::record::codec::{self, Codec, Compression};
 use crate::record::control::ControlType;
 use crate::record::header::{Attributes, BatchHeader};
 use crate::record::layout;
+use crate::record::pool::Buffer;
 use crate::record::producing::{Header, Record};
 use crate::record::validate::BatchFacts;
 use crate::types::{LeaderEpoch, Offset, ProducerId, Timestamp};
@@ -25,7 +26,7 @@ use crate::types::{LeaderEpoch, Offset, ProducerId, Timestamp};
 #[derive(Clone, Debug)]
 pub struct BatchBuilder {
     /// A gap for the header, then the records, not compressed.
-    buffer: Vec<u8>,
+    buffer: Buffer,
     header: BatchHeader,
     compression: Compression,
     facts: BatchFacts,
@@ -47,8 +48,12 @@ impl BatchBuilder {
     /// As [`BatchBuilder::new`], with room for `bytes` of batch before it has to grow.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        let mut buffer = Vec::with_capacity(bytes.max(BatchHeader::LEN));
-        buffer.resize(BatchHeader::LEN, 0);
+        Self::in_buffer(Buffer::with_capacity(bytes.max(BatchHeader::LEN)))
+    }
+
+    /// An empty batch in an empty buffer.
+    pub(super) fn in_buffer(mut buffer: Buffer) -> Self {
+        buffer.bytes.resize(BatchHeader::LEN, 0);
         Self {
             buffer,
             header: BatchHeader {
@@ -161,10 +166,11 @@ impl BatchBuilder {
         }
         // Wrapping, as in Kafka: readers add with wrapping too.
         let timestamp_delta = timestamp.get().wrapping_sub(self.header.base_timestamp);
-        let before = self.buffer.len();
-        let written = layout::write(&mut self.buffer, timestamp_delta, delta, key, value, headers);
-        if written.is_none() || self.buffer.len() > MAX_BATCH {
-            self.buffer.truncate(before);
+        let buffer = &mut self.buffer.bytes;
+        let before = buffer.len();
+        let written = layout::write(buffer, timestamp_delta, delta, key, value, headers);
+        if written.is_none() || buffer.len() > MAX_BATCH {
+            buffer.truncate(before);
             return Err(too_large());
         }
         self.facts.add(delta, timestamp, key.is_some());
@@ -188,7 +194,7 @@ impl BatchBuilder {
     /// The size of the batch in bytes, header included, before compression.
     #[must_use]
     pub fn size_estimate(&self) -> usize {
-        self.buffer.len()
+        self.buffer.bytes.len()
     }
 
     /// Compresses the records, writes the header and its CRC.
@@ -210,17 +216,19 @@ impl BatchBuilder {
                 .offset(header.base_offset));
         }
         if self.compression.codec() != Codec::None {
-            let (gap, records) = self.buffer.split_at(BatchHeader::LEN);
-            let mut compressed = gap.to_vec();
-            codec::compress(self.compression, records, &mut compressed)?;
+            let (gap, records) = self.buffer.bytes.split_at(BatchHeader::LEN);
+            let mut compressed = self.buffer.another();
+            compressed.bytes.extend_from_slice(gap);
+            codec::compress(self.compression, records, &mut compressed.bytes)?;
             self.buffer = compressed;
         }
-        if self.buffer.len() > MAX_BATCH {
+        let bytes = &mut self.buffer.bytes;
+        if bytes.len() > MAX_BATCH {
             return Err(too_large());
         }
-        header.length = (self.buffer.len() - BatchHeader::PREFIX_LEN) as i32;
-        header.seal(&mut self.buffer);
-        Ok(RecordBatch::built(self.buffer.into(), header, Some(self.facts)))
+        header.length = (bytes.len() - BatchHeader::PREFIX_LEN) as i32;
+        header.seal(bytes);
+        Ok(RecordBatch::built(self.buffer.freeze(), header, Some(self.facts)))
     }
 }
 

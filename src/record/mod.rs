@@ -12,6 +12,7 @@ mod control;
 mod decoded;
 mod header;
 mod layout;
+mod pool;
 mod producing;
 mod validate;
 
@@ -21,6 +22,7 @@ pub use codec::{Codec, Compression};
 pub use control::{ControlType, EndMarker, TxnOutcome};
 pub use decoded::{DecodedBatch, Headers, RecordIter, RecordRef};
 pub use header::{BatchHeader, TimestampType};
+pub use pool::BatchPool;
 pub use producing::{Header, IntoPayload, Record};
 
 pub(crate) use batch::validate_crc;
