@@ -48,8 +48,8 @@ pub use log::{
 pub use metrics::{Metrics, SyncMetrics};
 pub use producer::{Partitioner, Producer, ProducerBuilder, RecordMetadata, Ticket, partition_for_key};
 pub use record::{
-    BatchBuilder, BatchHeader, BatchPool, Codec, Compression, ControlType, DecodedBatch, EndMarker, Header, Headers, IntoPayload,
-    Record, RecordBatch, RecordIter, RecordRef, TimestampType, TxnOutcome,
+    BatchBuilder, BatchHeader, BatchPool, Codec, Compression, ControlType, DecodedBatch, EndMarker, Header, Headers,
+    IntoPayload, Record, RecordBatch, RecordIter, RecordRef, TimestampType, TxnOutcome,
 };
 #[cfg(feature = "testing")]
 pub use storage::storage_conformance;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::options::Threads;
 use super::{Broker, Partition};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -140,6 +141,11 @@ impl Broker {
     /// Has the broker's threads bring everything that was appended to its topic's durability at once.
     pub(crate) fn hasten(&self) {
         self.inner.background.hasten();
+    }
+
+    /// Whether nobody but its callers does the broker's work.
+    pub(crate) fn is_manual(&self) -> bool {
+        self.inner.threads == Threads::None
     }
 
     /// Undoes `run_at`; when it returns, no thread of the broker holds the task.

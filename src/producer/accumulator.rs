@@ -9,18 +9,20 @@ use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::batch::{Batch, Ticket};
+use super::memory::{Memory, Share};
 use super::partitioner::Sticky;
 use crate::broker::{Broker, Task, TopicEntry};
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::{BatchBuilder, Compression, Record};
+use crate::record::{BatchBuilder, BatchPool, Compression, Record, TimestampType};
 use crate::topic::{self, PartitionSource as _};
-use crate::types::Durability;
+use crate::types::{Durability, Timestamp};
 
 /// What a record takes in a batch beside its key, value and headers, at most.
 const RECORD_OVERHEAD: usize = 32;
@@ -28,6 +30,8 @@ const RECORD_OVERHEAD: usize = 32;
 const HEADER_OVERHEAD: usize = 10;
 /// The header of a batch.
 const BATCH_OVERHEAD: usize = 61;
+/// What a batch gets before it has to grow, at most.
+const BUFFER_BYTES_MAX: usize = 1 << 20;
 
 /// What applies to every batch of a producer.
 #[derive(Clone, Debug)]
@@ -35,6 +39,10 @@ pub(super) struct Settings {
     pub(super) linger: Option<Duration>,
     pub(super) batch_bytes: usize,
     pub(super) buffer_bytes: usize,
+    /// How long a call may wait for memory.
+    pub(super) max_block: Duration,
+    /// The largest record, before compression.
+    pub(super) max_request_bytes: usize,
     pub(super) compression: Compression,
     pub(super) durability: Option<Durability>,
 }
@@ -54,13 +62,14 @@ pub(super) struct Accumulator {
     /// The sync thread has been told when to look.
     armed: AtomicBool,
     in_flight: Mutex<InFlight>,
-    in_flight_bytes: AtomicUsize,
+    memory: Arc<Memory>,
+    buffers: BatchPool,
 }
 
 #[derive(Default)]
 struct InFlight {
-    /// Appended batches, oldest first, with their size.
-    batches: VecDeque<(Arc<Batch>, usize)>,
+    /// Appended batches, oldest first.
+    batches: VecDeque<(Arc<Batch>, Share)>,
     /// How many left the queue, and how many ever entered it.
     settled: u64,
     entered: u64,
@@ -71,19 +80,18 @@ struct InFlight {
 }
 
 impl InFlight {
-    fn enter(&mut self, batch: Arc<Batch>, bytes: usize) {
-        self.batches.push_back((batch, bytes));
+    fn enter(&mut self, batch: Arc<Batch>, share: Share) {
+        self.batches.push_back((batch, share));
         self.entered += 1;
     }
 
-    /// Takes the oldest batch out, now that its end is known; answers its size.
-    fn settle_oldest(&mut self, failure: Option<Error>) -> usize {
-        let Some((batch, bytes)) = self.batches.pop_front() else { return 0 };
+    /// Takes the oldest batch out, now that its end is known.
+    fn settle_oldest(&mut self, failure: Option<Error>) {
+        let Some((batch, _)) = self.batches.pop_front() else { return };
         self.settled += 1;
         if let Some(error) = failure {
             self.fail(batch, error);
         }
-        bytes
     }
 
     fn fail(&mut self, batch: Arc<Batch>, error: Error) {
@@ -117,6 +125,7 @@ pub(super) struct Lane {
 
 struct OpenBatch {
     builder: BatchBuilder,
+    share: Share,
     shared: Arc<Batch>,
     opened: Duration,
     /// What the topic allowed when it was opened.
@@ -144,6 +153,8 @@ pub(super) struct Route {
 impl Accumulator {
     pub(super) fn new(broker: Broker, settings: Settings) -> Arc<Self> {
         let accumulator = Arc::new(Self {
+            memory: Memory::new(settings.buffer_bytes),
+            buffers: BatchPool::new(settings.batch_bytes.min(BUFFER_BYTES_MAX), settings.buffer_bytes),
             broker,
             settings,
             me: OnceLock::new(),
@@ -151,7 +162,6 @@ impl Accumulator {
             sending: Mutex::new(()),
             armed: AtomicBool::new(false),
             in_flight: Mutex::default(),
-            in_flight_bytes: AtomicUsize::new(0),
         });
         accumulator.me.get_or_init(|| Arc::downgrade(&accumulator));
         accumulator
@@ -215,25 +225,43 @@ impl Accumulator {
     /// Puts a record into its lane's batch. `quiet`: nobody is going to wait for it now.
     pub(super) fn push(&self, lane: &Arc<Lane>, record: &Record, quiet: bool) -> Result<Pushed> {
         let bytes = encoded_bytes(record);
-        let timestamp = match record.explicit_timestamp() {
-            Some(timestamp) => timestamp,
-            None => self.broker.clock().now(),
-        };
+        let now = self.broker.clock().now();
+        let timestamp = record.explicit_timestamp().unwrap_or(now);
+        self.check(lane, record, bytes, now)?;
+        let mut share = None;
+        loop {
+            if let Some(pushed) = self.try_push(lane, record, (bytes, timestamp), quiet, &mut share)? {
+                return Ok(pushed);
+            }
+            share = Some(self.take_memory(lane, bytes)?);
+        }
+    }
+
+    /// The same; `None` when it takes a new batch, for which there is neither a share nor memory.
+    fn try_push(
+        &self,
+        lane: &Arc<Lane>,
+        record: &Record,
+        (bytes, timestamp): (usize, Timestamp),
+        quiet: bool,
+        share: &mut Option<Share>,
+    ) -> Result<Option<Pushed>> {
         let mut open = lane.open.lock();
         if let Some(full) = open.take_if(|batch| batch.builder.size_estimate() + bytes > batch.limit) {
             self.append(lane, full);
         }
-        // Before a batch is opened: one without a record is on no list, so nobody would ever send or drop it.
-        if self.settings.compression == Compression::NONE {
-            check_size(lane, bytes)?;
-        }
-        check_key(lane, record)?;
         let batch = match &mut *open {
             Some(batch) => batch,
-            none => none.insert(self.open_batch(lane)?),
+            none => {
+                let Some(share) = share.take().or_else(|| self.memory.try_take(self.needed(bytes))) else {
+                    return Ok(None);
+                };
+                none.insert(self.open_batch(lane, share)?)
+            }
         };
         let index = batch.builder.len();
         if let Err(error) = batch.builder.push(timestamp, record) {
+            // One without a record is on no list, so nobody would ever send or drop it.
             if index == 0 {
                 *open = None;
             }
@@ -250,17 +278,109 @@ impl Accumulator {
         if first && !full {
             self.list(lane, opened, quiet);
         }
-        Ok(Pushed { ticket, bytes, at_boundary: first || full })
+        Ok(Some(Pushed { ticket, bytes, at_boundary: first || full }))
     }
 
-    fn open_batch(&self, lane: &Arc<Lane>) -> Result<OpenBatch> {
+    /// What a batch for a record of so many bytes takes.
+    fn needed(&self, bytes: usize) -> usize {
+        self.settings.batch_bytes.max(BATCH_OVERHEAD + bytes)
+    }
+
+    /// Waits until there is memory for the batch of a record of so many bytes, for at most `max.block.ms`. No lock is
+    /// held. Where the broker has threads they do the work, as for a future: a disk that hangs holds up nobody here.
+    fn take_memory(&self, lane: &Lane, bytes: usize) -> Result<Share> {
+        let clock = self.broker.clock();
+        let deadline = clock.monotonic().saturating_add(self.settings.max_block);
+        loop {
+            let seen = self.memory.freed().count();
+            // Open batches take more than they need; nobody can add to them while there is no memory elsewhere.
+            self.send_open(None);
+            self.forget_settled();
+            if let Some(share) = self.memory.try_take(self.needed(bytes)) {
+                return Ok(share);
+            }
+            lane.partition.check_alive()?;
+            let left = deadline.saturating_sub(clock.monotonic());
+            if left.is_zero() {
+                return Err(self.out_of_memory(lane));
+            }
+            if self.broker.is_manual() && self.wait_for_oldest() {
+                continue;
+            }
+            let oldest = self.in_flight.lock().batches.front().map(|(batch, _)| Arc::clone(batch));
+            let mut committed = None;
+            let known = oldest.map(|batch| batch.poll_settled(&self.memory.waker(), &mut committed));
+            if known != Some(Poll::Ready(())) {
+                self.memory.freed().wait_past(seen, Some(left));
+            }
+        }
+    }
+
+    fn out_of_memory(&self, lane: &Lane) -> Error {
+        let (limit, waited) = (self.settings.buffer_bytes, self.settings.max_block.as_millis());
+        let message = format!("all {limit} bytes of buffer.memory were in use for {waited} ms (max.block.ms)");
+        Error::new(ErrorKind::TimedOut, message).partition(lane.partition.name().clone()).remedy(
+            "raise buffer_memory or max_block of the producer, or enqueue less at a time; \
+             Broker::metrics tells of a disk that is slow or hangs",
+        )
+    }
+
+    /// A record that breaks a rule fails alone, before it spoils a batch.
+    fn check(&self, lane: &Lane, record: &Record, bytes: usize, now: Timestamp) -> Result<()> {
+        // The estimate is generous, so a record that is refused here might just have fitted; the log decides then.
+        let certain = bytes.saturating_sub(RECORD_OVERHEAD) + BATCH_OVERHEAD;
+        let at = |error: Error| error.partition(lane.partition.name().clone());
+        let too_large = |name: &str, limit: usize, remedy: &'static str| {
+            let message = format!("a record of {certain} bytes, but {name} is {limit}");
+            Err(at(Error::new(ErrorKind::TooLarge, message)).remedy(remedy))
+        };
+        if certain > self.settings.max_request_bytes {
+            let remedy = "raise max_request_size of the producer, or send less at a time";
+            return too_large("max.request.size", self.settings.max_request_bytes, remedy);
+        }
+        if self.needed(bytes) > self.memory.limit() {
+            return too_large("buffer.memory", self.memory.limit(), "raise buffer_memory of the producer");
+        }
+        lane.topic.with_settings(|settings| {
+            let limit = settings.max_message_bytes as usize;
+            if certain > limit && self.settings.compression == Compression::NONE {
+                let remedy = "raise max.message.bytes of the topic, compress, or send less at a time";
+                return too_large("max.message.bytes", limit, remedy);
+            }
+            if settings.cleanup_policy.compacts() && record.key_bytes().is_none() {
+                let message = "a compacted topic needs a key in every record";
+                return Err(at(Error::new(ErrorKind::InvalidRecord, message))
+                    .remedy("give the record a key, or set cleanup.policy=delete"));
+            }
+            let timestamp = match record.explicit_timestamp() {
+                Some(timestamp) if settings.timestamp_type == TimestampType::CreateTime => timestamp,
+                _ => return Ok(()),
+            };
+            let outside = |what: &str, name: &'static str, limit: Duration| {
+                let message = format!("timestamp {timestamp} lies more than {} ms {what} the clock", limit.as_millis());
+                Err(at(Error::new(ErrorKind::InvalidTimestamp, message)).remedy(format!("see {name} of the topic")))
+            };
+            match (settings.timestamp_after_max, settings.timestamp_before_max) {
+                (Some(limit), _) if timestamp > now.saturating_add(limit) => {
+                    outside("ahead of", "message.timestamp.after.max.ms", limit)
+                }
+                (_, Some(limit)) if timestamp != Timestamp::NONE && timestamp.saturating_add(limit) < now => {
+                    outside("behind", "message.timestamp.before.max.ms", limit)
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn open_batch(&self, lane: &Arc<Lane>, share: Share) -> Result<OpenBatch> {
         lane.partition.check_alive()?;
         let (compression, limit) = lane.topic.with_settings(|settings| {
             let limit = self.settings.batch_bytes.min(settings.max_message_bytes as usize);
             (settings.compression.unwrap_or(self.settings.compression), limit)
         });
         Ok(OpenBatch {
-            builder: BatchBuilder::with_capacity(limit.min(1 << 20)).compression(compression),
+            builder: self.buffers.builder().compression(compression),
+            share,
             shared: Arc::new(Batch::new(Arc::clone(lane), self.broker.clone())),
             opened: self.broker.clock().monotonic(),
             limit,
@@ -279,17 +399,17 @@ impl Accumulator {
 
     fn give(&self, lane: &Arc<Lane>, batch: OpenBatch) {
         let level = self.settings.durability.unwrap_or_else(|| lane.partition.level());
-        let outcome = batch.builder.finish().and_then(|encoded| {
-            let appended = lane.partition.guard(|_| self.broker.produce(&lane.partition, &encoded))?;
-            Ok((encoded.size_bytes(), appended))
+        let OpenBatch { builder, mut share, shared, .. } = batch;
+        let outcome = builder.finish().and_then(|encoded| {
+            share.shrink(encoded.size_bytes());
+            lane.partition.guard(|_| self.broker.produce(&lane.partition, &encoded))
         });
         match outcome {
-            Ok((bytes, appended)) => {
-                self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
-                self.in_flight.lock().enter(Arc::clone(&batch.shared), bytes);
-                batch.shared.resolve(Ok((appended, level)));
+            Ok(appended) => {
+                self.in_flight.lock().enter(Arc::clone(&shared), share);
+                shared.resolve(Ok((appended, level)));
             }
-            Err(error) => self.fail(&batch.shared, error),
+            Err(error) => self.fail(&shared, error),
         }
         self.forget_settled();
     }
@@ -304,16 +424,7 @@ impl Accumulator {
     fn forget_settled(&self) {
         let mut in_flight = self.in_flight.lock();
         while let Some(outcome) = in_flight.batches.front().and_then(|(batch, _)| batch.try_outcome()) {
-            self.in_flight_bytes.fetch_sub(in_flight.settle_oldest(outcome.err()), Ordering::Relaxed);
-        }
-    }
-
-    /// Waits while more bytes are on their way than the buffer takes (`buffer.memory`).
-    pub(super) fn wait_for_room(&self) {
-        while self.in_flight_bytes.load(Ordering::Relaxed) > self.settings.buffer_bytes {
-            if !self.wait_for_oldest() {
-                return;
-            }
+            in_flight.settle_oldest(outcome.err());
         }
     }
 
@@ -326,7 +437,7 @@ impl Accumulator {
         let mut in_flight = self.in_flight.lock();
         // Another thread may have waited for it, too.
         if in_flight.batches.front().is_some_and(|(batch, _)| Arc::ptr_eq(batch, &oldest)) {
-            self.in_flight_bytes.fetch_sub(in_flight.settle_oldest(failure), Ordering::Relaxed);
+            in_flight.settle_oldest(failure);
         }
         true
     }
@@ -448,27 +559,4 @@ fn encoded_bytes(record: &Record) -> usize {
     let part = |bytes: Option<&bytes::Bytes>| bytes.map_or(0, |b| b.len());
     let headers = record.headers().iter().map(|h| HEADER_OVERHEAD + h.key().len() + h.value().map_or(0, <[u8]>::len));
     RECORD_OVERHEAD + part(record.key_bytes()) + part(record.value_bytes()) + headers.sum::<usize>()
-}
-
-/// A record that no batch may hold fails alone, before it spoils a batch.
-fn check_size(lane: &Lane, bytes: usize) -> Result<()> {
-    let limit = lane.topic.with_settings(|settings| settings.max_message_bytes as usize);
-    // The estimate is generous, so a record that is refused here might just have fitted; the log decides then.
-    let certain = bytes.saturating_sub(RECORD_OVERHEAD) + BATCH_OVERHEAD;
-    if certain <= limit {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::TooLarge, format!("a record of {certain} bytes, but max.message.bytes is {limit}"))
-        .partition(lane.partition.name().clone())
-        .remedy("raise max.message.bytes of the topic, compress, or send less at a time"))
-}
-
-fn check_key(lane: &Lane, record: &Record) -> Result<()> {
-    let compacts = lane.topic.with_settings(|settings| settings.cleanup_policy.compacts());
-    if compacts && record.key_bytes().is_none() {
-        return Err(Error::new(ErrorKind::InvalidRecord, "a compacted topic needs a key in every record")
-            .partition(lane.partition.name().clone())
-            .remedy("give the record a key, or set cleanup.policy=delete"));
-    }
-    Ok(())
 }

@@ -159,6 +159,19 @@ impl Batch {
         self.lane.send(self);
     }
 
+    /// Whether its end is known, or will be once somebody looks; else what is put into `committed` wakes whoever
+    /// waits for that.
+    pub(super) fn poll_settled(&self, waker: &Waker, committed: &mut Option<Committed>) -> Poll<()> {
+        match self.poll_appended(waker) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok((appended, level))) => match self.lane.partition.committed(appended.position, level) {
+                Ok(future) => Pin::new(committed.insert(future)).poll(&mut Context::from_waker(waker)).map(drop),
+                Err(_) => Poll::Ready(()),
+            },
+        }
+    }
+
     fn poll_appended(&self, waker: &Waker) -> Poll<Result<(Appended, Durability)>> {
         let mut state = self.state.lock();
         match &mut *state {

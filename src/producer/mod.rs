@@ -6,6 +6,7 @@
 
 mod accumulator;
 mod batch;
+mod memory;
 mod partitioner;
 
 use std::collections::HashMap;
@@ -104,6 +105,8 @@ impl Broker {
                 linger: None,
                 batch_bytes: BATCH_BYTES,
                 buffer_bytes: 32 << 20,
+                max_block: Duration::from_secs(60),
+                max_request_bytes: usize::MAX,
                 compression: Compression::NONE,
                 durability: None,
             },
@@ -121,17 +124,35 @@ impl ProducerBuilder {
     }
 
     /// Bytes, before compression, at which a batch is full (`batch.size`; 65536 by default, where Kafka says 16384:
-    /// no network to share here). Never more than the topic's `max.message.bytes`; a larger record
+    /// no network to share here). Never more than the topic's `max.message.bytes` or `buffer.memory`; a larger record
     /// has a batch of its own.
     pub fn batch_size(mut self, bytes: usize) -> Self {
         self.settings.batch_bytes = bytes;
         self
     }
 
-    /// Bytes that may be appended and not yet acknowledged (`buffer.memory`, default 32 MiB). A call that passes it
-    /// waits for the oldest.
+    /// Bytes of open batches and of those that are not yet acknowledged, on all partitions together (`buffer.memory`,
+    /// default 32 MiB). An open batch counts as [`batch_size`](Self::batch_size). A call for which there is no room has
+    /// all open batches sent and waits, for at most [`max_block`](Self::max_block).
     pub fn buffer_memory(mut self, bytes: usize) -> Self {
         self.settings.buffer_bytes = bytes;
+        self
+    }
+
+    /// How long a call may wait while [`buffer_memory`](Self::buffer_memory) is used up (`max.block.ms`, default one
+    /// minute); then it fails with [`ErrorKind::TimedOut`], and its record was not taken. Zero: it fails at once.
+    ///
+    /// Of a [`manual`](crate::BrokerBuilder::manual) broker the caller writes by himself, which cannot be cut short.
+    pub fn max_block(mut self, time: Duration) -> Self {
+        self.settings.max_block = time;
+        self
+    }
+
+    /// The largest record in bytes, before compression, as a batch of its own (`max.request.size`). There is no request
+    /// here to be kept small, so unless this is set only the topic's `max.message.bytes` limits a record; Kafka's
+    /// default is 1 MiB.
+    pub fn max_request_size(mut self, bytes: usize) -> Self {
+        self.settings.max_request_bytes = bytes;
         self
     }
 
@@ -163,11 +184,15 @@ impl ProducerBuilder {
     /// Makes the producer.
     ///
     /// # Errors
-    /// `InvalidConfig` for a batch size of 0; `Closed`.
-    pub fn build(self) -> Result<Producer> {
-        if self.settings.batch_bytes == 0 {
-            return Err(Error::new(ErrorKind::InvalidConfig, "batch.size must be at least 1 byte"));
+    /// `InvalidConfig` for a batch size or a buffer memory of 0; `Closed`.
+    pub fn build(mut self) -> Result<Producer> {
+        for (name, bytes) in [("batch.size", self.settings.batch_bytes), ("buffer.memory", self.settings.buffer_bytes)]
+        {
+            if bytes == 0 {
+                return Err(Error::new(ErrorKind::InvalidConfig, format!("{name} must be at least 1 byte")));
+            }
         }
+        self.settings.batch_bytes = self.settings.batch_bytes.min(self.settings.buffer_bytes);
         self.broker.check_open()?;
         let [high, low] = [0, 8].map(|at| Uuid::random().map(|id| u64_at(&id, at)));
         Ok(Producer {
@@ -191,7 +216,7 @@ impl Producer {
     ///
     /// # Errors
     /// `UnknownTopicOrPartition`; `TopicDeleted`; `TooLarge`, `InvalidRecord`, `InvalidTimestamp` when the record
-    /// breaks a rule of its topic; `Indeterminate` when a sync failed; `Closed`.
+    /// breaks a rule of its topic; `TimedOut` when there was no memory for it; `Indeterminate` when a sync failed; `Closed`.
     pub fn send<T: TopicRef + ?Sized>(&self, topic: &T, record: impl Into<Record>) -> Result<RecordMetadata> {
         self.push(topic, record.into(), Waiting::Now)?.wait()
     }
@@ -209,8 +234,8 @@ impl Producer {
         pushed.into_iter().map(|ticket| ticket.and_then(Ticket::wait)).collect()
     }
 
-    /// Accepts one record and answers at once; the ticket tells how it went. Blocks only while more than
-    /// `buffer.memory` is on its way, or a byte budget makes it wait ([`OnFull::Block`](crate::OnFull::Block)).
+    /// Accepts one record and answers at once; the ticket tells how it went. Blocks only while
+    /// `buffer.memory` is used up, or a byte budget makes it wait ([`OnFull::Block`](crate::OnFull::Block)).
     ///
     /// # Errors
     /// As [`send`](Self::send), as far as it can be known now.
@@ -258,7 +283,6 @@ impl Producer {
         if keyless {
             route.sticky.count(bytes, accumulator.settings.batch_bytes, at_boundary);
         }
-        accumulator.wait_for_room();
         Ok(ticket)
     }
 

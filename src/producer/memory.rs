@@ -1,0 +1,87 @@
+//! What a producer may hold (`buffer.memory`): open batches and those on their way, of all partitions together.
+//! Invariant: every batch has a share until its end is known, and gives it back by being dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
+
+use crate::broker::Signal;
+
+/// The bytes of a producer's batches, and their limit.
+#[derive(Debug)]
+pub(super) struct Memory {
+    limit: usize,
+    used: AtomicUsize,
+    freed: Arc<Freed>,
+}
+
+/// Tells that memory came back, or may do so when somebody looks.
+#[derive(Debug, Default)]
+struct Freed(Signal);
+
+impl Wake for Freed {
+    fn wake(self: Arc<Self>) {
+        self.0.notify();
+    }
+}
+
+impl Memory {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicUsize::new(0), freed: Arc::default() })
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// So many bytes, if they are to be had.
+    pub(super) fn try_take(self: &Arc<Self>, bytes: usize) -> Option<Share> {
+        let add = |used: usize| used.checked_add(bytes).filter(|&used| used <= self.limit);
+        let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        taken.is_ok().then(|| Share { memory: Arc::clone(self), bytes })
+    }
+
+    /// Counts how often memory came back, and whoever waits for that can go on.
+    pub(super) fn freed(&self) -> &Signal {
+        &self.freed.0
+    }
+
+    /// Has those look again who wait for memory.
+    pub(super) fn waker(&self) -> Waker {
+        Waker::from(Arc::clone(&self.freed))
+    }
+
+    #[cfg(test)]
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Acquire)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+        self.freed.0.notify();
+    }
+}
+
+/// The bytes of one batch.
+#[derive(Debug)]
+pub(super) struct Share {
+    memory: Arc<Memory>,
+    bytes: usize,
+}
+
+impl Share {
+    /// Gives back what a batch of `bytes` needs no more, now that it is encoded: one that leaves most of its buffer
+    /// empty went without it.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        if bytes < self.bytes / 2 {
+            self.memory.give_back(self.bytes - bytes);
+            self.bytes = bytes;
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.memory.give_back(self.bytes);
+    }
+}
