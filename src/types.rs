@@ -312,6 +312,18 @@ pub enum Durability {
     PowerLoss,
 }
 
+impl Durability {
+    /// What a producer's `acks` asks for; `None` for the topic's own level.
+    pub(crate) fn from_acks(acks: &str) -> Result<Option<Self>> {
+        match acks {
+            "all" | "-1" => Ok(None),
+            "1" => Ok(Some(Self::ProcessCrash)),
+            "0" => Ok(Some(Self::None)),
+            _ => Err(Error::new(ErrorKind::InvalidConfig, format!("acks={acks:?} is none of 0, 1 or all"))),
+        }
+    }
+}
+
 impl fmt::Display for Durability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -5,7 +5,7 @@
 //! lane's lock; nothing is waited for under it. A batch that was taken out of its lane is appended or failed, also
 //! where a thread panics at it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -30,6 +30,8 @@ const RECORD_OVERHEAD: usize = 32;
 const HEADER_OVERHEAD: usize = 10;
 /// The header of a batch.
 const BATCH_OVERHEAD: usize = 61;
+/// How many partitions an error names.
+const NAMED_MAX: usize = 8;
 /// What a batch gets before it has to grow, at most.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 
@@ -136,8 +138,17 @@ struct OpenBatch {
 pub(super) struct Pushed {
     pub(super) ticket: Ticket,
     pub(super) bytes: usize,
-    /// The record was the first or the last of its batch.
-    pub(super) at_boundary: bool,
+    /// The batch was complete with it, and is sent.
+    pub(super) is_complete: bool,
+}
+
+/// How a record comes.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// Nobody is going to wait for it now.
+    pub(super) quiet: bool,
+    /// It is on its partition because others without a key are.
+    pub(super) keyless: bool,
 }
 
 /// A topic as a producer sees it.
@@ -222,15 +233,15 @@ impl Accumulator {
         Ok(route.lanes.load())
     }
 
-    /// Puts a record into its lane's batch. `quiet`: nobody is going to wait for it now.
-    pub(super) fn push(&self, lane: &Arc<Lane>, record: &Record, quiet: bool) -> Result<Pushed> {
+    /// Puts a record into its lane's batch.
+    pub(super) fn push(&self, lane: &Arc<Lane>, record: &Record, manner: Manner) -> Result<Pushed> {
         let bytes = encoded_bytes(record);
         let now = self.broker.clock().now();
         let timestamp = record.explicit_timestamp().unwrap_or(now);
         self.check(lane, record, bytes, now)?;
         let mut share = None;
         loop {
-            if let Some(pushed) = self.try_push(lane, record, (bytes, timestamp), quiet, &mut share)? {
+            if let Some(pushed) = self.try_push(lane, record, (bytes, timestamp), manner, &mut share)? {
                 return Ok(pushed);
             }
             share = Some(self.take_memory(lane, bytes)?);
@@ -243,7 +254,7 @@ impl Accumulator {
         lane: &Arc<Lane>,
         record: &Record,
         (bytes, timestamp): (usize, Timestamp),
-        quiet: bool,
+        manner: Manner,
         share: &mut Option<Share>,
     ) -> Result<Option<Pushed>> {
         let mut open = lane.open.lock();
@@ -267,7 +278,9 @@ impl Accumulator {
             }
             return Err(error);
         }
-        let (first, full) = (index == 0, batch.builder.size_estimate() >= batch.limit);
+        // The next without a key goes elsewhere when this batch has no room for one like it.
+        let like_it = if manner.keyless { bytes } else { 0 };
+        let (first, full) = (index == 0, batch.builder.size_estimate() + like_it >= batch.limit);
         let opened = batch.opened;
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         let ticket = Ticket::new(Arc::clone(&batch.shared), index, timestamp, self.linger());
@@ -276,9 +289,9 @@ impl Accumulator {
         }
         drop(open);
         if first && !full {
-            self.list(lane, opened, quiet);
+            self.list(lane, opened, manner.quiet);
         }
-        Ok(Some(Pushed { ticket, bytes, at_boundary: first || full }))
+        Ok(Some(Pushed { ticket, bytes, is_complete: full }))
     }
 
     /// What a batch for a record of so many bytes takes.
@@ -307,13 +320,24 @@ impl Accumulator {
             if self.broker.is_manual() && self.wait_for_oldest() {
                 continue;
             }
-            let oldest = self.in_flight.lock().batches.front().map(|(batch, _)| Arc::clone(batch));
-            let mut committed = None;
-            let known = oldest.map(|batch| batch.poll_settled(&self.memory.waker(), &mut committed));
-            if known != Some(Poll::Ready(())) {
-                self.memory.freed().wait_past(seen, Some(left));
-            }
+            self.await_oldest(seen, left);
         }
+    }
+
+    /// Waits until the oldest batch in flight may be settled, or memory came back since `seen`, and writes nothing
+    /// itself.
+    fn await_oldest(&self, seen: u64, limit: Duration) {
+        let oldest = self.in_flight.lock().batches.front().map(|(batch, _)| Arc::clone(batch));
+        let mut committed = None;
+        let known = oldest.map(|batch| batch.poll_settled(&self.memory.waker(), &mut committed));
+        if known != Some(Poll::Ready(())) {
+            self.memory.freed().wait_past(seen, Some(limit));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn memory_used(&self) -> usize {
+        self.memory.used()
     }
 
     fn out_of_memory(&self, lane: &Lane) -> Error {
@@ -496,6 +520,47 @@ impl Accumulator {
         // Not what others enqueue meanwhile: that may have no end.
         let entered = self.in_flight.lock().entered;
         while self.in_flight.lock().settled < entered && self.wait_for_oldest() {}
+        self.report()
+    }
+
+    /// The same, for at most `timeout`.
+    pub(super) fn flush_within(&self, timeout: Duration) -> Result<()> {
+        let clock = self.broker.clock();
+        let deadline = clock.monotonic().saturating_add(timeout);
+        self.send_all();
+        let entered = self.in_flight.lock().entered;
+        loop {
+            let seen = self.memory.freed().count();
+            self.forget_settled();
+            if self.in_flight.lock().settled >= entered {
+                return self.report();
+            }
+            let left = deadline.saturating_sub(clock.monotonic());
+            if left.is_zero() {
+                return Err(self.unsettled(timeout));
+            }
+            if !(self.broker.is_manual() && self.wait_for_oldest()) {
+                self.await_oldest(seen, left);
+            }
+        }
+    }
+
+    /// What has not been acknowledged.
+    fn unsettled(&self, timeout: Duration) -> Error {
+        let in_flight = self.in_flight.lock();
+        let mut counts = BTreeMap::<String, usize>::new();
+        for (batch, _) in &in_flight.batches {
+            *counts.entry(batch.partition().to_string()).or_default() += 1;
+        }
+        let named: Vec<_> = counts.iter().map(|(name, count)| format!("{name} ({count})")).take(NAMED_MAX).collect();
+        let others = if counts.len() > NAMED_MAX { " and others" } else { "" };
+        let (count, named, waited) = (in_flight.batches.len(), named.join(", "), timeout.as_millis());
+        let message = format!("{count} batches were not acknowledged within {waited} ms: of {named}{others}");
+        Error::new(ErrorKind::TimedOut, message).remedy("they are with the log: close the broker to wait for them")
+    }
+
+    /// The first failure that no ticket told anybody.
+    fn report(&self) -> Result<()> {
         let mut in_flight = self.in_flight.lock();
         in_flight.sweep();
         in_flight.unreported.take().map_or(Ok(()), Err)

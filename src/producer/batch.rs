@@ -86,6 +86,10 @@ impl Batch {
         }
     }
 
+    pub(super) fn partition(&self) -> &TopicPartition {
+        self.lane.partition.name()
+    }
+
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
     }

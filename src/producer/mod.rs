@@ -6,6 +6,7 @@
 
 mod accumulator;
 mod batch;
+mod config;
 mod memory;
 mod partitioner;
 
@@ -22,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchBuilder, Compression, Record};
 use crate::types::{Durability, Uuid};
 
-use accumulator::{Accumulator, Lane, Pushed, Route, Settings};
+use accumulator::{Accumulator, Lane, Manner, Pushed, Route, Settings};
 use partitioner::{Placement, Sticky, checked};
 
 pub use batch::{RecordMetadata, Ticket};
@@ -94,6 +95,7 @@ pub struct ProducerBuilder {
     broker: Broker,
     settings: Settings,
     placement: Placement,
+    refused: Option<Error>,
 }
 
 impl Broker {
@@ -111,6 +113,7 @@ impl Broker {
                 durability: None,
             },
             placement: Placement::default(),
+            refused: None,
         }
     }
 }
@@ -184,8 +187,11 @@ impl ProducerBuilder {
     /// Makes the producer.
     ///
     /// # Errors
-    /// `InvalidConfig` for a batch size or a buffer memory of 0; `Closed`.
+    /// `InvalidConfig` for an option of a bad name or value, a batch size or a buffer memory of 0; `Closed`.
     pub fn build(mut self) -> Result<Producer> {
+        if let Some(error) = self.refused {
+            return Err(error);
+        }
         for (name, bytes) in [("batch.size", self.settings.batch_bytes), ("buffer.memory", self.settings.buffer_bytes)]
         {
             if bytes == 0 {
@@ -252,8 +258,8 @@ impl Producer {
         self.shared.accumulator.flush()
     }
 
-    /// Flushes and refuses everything from then on, on all clones. Dropping the last clone instead hands open
-    /// batches to the log and waits for nothing.
+    /// Flushes and refuses everything from then on, on all clones; for as long as that takes. Dropping the last clone
+    /// instead hands open batches to the log and waits for nothing: the broker brings them to their topics' levels.
     ///
     /// # Errors
     /// As [`flush`](Self::flush); a second close does nothing.
@@ -262,6 +268,27 @@ impl Producer {
             return Ok(());
         }
         self.shared.accumulator.flush()
+    }
+
+    /// The same, for at most `timeout`. What has not been acknowledged by then is with the log, which goes on writing it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// let broker = thalweg::Broker::in_memory()?;
+    /// broker.topic("orders").create()?;
+    /// let producer = broker.producer().build()?;
+    /// drop(producer.enqueue("orders", "paid")?);
+    /// producer.close_timeout(Duration::from_secs(10))?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `TimedOut`, with how many batches of which partitions have not been acknowledged; as [`close`](Self::close).
+    pub fn close_timeout(&self, timeout: Duration) -> Result<()> {
+        if self.shared.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.shared.accumulator.flush_within(timeout)
     }
 
     fn check_open(&self) -> Result<()> {
@@ -279,9 +306,10 @@ impl Producer {
         let (lane, keyless) = self.place(&route, &lanes, &record)?;
         // Before a lane is locked: the sync thread must not wait for whoever waits here.
         lane.wait_for_room(&record)?;
-        let Pushed { ticket, bytes, at_boundary } = accumulator.push(lane, &record, waiting == Waiting::Later)?;
+        let quiet = waiting == Waiting::Later;
+        let Pushed { ticket, bytes, is_complete } = accumulator.push(lane, &record, Manner { quiet, keyless })?;
         if keyless {
-            route.sticky.count(bytes, accumulator.settings.batch_bytes, at_boundary);
+            route.sticky.count(bytes, accumulator.settings.batch_bytes, is_complete);
         }
         Ok(ticket)
     }

@@ -79,12 +79,12 @@ impl Sticky {
         PartitionId::new(i32::try_from(mixed % u64::from(partitions.max(1))).unwrap_or(0))
     }
 
-    /// Counts a record of about `bytes` and moves on when a batch's worth went to the partition: at the
-    /// end of a batch if one just ended, else at twice that.
-    pub(super) fn count(&self, bytes: usize, batch_bytes: usize, batch_ended: bool) {
+    /// Counts a record of about `bytes` and moves on when a batch's worth went to the partition: with a batch that is
+    /// complete, else at twice that (KIP-794). Batches that go early, because somebody waits, are no reason to.
+    pub(super) fn count(&self, bytes: usize, batch_bytes: usize, is_complete: bool) {
         let (bytes, batch_bytes) = (bytes as u64, batch_bytes as u64);
         let total = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if (batch_ended && total * 2 >= batch_bytes) || total >= batch_bytes * 2 {
+        if (is_complete && total >= batch_bytes) || total >= batch_bytes * 2 {
             self.bytes.store(0, Ordering::Relaxed);
             self.turn.fetch_add(1, Ordering::Relaxed);
         }

@@ -10,7 +10,8 @@ use crate::broker::Partition;
 use crate::clock::ManualClock;
 use crate::record::{Codec, TimestampType};
 use crate::storage::MemoryStorage;
-use crate::topic::{CleanupPolicy, TopicConfig};
+use crate::testing::{Operation, SimStorage};
+use crate::topic::{CleanupPolicy, OnFull, TopicConfig};
 use crate::types::{Isolation, Offset, PartitionId, Start, Timestamp};
 
 fn broker() -> Broker {
@@ -157,21 +158,21 @@ fn send_batch_reports_per_record() {
 
 #[test]
 fn failures_of_dropped_tickets_surface_in_flush_once() {
-    let broker = broker();
-    let config = TopicConfig::new().timestamp_before_max(Duration::from_secs(60));
-    let topic = broker.topic("t").config(config).create().unwrap();
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).byte_budget(500, OnFull::Reject).open().unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    topic.send(vec![0; 400]).unwrap();
     let producer = broker.producer().build().unwrap();
-    let stale = || Record::new("x").timestamp(1);
-    drop(producer.enqueue(&topic, stale()).unwrap());
-    assert_eq!(producer.flush().unwrap_err().kind(), ErrorKind::InvalidTimestamp);
+    let refused = || Record::new(vec![0; 100]);
+    drop(producer.enqueue(&topic, refused()).unwrap());
+    assert_eq!(producer.flush().unwrap_err().kind(), ErrorKind::StorageFull);
     producer.flush().unwrap();
-    let read = producer.enqueue(&topic, stale()).unwrap();
-    assert_eq!(read.wait().unwrap_err().kind(), ErrorKind::InvalidTimestamp);
+    let read = producer.enqueue(&topic, refused()).unwrap();
+    assert_eq!(read.wait().unwrap_err().kind(), ErrorKind::StorageFull);
     producer.flush().unwrap();
-    let late = producer.enqueue(&topic, stale()).unwrap();
+    let late = producer.enqueue(&topic, refused()).unwrap();
     producer.flush().unwrap();
     drop(late);
-    assert_eq!(producer.close().unwrap_err().kind(), ErrorKind::InvalidTimestamp);
+    assert_eq!(producer.close().unwrap_err().kind(), ErrorKind::StorageFull);
     assert_eq!(producer.enqueue(&topic, "y").unwrap_err().kind(), ErrorKind::Closed);
 }
 
@@ -332,4 +333,139 @@ fn dropping_the_last_producer_frees_the_directory_at_once() {
         drop((topic, producer));
         Broker::open(dir.path()).unwrap();
     }
+}
+
+/// A broker on a disk whose next sync of a log hangs until the answer is dropped.
+fn stalled(disk: &SimStorage) -> (Broker, Topic) {
+    let broker = Broker::builder("/m").storage(disk.clone()).open().unwrap();
+    let topic = broker.topic("t").partitions(2).create().unwrap();
+    for partition in 0..2 {
+        topic.send(Record::new("first").partition(partition)).unwrap();
+    }
+    (broker, topic)
+}
+
+#[test]
+fn memory_is_bounded_while_the_disk_hangs() {
+    let disk = SimStorage::new();
+    let (broker, topic) = stalled(&disk);
+    let builder = broker.producer().batch_size(1_000).buffer_memory(10_000).linger(Duration::from_secs(3600));
+    let producer = builder.max_block(Duration::from_millis(20)).build().unwrap();
+    let held = disk.hold_sync("t-0/");
+    let record = |n: i32| Record::new(vec![7; 400]).partition(n % 2);
+    let mut taken = 0;
+    let error = loop {
+        match producer.enqueue(&topic, record(taken)) {
+            Ok(ticket) => drop(ticket),
+            Err(error) => break error,
+        }
+        taken += 1;
+        assert!(taken < 100 && producer.shared.accumulator.memory_used() <= 10_000, "{taken}");
+    };
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.is_retriable());
+    for part in ["buffer.memory", "10000", "max.block.ms", "20 ms", "raise"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert!(taken >= 10, "{taken}");
+    let error = producer.clone().close_timeout(Duration::from_millis(20)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.to_string().contains("t-0"), "{error}");
+    drop(held);
+    drop(producer);
+    broker.close().unwrap();
+    let broker = Broker::builder("/m").storage(disk.clone()).open().unwrap();
+    assert_eq!(broker.topic("t").open().unwrap().scan(Start::Earliest).count(), 2 + usize::try_from(taken).unwrap());
+}
+
+#[test]
+fn a_full_buffer_is_told_at_once_where_nothing_may_wait() {
+    let disk = SimStorage::new();
+    let (broker, topic) = stalled(&disk);
+    let builder = broker.producer().batch_size(1_000).buffer_memory(1_000).max_block(Duration::ZERO);
+    let producer = builder.build().unwrap();
+    let held = disk.hold_sync("t-0/");
+    let big = || Record::new(vec![7; 800]).partition(0);
+    let ticket = producer.enqueue(&topic, big()).unwrap();
+    assert_eq!(producer.enqueue(&topic, big()).unwrap_err().kind(), ErrorKind::TimedOut);
+    drop(held);
+    ticket.wait().unwrap();
+    producer.send(&topic, big()).unwrap();
+}
+
+#[test]
+fn a_record_that_breaks_a_rule_fails_alone() {
+    let clock = ManualClock::new(Timestamp::new(10_000_000));
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).clock(clock).open().unwrap();
+    let config = TopicConfig::new().cleanup_policy(CleanupPolicy::Compact);
+    let config = config.timestamp_before_max(Duration::from_secs(60)).timestamp_after_max(Duration::from_secs(30));
+    let topic = broker.topic("t").config(config).create().unwrap();
+    let builder = broker.producer().linger(Duration::from_secs(3600)).batch_size(500).buffer_memory(2_000);
+    let producer = builder.max_request_size(1_000).build().unwrap();
+    let record = |value: &str| Record::new(value.to_owned()).key("k");
+    let before = producer.enqueue(&topic, record("before")).unwrap();
+    let refused = [
+        (record(&"x".repeat(1_000)), ErrorKind::TooLarge, "max.request.size is 1000"),
+        (Record::new("no key"), ErrorKind::InvalidRecord, "key"),
+        (record("x").partition(1), ErrorKind::UnknownTopicOrPartition, "which has 1"),
+        (record("x").partition(-1), ErrorKind::UnknownTopicOrPartition, "which has 1"),
+        (record("x").timestamp(9_939_999), ErrorKind::InvalidTimestamp, "message.timestamp.before.max.ms"),
+        (record("x").timestamp(10_030_001), ErrorKind::InvalidTimestamp, "message.timestamp.after.max.ms"),
+    ];
+    for (record, kind, says) in refused {
+        let error = producer.enqueue(&topic, record).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    assert_eq!(producer.enqueue("none", "x").unwrap_err().kind(), ErrorKind::UnknownTopicOrPartition);
+    let after = producer.enqueue(&topic, record("after").timestamp(9_940_000)).unwrap();
+    producer.close().unwrap();
+    assert_eq!((before.wait().unwrap().offset, after.wait().unwrap().offset), (0.into(), 1.into()));
+    assert_eq!(batches(&topic.partition(0).unwrap()).len(), 1);
+    assert_eq!(producer.enqueue(&topic, record("x")).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(producer.flush().unwrap_err().kind(), ErrorKind::Closed);
+    let small = broker.producer().buffer_memory(300).build().unwrap();
+    let error = small.enqueue(&topic, record(&"x".repeat(400))).unwrap_err();
+    assert!(error.kind() == ErrorKind::TooLarge && error.to_string().contains("buffer.memory is 300"), "{error}");
+}
+
+#[test]
+fn full_batches_of_a_partition_share_a_write() {
+    let disk = SimStorage::new();
+    let broker = Broker::builder("/m").storage(disk.clone()).manual().open().unwrap();
+    let topic = broker.topic("t").durability(Durability::ProcessCrash).create().unwrap();
+    let producer = broker.producer().batch_size(1_000).build().unwrap();
+    let writes = |records: usize| {
+        for _ in 0..records {
+            drop(producer.enqueue(&topic, vec![7; 400]).unwrap());
+        }
+        let before = disk.counts().get(&Operation::Write).copied().unwrap_or_default();
+        producer.flush().unwrap();
+        disk.counts()[&Operation::Write] - before
+    };
+    writes(2);
+    let (one, ten) = (writes(2), writes(20));
+    assert!(batches(&topic.partition(0).unwrap()).len() >= 12);
+    assert_eq!((one, ten), (1, 1));
+}
+
+#[test]
+fn records_without_a_key_spread_evenly_by_batches() {
+    let broker = broker();
+    let topic = broker.topic("t").partitions(4).durability(Durability::ProcessCrash).create().unwrap();
+    let producer = broker.producer().batch_size(1_000).linger(Duration::from_secs(3600)).build().unwrap();
+    for n in 0..4_000 {
+        drop(producer.enqueue(&topic, vec![7; 90 + n % 7]).unwrap());
+    }
+    producer.flush().unwrap();
+    let ends: Vec<_> = topic.partitions().iter().map(|p| p.offsets().unwrap().end.get()).collect();
+    assert!(ends.iter().all(|end| (700..1_300).contains(end)), "{ends:?}");
+    let (records, count) = (4_000, topic.partitions().iter().map(|p| batches(p).len()).sum::<usize>());
+    // Full ones take 8 or 9 of these; each partition may have one that is not.
+    assert!(count <= records / 7 + 4, "{count}");
+
+    // Those that go alone, because somebody waits, stay together for a batch's worth all the same.
+    let places: Vec<_> = (0..100).map(|_| producer.send(&topic, vec![7; 90]).unwrap().partition).collect();
+    let switches = places.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!((2..=14).contains(&switches), "{switches}");
 }

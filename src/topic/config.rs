@@ -122,7 +122,7 @@ impl TopicConfig {
     /// wrong type or out of the range of the newest supported release, or it asks for something that
     /// only several nodes can give.
     pub fn set(mut self, name: &str, value: &str) -> Result<Self> {
-        let spec = table::find(name).ok_or_else(|| unknown_name(name, SPECS.iter().map(|s| s.name)))?;
+        let spec = table::find(name).ok_or_else(|| unknown_name(name, SPECS.iter().map(|s| s.name), LISTED))?;
         self.overrides.insert(spec.name, spec.accept(name, value)?);
         Ok(self)
     }
@@ -356,7 +356,8 @@ impl TopicConfig {
                 Some(value) => config = config.set(name, value)?,
                 None if config.foreign.remove(name).is_some() => {}
                 None => {
-                    let spec = table::find(name).ok_or_else(|| unknown_name(name, SPECS.iter().map(|s| s.name)))?;
+                    let spec =
+                        table::find(name).ok_or_else(|| unknown_name(name, SPECS.iter().map(|s| s.name), LISTED))?;
                     config.overrides.remove(spec.name);
                 }
             }
@@ -568,7 +569,7 @@ impl BrokerDefaults {
     /// (`retention.ms`).
     pub(crate) fn set(mut self, name: &str, value: &str) -> Result<Self> {
         let Some((spec, factor)) = table::find_broker(name) else {
-            return Err(unknown_name(name, table::broker_names()));
+            return Err(unknown_name(name, table::broker_names(), LISTED));
         };
         let value = match factor {
             1 => spec.accept(name, value)?,
@@ -663,12 +664,16 @@ fn invalid(name: &str, value: &str, why: impl fmt::Display) -> Error {
     Error::new(ErrorKind::InvalidConfig, format!("{name}={value:?} {why}"))
 }
 
-fn unknown_name(name: &str, known: impl Iterator<Item = &'static str>) -> Error {
+/// Where the configs of topics are told.
+const LISTED: &str = "describe_configs lists those of a topic";
+
+/// A name that is none of the known ones, with the nearest of them or else where they are told.
+pub(crate) fn unknown_name(name: &str, known: impl Iterator<Item = &'static str>, listed: &'static str) -> Error {
     let error = Error::new(ErrorKind::InvalidConfig, format!("no config is named {name:?}"));
     let nearest = known.map(|k| (distance(name, k), k)).min();
     match nearest {
         Some((far, near)) if far <= name.len().div_ceil(3) => error.remedy(format!("did you mean {near}?")),
-        _ => error.remedy("describe_configs lists those of a topic"),
+        _ => error.remedy(listed),
     }
 }
 
