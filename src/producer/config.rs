@@ -175,7 +175,7 @@ mod tests {
         assert!(refusal("acks", "2").contains("0, 1 or all"));
         assert!(refusal("batch.size", "0").contains("from 1"));
         assert!(refusal("linger.ms", "-1").contains("from 0"));
-        assert!(refusal("linger", "1").contains("did you mean linger.ms?"));
+        assert!(refusal("linger_ms", "1").contains("did you mean linger.ms?"));
         assert!(refusal("retires", "1").contains("did you mean retries?"));
         assert!(refusal("partitioner.class", "Mine").contains("ProducerBuilder::partitioner"));
         for (name, why) in REFUSED {

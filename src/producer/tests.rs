@@ -465,6 +465,7 @@ fn records_without_a_key_spread_evenly_by_batches() {
     assert!(count <= records / 7 + 4, "{count}");
 
     // Those that go alone, because somebody waits, stay together for a batch's worth all the same.
+    let producer = broker.producer().batch_size(1_000).build().unwrap();
     let places: Vec<_> = (0..100).map(|_| producer.send(&topic, vec![7; 90]).unwrap().partition).collect();
     let switches = places.windows(2).filter(|pair| pair[0] != pair[1]).count();
     assert!((2..=14).contains(&switches), "{switches}");
