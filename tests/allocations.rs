@@ -110,6 +110,20 @@ fn records_are_read_without_allocating() {
 }
 
 #[test]
+fn records_are_enqueued_without_allocating() {
+    let broker = Broker::in_memory().unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    let producer = broker.producer().linger(Duration::from_secs(3600)).build().unwrap();
+    let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(&[7; 100]));
+    let enqueue = || drop(producer.enqueue(&topic, Record::new(value.clone()).key(key.clone())).unwrap());
+    // The first opens the log and the batch, which has room for all.
+    enqueue();
+    let (calls, ()) = calls_of(|| (0..400).for_each(|_| enqueue()));
+    assert_eq!(calls, 0);
+    producer.close().unwrap();
+}
+
+#[test]
 fn typed_numbers_of_a_poll_are_read_without_allocating() {
     let broker = Broker::in_memory().unwrap();
     let counts = broker.topic("counts").create().unwrap().typed::<i64, Option<i32>>();

@@ -17,14 +17,14 @@ use super::builder::BatchBuilder;
 ///
 /// ```
 /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
-/// use thalweg::{BatchPool, LeaderEpoch, Log, LogConfig, Timestamp};
+/// use thalweg::{BatchPool, Durability, LeaderEpoch, Log, LogConfig, Timestamp};
 /// let log = Log::open(dir.path().join("events-0"), LogConfig::default())?;
 /// let pool = BatchPool::new(64 << 10, 1 << 20);
 /// for n in 0..100 {
 ///     let mut batch = pool.builder();
 ///     batch.push_parts(Timestamp::new(n), None, Some(b"paid"), &[])?;
 ///     let appended = log.append(&batch.finish()?, LeaderEpoch::new(0))?;
-///     log.wait(appended.position, log.durability())?;
+///     log.wait(appended.position, Durability::ProcessCrash)?;
 /// }
 /// # Ok::<(), thalweg::Error>(())
 /// ```
