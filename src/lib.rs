@@ -45,7 +45,7 @@ pub use log::{
     Appended, Committed, ExpectedEnd, Log, LogConfig, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime,
     RecoveryRow,
 };
-pub use metrics::{Metrics, SyncMetrics};
+pub use metrics::{Latencies, Metrics, ProducerMetrics, SyncMetrics};
 pub use producer::{Partitioner, Producer, ProducerBuilder, RecordMetadata, Ticket, partition_for_key};
 pub use record::{
     BatchBuilder, BatchHeader, BatchPool, Codec, Compression, ControlType, DecodedBatch, EndMarker, Header, Headers,

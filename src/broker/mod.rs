@@ -71,7 +71,7 @@ pub(crate) use crate::log::Signal;
 /// `thalweg-sync` sends producers' batches whose time has come; `thalweg-sync-1` to `-4` bring appends that nobody
 /// waits for to their topic's durability, several partitions at once; `thalweg-maintenance` prepares new segments,
 /// completes old ones, applies retention and writes checkpoints. Opening and [`close`](Self::close) use up to eight
-/// more while they run, `thalweg-open` and `thalweg-close`.
+/// more while they run, `thalweg-open` and `thalweg-close`; a producer that is given callbacks has one, `thalweg-callbacks`.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().map_err(|e| thalweg::Error::new(thalweg::ErrorKind::Io, e.to_string()))?;
@@ -217,8 +217,8 @@ impl Broker {
         self.inner.context.findings.all()
     }
 
-    /// How the disk is doing, in numbers since the broker was opened. A disk that is slow, or hangs, is told here and
-    /// nowhere else: [`SyncMetrics::was_slow`](crate::SyncMetrics::was_slow).
+    /// How the disk and producers are doing, in numbers since the broker was opened. A disk that is slow, or hangs, is
+    /// told here and nowhere else: [`SyncMetrics::was_slow`](crate::SyncMetrics::was_slow).
     ///
     /// ```
     /// let broker = thalweg::Broker::in_memory()?;
@@ -230,7 +230,9 @@ impl Broker {
     /// ```
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        self.inner.halting.metrics()
+        let topics = self.inner.registry.all();
+        let producers = topics.iter().filter_map(|topic| Some((Arc::clone(&topic.name), topic.produced.metrics()?)));
+        Metrics { producers: producers.collect(), ..self.inner.halting.metrics() }
     }
 
     /// The text of a server.properties with which a stock Apache Kafka (3.9 or later) serves this

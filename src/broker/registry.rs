@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Signal;
+use crate::metrics::ProduceMeter;
 use crate::topic::config::{BrokerDefaults, TopicSettings};
 use crate::topic::{self, PartitionSource, TopicConfig, name};
 use crate::types::{PartitionId, TopicPartition, Uuid};
@@ -39,6 +40,8 @@ pub(crate) struct TopicEntry {
     partitions: RwLock<Vec<Arc<topic::Partition>>>,
     watchers: Mutex<Vec<Weak<Signal>>>,
     deleted: AtomicBool,
+    /// Counts what producers do for it.
+    pub(crate) produced: ProduceMeter,
 }
 
 impl TopicEntry {
@@ -56,6 +59,7 @@ impl TopicEntry {
             partitions: RwLock::new(partitions),
             watchers: Mutex::new(Vec::new()),
             deleted: AtomicBool::new(false),
+            produced: ProduceMeter::default(),
         }
     }
 

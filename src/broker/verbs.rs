@@ -9,7 +9,8 @@ use super::options::Threads;
 use super::{Broker, Partition};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{Appended, LogRead};
+use crate::finding::{Finding, FindingKind};
+use crate::log::{Appended, LogPosition, LogRead};
 use crate::record::RecordBatch;
 use crate::topic::{self, Condition, name};
 use crate::types::{Isolation, Offset, TopicPartition};
@@ -52,7 +53,18 @@ impl Broker {
         partition.append(batch)
     }
 
-    /// The same, on condition that nobody else has appended meanwhile.
+    /// The same for who must not wait for the disk; see [`append_in_passing`](topic::Partition::append_in_passing).
+    pub(crate) fn produce_in_passing(
+        &self,
+        partition: &Arc<topic::Partition>,
+        batch: &RecordBatch,
+        after: Option<LogPosition>,
+    ) -> Result<Appended> {
+        self.check_producible(partition)?;
+        partition.append_in_passing(batch, after)
+    }
+
+    /// The same as [`produce`](Self::produce), on condition that nobody else has appended meanwhile.
     pub(crate) fn produce_if(
         &self,
         partition: &Arc<topic::Partition>,
@@ -146,6 +158,14 @@ impl Broker {
     /// Whether nobody but its callers does the broker's work.
     pub(crate) fn is_manual(&self) -> bool {
         self.inner.threads == Threads::None
+    }
+
+    /// Tells that a producer was dropped with records that it could not send.
+    pub(crate) fn note_unsent(&self, error: &Error) {
+        let finding =
+            Finding::new(FindingKind::NotSent, format!("a producer was dropped with records unsent: {error}"));
+        let partition = error.topic_partition().cloned();
+        self.inner.context.findings.add(partition.into_iter().fold(finding, Finding::partition));
     }
 
     /// Undoes `run_at`; when it returns, no thread of the broker holds the task.

@@ -114,11 +114,22 @@ impl Group {
     }
 }
 
+/// On what terms a leader appends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// The log ends here.
+    pub(crate) expected_end: Option<ExpectedEnd>,
+    /// Nothing was taken back of what had been appended by then.
+    pub(crate) after: Option<LogPosition>,
+    /// Who appends does not wait for the disk, nor for who waits for it: others write what is staged.
+    pub(crate) in_passing: bool,
+}
+
 /// Who assigned the offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
-    /// We lead: the batch gets the next offsets and this epoch, if the log ends where it is expected to.
-    Leader(LeaderEpoch, Option<ExpectedEnd>),
+    /// We lead: the batch gets the next offsets and this epoch.
+    Leader(LeaderEpoch, Terms),
     /// A leader wrote it: bytes untouched.
     Replica,
 }
@@ -153,7 +164,12 @@ impl Log {
         batch: &RecordBatch,
         epoch: LeaderEpoch,
     ) -> Result<Appended> {
-        self.inner().append(batch, epoch, Some(expected_end.into()))
+        self.append_on(Terms { expected_end: Some(expected_end.into()), ..Terms::default() }, batch, epoch)
+    }
+
+    /// As [`append`](Self::append), on terms.
+    pub(crate) fn append_on(&self, terms: Terms, batch: &RecordBatch, epoch: LeaderEpoch) -> Result<Appended> {
+        self.inner().append(batch, epoch, terms)
     }
 
     /// As [`append_records`](Self::append_records), on condition that the log ends at `expected_end`.
@@ -185,12 +201,7 @@ impl Log {
 }
 
 impl Inner {
-    pub(super) fn append(
-        &self,
-        batch: &RecordBatch,
-        epoch: LeaderEpoch,
-        expected_end: Option<ExpectedEnd>,
-    ) -> Result<Appended> {
+    pub(super) fn append(&self, batch: &RecordBatch, epoch: LeaderEpoch, terms: Terms) -> Result<Appended> {
         let config = self.config.load();
         let now = self.context.clock.now();
         let size = batch.size_bytes();
@@ -202,13 +213,13 @@ impl Inner {
         }
         if batch.header().is_control() {
             // Markers come from our own coordinators and carry no application records.
-            return self.stage(batch, Origin::Leader(epoch, expected_end), None, now);
+            return self.stage(batch, Origin::Leader(epoch, terms), None, now);
         }
         let facts = validate_produced(batch).map_err(|e| self.place(e))?;
         self.check_rules(&config, &facts, now)?;
         if config.timestamp_type == TimestampType::LogAppendTime {
             let stamped = batch.with_log_append_time(now);
-            return self.stage(&stamped, Origin::Leader(epoch, expected_end), Some(now), now);
+            return self.stage(&stamped, Origin::Leader(epoch, terms), Some(now), now);
         }
         if batch.header().timestamp_type() == TimestampType::LogAppendTime {
             return Err(self.error(
@@ -216,7 +227,7 @@ impl Inner {
                 "a batch stamped with its append time came to a log that keeps its producers' timestamps",
             ));
         }
-        self.stage(batch, Origin::Leader(epoch, expected_end), None, now)
+        self.stage(batch, Origin::Leader(epoch, terms), None, now)
     }
 
     pub(super) fn append_replica(&self, batch: &RecordBatch) -> Result<Appended> {
@@ -311,9 +322,9 @@ impl Inner {
             let position = LogPosition { end: last_offset.next(), era };
             return Ok(Appended { base_offset, last_offset, append_time: Some(timestamp), position });
         }
-        if let Origin::Leader(_, Some(expected)) = origin {
-            self.check_end(expected, a.end)?;
-        }
+        let terms = if let Origin::Leader(_, terms) = origin { terms } else { Terms::default() };
+        terms.expected_end.map_or(Ok(()), |expected| self.check_end(expected, a.end))?;
+        terms.after.map_or(Ok(()), |position| self.check_cuts(position))?;
         let last = base + i64::from(batch.header().last_offset_delta());
         let size = batch.size_bytes() as u64;
         if size > u64::from(config.segment_bytes) {
@@ -385,7 +396,7 @@ impl Inner {
         drop(appender);
         if crowded {
             // The batch has its place: what fails here is told to those who wait, and to the next append.
-            self.write_now().ok();
+            if terms.in_passing { self.write_in_passing() } else { self.write_now() }.ok();
         }
         Ok(Appended { base_offset: base, last_offset: last, append_time, position })
     }

@@ -211,6 +211,15 @@ impl Inner {
         self.lead(self.writer(), false)
     }
 
+    /// The same, unless somebody else is at it, or a sync may have to come first.
+    pub(super) fn write_in_passing(&self) -> Result<()> {
+        let is_limited = self.config.load().durability == Durability::PowerLoss;
+        match self.writer.try_lock().filter(|_| !is_limited) {
+            Some(guard) => self.lead(self.guard(guard), false),
+            None => Ok(()),
+        }
+    }
+
     /// Writes and syncs everything that was appended before.
     pub(super) fn sync_now(&self) -> Result<()> {
         match self.config.load().durability {

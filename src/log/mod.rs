@@ -60,6 +60,7 @@ use crate::types::{
     Durability, Isolation, LeaderEpoch, Offset, ProducerId, RecoveryPolicy, Timestamp, TopicPartition, Uuid,
 };
 
+pub(crate) use append::Terms;
 use append::{Appender, Seal, Staged};
 use audit::Doubts;
 use commit::Writer;
@@ -317,7 +318,7 @@ impl Log {
     /// [`ErrorKind::Poisoned`] after a failed write or sync, [`ErrorKind::Closed`]. Nothing was appended then. A disk
     /// that is full shows later, to those who [`wait`](Self::wait).
     pub fn append(&self, batch: &RecordBatch, epoch: LeaderEpoch) -> Result<Appended> {
-        self.inner().append(batch, epoch, None)
+        self.append_on(Terms::default(), batch, epoch)
     }
 
     /// Appends records as one batch in the log's newest epoch; records without a timestamp get the clock's.

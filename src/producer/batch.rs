@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::accumulator::Lane;
+use super::lane::Lane;
 use crate::broker::{Broker, Signal};
 use crate::error::{Error, Result};
-use crate::log::{Appended, Committed};
+use crate::log::{Appended, Committed, LogPosition};
 use crate::types::{Durability, Offset, PartitionId, Timestamp, TopicPartition};
 
 /// Where a record ended up.
@@ -69,6 +69,8 @@ pub(super) struct Batch {
     lane: Arc<Lane>,
     /// Keeps the directory ours for as long as somebody may wait on it.
     broker: Broker,
+    /// How long those who wait for it let it gather.
+    linger: Duration,
     state: Mutex<State>,
     changed: Condvar,
     /// A ticket was dropped before its owner knew how it went.
@@ -76,26 +78,19 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(lane: Arc<Lane>, broker: Broker) -> Self {
+    pub(super) fn new(lane: Arc<Lane>, broker: Broker, linger: Duration) -> Self {
         Self {
             lane,
             broker,
+            linger,
             state: Mutex::new(State::Open(Vec::new())),
             changed: Condvar::new(),
             abandoned: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn partition(&self) -> &TopicPartition {
-        self.lane.partition.name()
-    }
-
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        matches!(*self.state.lock(), State::Open(_))
     }
 
     /// Ends the open state and wakes those who wait for that.
@@ -111,6 +106,24 @@ impl Batch {
         }
     }
 
+    /// The log has taken it back, and is going to get it again.
+    pub(super) fn reopen(&self) {
+        *self.state.lock() = State::Open(Vec::new());
+    }
+
+    /// Whether it is with the log, and was appended at `position`.
+    pub(super) fn is_at(&self, position: LogPosition) -> bool {
+        self.position() == Some(position)
+    }
+
+    /// Where it was appended, if it is with the log.
+    pub(super) fn position(&self) -> Option<LogPosition> {
+        match &*self.state.lock() {
+            State::Appended(appended, _) => Some(appended.position),
+            State::Open(_) | State::Failed(_) => None,
+        }
+    }
+
     /// What is known without waiting for durability; `None` while open.
     fn appended(&self) -> Option<Result<(Appended, Durability)>> {
         match &*self.state.lock() {
@@ -120,7 +133,7 @@ impl Batch {
         }
     }
 
-    /// How it went, as far as that can be said without waiting.
+    /// How its last try went, as far as that can be said without waiting.
     pub(super) fn try_outcome(&self) -> Option<Result<Appended>> {
         match self.appended()? {
             Err(error) => Some(Err(error)),
@@ -132,30 +145,63 @@ impl Batch {
         }
     }
 
-    /// Sends the batch if it is still open, gives it up to `linger` before, and waits until it has reached its
-    /// level.
-    pub(super) fn wait(self: &Arc<Self>, linger: Duration) -> Result<Appended> {
-        self.wait_sent(linger);
-        let (appended, level) = loop {
-            if let Some(outcome) = self.appended() {
-                break outcome?;
-            }
-            // Somebody else is just sending it.
-            let mut state = self.state.lock();
-            if matches!(*state, State::Open(_)) {
-                self.changed.wait(&mut state);
-            }
+    /// How it went, as far as that can be said without waiting.
+    fn try_end(&self) -> Option<Result<Appended>> {
+        let (appended, level) = match self.appended()? {
+            Err(error) => return Some(Err(error)),
+            Ok(found) => found,
         };
-        self.lane.partition.wait(appended.position, level)?;
-        Ok(appended)
+        match self.lane.partition.is_committed(appended.position, level) {
+            Ok(true) => Some(Ok(appended)),
+            Err(error) if self.lane.is_given_up(self, appended.position, &error) => Some(Err(error)),
+            Ok(false) | Err(_) => None,
+        }
     }
 
-    /// Has the batch sent, if nobody else does so within `linger`.
-    fn wait_sent(self: &Arc<Self>, linger: Duration) {
-        if !linger.is_zero() {
+    /// Waits until the batch has reached its level, or will not. Somebody has sent it.
+    pub(super) fn wait(&self) -> Result<Appended> {
+        loop {
+            let (appended, level) = self.wait_appended()?;
+            match self.lane.partition.wait(appended.position, level) {
+                Ok(()) => {
+                    self.lane.settle();
+                    return Ok(appended);
+                }
+                Err(error) if self.lane.is_given_up(self, appended.position, &error) => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Waits until the batch is with the log.
+    fn wait_appended(&self) -> Result<(Appended, Durability)> {
+        loop {
+            if let Some(outcome) = self.appended() {
+                return outcome;
+            }
+            // Somebody else is just sending it, or it is tried again in a while.
+            let pause = self.lane.pause();
+            let mut state = self.state.lock();
+            match (&*state, pause) {
+                (State::Open(_), None) => self.changed.wait(&mut state),
+                (State::Open(_), Some(pause)) => {
+                    let timed_out = self.changed.wait_for(&mut state, pause).timed_out();
+                    drop(state);
+                    if timed_out {
+                        self.lane.try_again();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the batch sent, if nobody else does so within its linger.
+    fn wait_sent(self: &Arc<Self>) {
+        if !self.linger.is_zero() {
             let mut state = self.state.lock();
             while matches!(*state, State::Open(_)) {
-                if self.changed.wait_for(&mut state, linger).timed_out() {
+                if self.changed.wait_for(&mut state, self.linger).timed_out() {
                     break;
                 }
             }
@@ -163,14 +209,13 @@ impl Batch {
         self.lane.send(self);
     }
 
-    /// Whether its end is known, or will be once somebody looks; else what is put into `committed` wakes whoever
-    /// waits for that.
-    pub(super) fn poll_settled(&self, waker: &Waker, committed: &mut Option<Committed>) -> Poll<()> {
+    /// Whether its end is known, or will be once somebody looks; else `waker` is woken when it may be.
+    pub(super) fn poll_settled(&self, waker: &Waker) -> Poll<()> {
         match self.poll_appended(waker) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(_)) => Poll::Ready(()),
             Poll::Ready(Ok((appended, level))) => match self.lane.partition.committed(appended.position, level) {
-                Ok(future) => Pin::new(committed.insert(future)).poll(&mut Context::from_waker(waker)).map(drop),
+                Ok(mut committed) => Pin::new(&mut committed).poll(&mut Context::from_waker(waker)).map(drop),
                 Err(_) => Poll::Ready(()),
             },
         }
@@ -217,14 +262,27 @@ pub struct Ticket {
     /// The record's place in its batch.
     index: u32,
     timestamp: Timestamp,
-    linger: Duration,
     known: bool,
     committed: Option<Committed>,
 }
 
 impl Ticket {
-    pub(super) fn new(batch: Arc<Batch>, index: u32, timestamp: Timestamp, linger: Duration) -> Self {
-        Self { batch, index, timestamp, linger, known: false, committed: None }
+    pub(super) fn new(batch: Arc<Batch>, index: u32, timestamp: Timestamp) -> Self {
+        Self { batch, index, timestamp, known: false, committed: None }
+    }
+
+    /// One that asks for itself in place of this one.
+    pub(super) fn another(&self) -> Self {
+        Self::new(Arc::clone(&self.batch), self.index, self.timestamp)
+    }
+
+    pub(super) fn partition(&self) -> &TopicPartition {
+        self.batch.lane.name()
+    }
+
+    /// Lets others ask.
+    pub(super) fn hand_over(mut self) {
+        self.known = true;
     }
 
     /// Blocks until the record is as durable as was asked for.
@@ -233,7 +291,8 @@ impl Ticket {
     /// Why it was not appended (see [`Log::append`](crate::Log::append)); `Indeterminate` when a sync failed, so
     /// that it may or may not survive; `TopicDeleted`; `Closed`.
     pub fn wait(mut self) -> Result<RecordMetadata> {
-        let outcome = self.batch.wait(self.linger);
+        self.batch.wait_sent();
+        let outcome = self.batch.wait();
         self.answer(outcome)
     }
 
@@ -245,8 +304,8 @@ impl Ticket {
     pub fn wait_timeout(mut self, timeout: Duration) -> std::result::Result<Result<RecordMetadata>, Self> {
         let clock = Arc::clone(self.batch.broker.clock());
         let deadline = clock.monotonic().saturating_add(timeout);
-        if self.linger <= timeout {
-            self.batch.wait_sent(self.linger);
+        if self.batch.linger <= timeout {
+            self.batch.wait_sent();
         }
         let alarm = Arc::new(Alarm::default());
         let waker = Waker::from(Arc::clone(&alarm));
@@ -264,7 +323,7 @@ impl Ticket {
 
     /// The result if it is known already.
     pub fn try_result(&mut self) -> Option<Result<RecordMetadata>> {
-        let outcome = self.batch.try_outcome()?;
+        let outcome = self.batch.try_end()?;
         Some(self.answer(outcome))
     }
 
@@ -291,19 +350,41 @@ impl Future for Ticket {
     type Output = Result<RecordMetadata>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (appended, level) = match self.batch.poll_appended(cx.waker()) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(error)) => return Poll::Ready(self.answer(Err(error))),
-            Poll::Ready(Ok(found)) => found,
-        };
-        if self.committed.is_none() {
-            match self.batch.lane.partition.committed(appended.position, level) {
-                Ok(committed) => self.committed = Some(committed),
-                Err(error) => return Poll::Ready(self.answer(Err(error))),
+        loop {
+            let (appended, level) = match self.batch.poll_appended(cx.waker()) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(self.answer(Err(error))),
+                Poll::Ready(Ok(found)) => found,
+            };
+            let earlier = self.committed.take();
+            let partition = &self.batch.lane.partition;
+            let reached = match (partition.is_committed(appended.position, level), earlier) {
+                (Ok(false), None) => partition.committed(appended.position, level).map(Some),
+                (Ok(false), committed) => Ok(committed),
+                (known, _) => known.map(|_| None),
+            };
+            let reached = match reached {
+                Ok(Some(mut committed)) => match Pin::new(&mut committed).poll(cx) {
+                    Poll::Pending => {
+                        self.committed = Some(committed);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(reached) => reached,
+                },
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            match reached {
+                Ok(()) => {
+                    self.batch.lane.settle();
+                    return Poll::Ready(self.answer(Ok(appended)));
+                }
+                Err(error) if self.batch.lane.is_given_up(&self.batch, appended.position, &error) => {
+                    return Poll::Ready(self.answer(Err(error)));
+                }
+                Err(_) => {}
             }
         }
-        let polled = self.committed.as_mut().map_or(Poll::Ready(Ok(())), |committed| Pin::new(committed).poll(cx));
-        polled.map(|reached| self.answer(reached.map(|()| appended)))
     }
 }
 

@@ -10,23 +10,26 @@ use crate::topic::config::unknown_name;
 use crate::types::Durability;
 
 const NETWORK: &str = "there is no network between a producer and its broker";
-const ONCE: &str = "a batch is given to the log once; it succeeds or fails as a whole, and nothing is tried again";
 
 /// Options that are heeded.
-const HEEDED: [&str; 9] = [
+const HEEDED: [&str; 13] = [
     "acks",
     "batch.size",
     "buffer.memory",
     "compression.type",
+    "delivery.timeout.ms",
     "linger.ms",
     "max.block.ms",
     "max.in.flight.requests.per.connection",
     "max.request.size",
     "partitioner.class",
+    "retries",
+    "retry.backoff.max.ms",
+    "retry.backoff.ms",
 ];
 
 /// Options that are refused, and why.
-const REFUSED: [(&str, &str); 33] = [
+const REFUSED: [(&str, &str); 29] = [
     ("bootstrap.servers", NETWORK),
     ("client.dns.lookup", NETWORK),
     ("client.id", NETWORK),
@@ -35,7 +38,6 @@ const REFUSED: [(&str, &str); 33] = [
     ("compression.lz4.level", "give the level with ProducerBuilder::compression"),
     ("compression.zstd.level", "give the level with ProducerBuilder::compression"),
     ("connections.max.idle.ms", NETWORK),
-    ("delivery.timeout.ms", ONCE),
     ("enable.idempotence", "a batch is given to the log once, so there are no duplicates to be told apart"),
     ("enable.metrics.push", NETWORK),
     ("interceptor.classes", "change records before you hand them over"),
@@ -50,9 +52,6 @@ const REFUSED: [(&str, &str); 33] = [
     ("reconnect.backoff.max.ms", NETWORK),
     ("reconnect.backoff.ms", NETWORK),
     ("request.timeout.ms", NETWORK),
-    ("retries", ONCE),
-    ("retry.backoff.max.ms", ONCE),
-    ("retry.backoff.ms", ONCE),
     ("security.protocol", NETWORK),
     ("send.buffer.bytes", NETWORK),
     ("socket.connection.setup.timeout.max.ms", NETWORK),
@@ -75,6 +74,8 @@ impl ProducerBuilder {
     /// | `linger.ms`, `max.block.ms` | milliseconds: [`linger`](Self::linger), [`max_block`](Self::max_block) |
     /// | `compression.type` | a codec at its default level: [`compression`](Self::compression) |
     /// | `max.in.flight.requests.per.connection` | any number from 1: batches of a partition are never reordered, however many are on their way |
+    /// | `retries`, `delivery.timeout.ms` | a number from 0, and milliseconds: [`retries`](Self::retries), [`delivery_timeout`](Self::delivery_timeout) |
+    /// | `retry.backoff.ms`, `retry.backoff.max.ms` | milliseconds: [`retry_backoff`](Self::retry_backoff) |
     /// | `partitioner.class` | `org.apache.kafka.clients.producer.RoundRobinPartitioner` only |
     ///
     /// ```
@@ -100,11 +101,15 @@ impl ProducerBuilder {
             "batch.size" => self.settings.batch_bytes = number(name, value, 1)?,
             "buffer.memory" => self.settings.buffer_bytes = number(name, value, 1)?,
             "compression.type" => self.settings.compression = Codec::from_str(value)?.into(),
-            "linger.ms" => self.settings.linger = Some(Duration::from_millis(number(name, value, 0)?)),
-            "max.block.ms" => self.settings.max_block = Duration::from_millis(number(name, value, 0)?),
+            "delivery.timeout.ms" => self.settings.retries.delivery = Some(millis(name, value)?),
+            "linger.ms" => self.settings.linger = Some(millis(name, value)?),
+            "max.block.ms" => self.settings.max_block = millis(name, value)?,
             // Order is kept at every number.
             "max.in.flight.requests.per.connection" => drop(number::<u32>(name, value, 1)?),
             "max.request.size" => self.settings.max_request_bytes = number(name, value, 0)?,
+            "retries" => self.settings.retries.most = number(name, value, 0)?,
+            "retry.backoff.max.ms" => self.settings.retries.backoff_max = millis(name, value)?,
+            "retry.backoff.ms" => self.settings.retries.backoff = millis(name, value)?,
             "partitioner.class" if value == ROUND_ROBIN => self = self.round_robin(),
             "partitioner.class" => {
                 let remedy = "use ProducerBuilder::partitioner for one of your own";
@@ -127,6 +132,10 @@ fn number<T: FromStr + PartialOrd + std::fmt::Display>(name: &str, value: &str, 
     fits.ok_or_else(|| invalid(name, value, &format!("is not a number from {least}")))
 }
 
+fn millis(name: &str, value: &str) -> Result<Duration> {
+    number(name, value, 0).map(Duration::from_millis)
+}
+
 fn invalid(name: &str, value: &str, why: &str) -> Error {
     Error::new(ErrorKind::InvalidConfig, format!("{name}={value:?} {why}"))
 }
@@ -135,6 +144,7 @@ fn invalid(name: &str, value: &str, why: &str) -> Error {
 mod tests {
     use super::*;
     use crate::broker::Broker;
+    use crate::producer::Retries;
 
     fn refusal(name: &str, value: &str) -> String {
         let broker = Broker::in_memory().unwrap();
@@ -152,11 +162,15 @@ mod tests {
             ("batch.size", "100"),
             ("buffer.memory", "2000"),
             ("compression.type", "gzip"),
+            ("delivery.timeout.ms", "3000"),
             ("linger.ms", "20"),
             ("max.block.ms", " 7 "),
             ("max.in.flight.requests.per.connection", "1"),
             ("max.request.size", "50"),
             ("partitioner.class", ROUND_ROBIN),
+            ("retries", "2147483647"),
+            ("retry.backoff.max.ms", "8"),
+            ("retry.backoff.ms", "9"),
         ];
         assert_eq!(options.map(|(name, _)| name), HEEDED, "every one is tried");
         let builder = options.into_iter().fold(broker.producer(), set);
@@ -164,6 +178,9 @@ mod tests {
         assert_eq!((s.durability, s.batch_bytes, s.buffer_bytes), (Some(Durability::ProcessCrash), 100, 2000));
         assert_eq!((s.compression.codec(), s.max_request_bytes), (Codec::Gzip, 50));
         assert_eq!((s.linger, s.max_block), (Some(Duration::from_millis(20)), Duration::from_millis(7)));
+        let Retries { most, backoff, backoff_max, delivery } = s.retries;
+        assert_eq!((most, delivery), (i32::MAX.cast_unsigned(), Some(Duration::from_secs(3))));
+        assert_eq!((backoff, backoff_max), (Duration::from_millis(9), Duration::from_millis(8)));
         builder.config("acks", "all").build().unwrap();
         for (acks, level) in [("all", None), ("-1", None), ("0", Some(Durability::None))] {
             assert_eq!(broker.producer().config("acks", acks).settings.durability, level);
@@ -177,6 +194,7 @@ mod tests {
         assert!(refusal("linger.ms", "-1").contains("from 0"));
         assert!(refusal("linger_ms", "1").contains("did you mean linger.ms?"));
         assert!(refusal("retires", "1").contains("did you mean retries?"));
+        assert!(refusal("delivery.timeout.ms", "0").contains("less than linger.ms, 1"));
         assert!(refusal("partitioner.class", "Mine").contains("ProducerBuilder::partitioner"));
         for (name, why) in REFUSED {
             assert!(refusal(name, "1").contains(why), "{name}");

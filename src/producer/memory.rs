@@ -30,10 +30,6 @@ impl Memory {
         Arc::new(Self { limit, used: AtomicUsize::new(0), freed: Arc::default() })
     }
 
-    pub(super) fn limit(&self) -> usize {
-        self.limit
-    }
-
     /// So many bytes, if they are to be had.
     pub(super) fn try_take(self: &Arc<Self>, bytes: usize) -> Option<Share> {
         let add = |used: usize| used.checked_add(bytes).filter(|&used| used <= self.limit);

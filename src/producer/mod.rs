@@ -6,11 +6,14 @@
 
 mod accumulator;
 mod batch;
+mod callbacks;
 mod config;
+mod lane;
 mod memory;
 mod partitioner;
+mod rules;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,7 +26,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchBuilder, Compression, Record};
 use crate::types::{Durability, Uuid};
 
-use accumulator::{Accumulator, Lane, Manner, Pushed, Route, Settings};
+use accumulator::{Accumulator, Manner, Pushed, Route, Settings};
+use callbacks::Callback;
+use lane::{Lane, Retries};
 use partitioner::{Placement, Sticky, checked};
 
 pub use batch::{RecordMetadata, Ticket};
@@ -58,7 +63,7 @@ pub struct Producer {
 struct Shared {
     accumulator: Arc<Accumulator>,
     placement: Placement,
-    routes: ArcSwap<HashMap<Uuid, Arc<Route>>>,
+    routes: ArcSwap<BTreeMap<Uuid, Arc<Route>>>,
     closed: AtomicBool,
     /// Makes the sticky choices of producers and topics differ.
     seed: AtomicU64,
@@ -111,6 +116,12 @@ impl Broker {
                 max_request_bytes: usize::MAX,
                 compression: Compression::NONE,
                 durability: None,
+                retries: Retries {
+                    most: 0,
+                    backoff: Duration::from_millis(100),
+                    backoff_max: Duration::from_secs(1),
+                    delivery: None,
+                },
             },
             placement: Placement::default(),
             refused: None,
@@ -172,6 +183,45 @@ impl ProducerBuilder {
         self
     }
 
+    /// How often a batch is tried again of which nothing is there: the disk or a byte budget is full, there is no file
+    /// descriptor left, or the partition stopped and is to be [reopened](crate::Partition::reopen) (`retries`). Off by
+    /// default, where Kafka's clients go on for two minutes: whoever gets
+    /// [`StorageFull`](ErrorKind::StorageFull) in the same process can do something about it.
+    ///
+    /// Batches of a partition stay in order: those behind wait. Nothing comes twice, since only what is certainly not
+    /// there is tried again: a sync that failed is [`Indeterminate`](ErrorKind::Indeterminate) at once. Meanwhile the
+    /// records count as [`buffer_memory`](Self::buffer_memory); other partitions go on. Of a
+    /// [`manual`](crate::BrokerBuilder::manual) broker whoever waits tries again, and `run_maintenance`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let broker = thalweg::Broker::in_memory()?;
+    /// broker.topic("orders").create()?;
+    /// let producer = broker.producer().retries(u32::MAX).delivery_timeout(Duration::from_secs(30)).build()?;
+    /// assert_eq!(producer.send("orders", "paid")?.offset, 0);
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    pub fn retries(mut self, most: u32) -> Self {
+        self.settings.retries.most = most;
+        self
+    }
+
+    /// How long to wait before the first retry; before each that follows, twice as long, up to `most`
+    /// (`retry.backoff.ms`, 100 ms, and `retry.backoff.max.ms`, one second).
+    pub fn retry_backoff(mut self, first: Duration, most: Duration) -> Self {
+        (self.settings.retries.backoff, self.settings.retries.backoff_max) = (first, most);
+        self
+    }
+
+    /// How long after its batch was begun a record is tried again (`delivery.timeout.ms`, two minutes, or
+    /// the linger if that is longer). Then it fails
+    /// with [`TimedOut`](ErrorKind::TimedOut), and is certainly not there. What the log has taken is not given up:
+    /// [`Ticket::wait_timeout`] bounds the wait for a disk that hangs.
+    pub fn delivery_timeout(mut self, time: Duration) -> Self {
+        self.settings.retries.delivery = Some(time);
+        self
+    }
+
     /// Chooses partitions in a way of your own (`partitioner.class`).
     pub fn partitioner(mut self, partitioner: impl Partitioner + 'static) -> Self {
         self.placement = Placement::Custom(Arc::new(partitioner));
@@ -187,7 +237,8 @@ impl ProducerBuilder {
     /// Makes the producer.
     ///
     /// # Errors
-    /// `InvalidConfig` for an option of a bad name or value, a batch size or a buffer memory of 0; `Closed`.
+    /// `InvalidConfig` for an option of a bad name or value, a batch size or a buffer memory of 0, a delivery timeout
+    /// shorter than the linger; `Closed`.
     pub fn build(mut self) -> Result<Producer> {
         if let Some(error) = self.refused {
             return Err(error);
@@ -197,6 +248,12 @@ impl ProducerBuilder {
             if bytes == 0 {
                 return Err(Error::new(ErrorKind::InvalidConfig, format!("{name} must be at least 1 byte")));
             }
+        }
+        let (linger, delivery) = (self.settings.linger.unwrap_or_default(), self.settings.retries.delivery);
+        if let Some(delivery) = delivery.filter(|delivery| *delivery < linger) {
+            let (delivery, linger) = (delivery.as_millis(), linger.as_millis());
+            let message = format!("delivery.timeout.ms={delivery} is less than linger.ms, {linger}");
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
         self.settings.batch_bytes = self.settings.batch_bytes.min(self.settings.buffer_bytes);
         self.broker.check_open()?;
@@ -249,6 +306,40 @@ impl Producer {
         self.push(topic, record.into(), Waiting::Later)
     }
 
+    /// As [`enqueue`](Self::enqueue), and calls back with what a ticket would tell: once, when it is known.
+    ///
+    /// Callbacks of one partition run in the order of its records, on a thread of the producer's own,
+    /// `thalweg-callbacks`, which ends with the producer and its last callback; of a
+    /// [`manual`](crate::BrokerBuilder::manual) broker, in [`flush`](Self::flush), [`close`](Self::close) and
+    /// `run_maintenance`. No lock is held: a callback may enqueue, and may wait, but then it keeps the next ones waiting.
+    /// One that panics takes nothing else with it. `flush` and `close` return after the callbacks of what they waited for,
+    /// unless they are called in one. While callbacks have not run, the directory stays locked.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// let broker = thalweg::Broker::in_memory()?;
+    /// broker.topic("orders").create()?;
+    /// let producer = broker.producer().build()?;
+    /// let (sender, receiver) = mpsc::channel();
+    /// producer.enqueue_with("orders", ("user-1", "paid"), move |result| drop(sender.send(result)))?;
+    /// producer.flush()?;
+    /// let at = receiver.recv().expect("flush has waited for the callback")?;
+    /// assert_eq!(at.offset, 0);
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue), and `Io` where no thread can be started; then nothing is called.
+    pub fn enqueue_with<T, F>(&self, topic: &T, record: impl Into<Record>, callback: F) -> Result<()>
+    where
+        T: TopicRef + ?Sized,
+        F: FnOnce(Result<RecordMetadata>) + Send + 'static,
+    {
+        let ticket = self.push_with(topic, record.into(), Waiting::Later, &mut Some(Box::new(callback)))?;
+        ticket.hand_over();
+        Ok(())
+    }
+
     /// Sends every open batch and waits until all that was enqueued before has been acknowledged.
     ///
     /// # Errors
@@ -299,15 +390,38 @@ impl Producer {
     }
 
     fn push<T: TopicRef + ?Sized>(&self, topic: &T, record: Record, waiting: Waiting) -> Result<Ticket> {
+        self.push_with(topic, record, waiting, &mut None)
+    }
+
+    #[inline]
+    fn push_with<T: TopicRef + ?Sized>(
+        &self,
+        topic: &T,
+        record: Record,
+        waiting: Waiting,
+        callback: &mut Option<Callback>,
+    ) -> Result<Ticket> {
         self.check_open()?;
         let accumulator = &self.shared.accumulator;
-        let route = self.route(accumulator.broker.resolve(topic)?)?;
-        let lanes = accumulator.lanes(&route)?;
-        let (lane, keyless) = self.place(&route, &lanes, &record)?;
-        // Before a lane is locked: the sync thread must not wait for whoever waits here.
-        lane.wait_for_room(&record)?;
-        let quiet = waiting == Waiting::Later;
-        let Pushed { ticket, bytes, is_complete } = accumulator.push(lane, &record, Manner { quiet, keyless })?;
+        let entry = accumulator.broker.resolve(topic)?;
+        let (routes, made);
+        routes = self.shared.routes.load();
+        let route = match routes.get(&entry.id) {
+            Some(route) => route,
+            None => {
+                made = self.make_route(entry);
+                &made
+            }
+        };
+        let lanes = accumulator.lanes(route)?;
+        let pushed = self.place(route, &lanes, &record).and_then(|(lane, keyless)| {
+            // Before a lane is locked: the sync thread must not wait for whoever waits here.
+            lane.wait_for_room(&record)?;
+            let manner = Manner { quiet: waiting == Waiting::Later, keyless };
+            Ok((accumulator.push(lane, &record, manner, callback)?, keyless))
+        });
+        let (pushed, keyless) = pushed.inspect_err(|_| route.topic.produced.failed(1))?;
+        let Pushed { ticket, bytes, is_complete } = pushed;
         if keyless {
             route.sticky.count(bytes, accumulator.settings.batch_bytes, is_complete);
         }
@@ -330,21 +444,19 @@ impl Producer {
         Ok((&lanes[checked(partition, lanes.len(), &route.topic.name)?], keyless))
     }
 
-    fn route(&self, topic: Arc<TopicEntry>) -> Result<Arc<Route>> {
-        if let Some(route) = self.shared.routes.load().get(&topic.id) {
-            return Ok(Arc::clone(route));
-        }
+    #[cold]
+    fn make_route(&self, topic: Arc<TopicEntry>) -> Arc<Route> {
         let seed = self.shared.seed.fetch_add(0x0001_0000_0001, Ordering::Relaxed);
         let route = Arc::new(self.shared.accumulator.route(Arc::clone(&topic), seed));
         let routes = self.shared.routes.rcu(|routes| {
-            let mut routes = HashMap::clone(routes);
+            let mut routes = BTreeMap::clone(routes);
             // Deleted topics go when others come.
             routes.retain(|_, route| route.topic.check_alive().is_ok());
             routes.entry(topic.id).or_insert_with(|| Arc::clone(&route));
             routes
         });
         // Another thread may have been faster.
-        Ok(routes.get(&topic.id).cloned().unwrap_or(route))
+        routes.get(&topic.id).cloned().unwrap_or(route)
     }
 }
 
@@ -401,5 +513,9 @@ impl Topic {
     }
 }
 
+#[cfg(test)]
+mod callback_tests;
+#[cfg(test)]
+mod retry_tests;
 #[cfg(test)]
 mod tests;

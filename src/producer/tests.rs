@@ -284,7 +284,6 @@ fn a_manual_broker_sends_in_maintenance() {
 
 #[test]
 fn a_flush_misses_no_batch_that_the_sync_thread_looks_at() {
-    use crate::broker::Task as _;
     let broker = Broker::builder("/m").storage(MemoryStorage::new()).manual().open().unwrap();
     let topic = broker.topic("t").durability(Durability::ProcessCrash).create().unwrap();
     let producer = broker.producer().build().unwrap();
@@ -293,7 +292,7 @@ fn a_flush_misses_no_batch_that_the_sync_thread_looks_at() {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 // Always too early for the batch.
-                producer.shared.accumulator.run(Duration::from_millis(5));
+                producer.shared.accumulator.send_due(Duration::from_millis(5));
             }
         });
         let missed = (1..5000).find(|&n| {
@@ -376,6 +375,81 @@ fn memory_is_bounded_while_the_disk_hangs() {
     broker.close().unwrap();
     let broker = Broker::builder("/m").storage(disk.clone()).open().unwrap();
     assert_eq!(broker.topic("t").open().unwrap().scan(Start::Earliest).count(), 2 + usize::try_from(taken).unwrap());
+}
+
+#[test]
+fn a_partition_that_hangs_holds_up_no_other() {
+    let disk = SimStorage::new();
+    let (broker, topic) = stalled(&disk);
+    let builder = broker.producer().batch_size(1_000).buffer_memory(20_000).max_block(Duration::from_secs(3600));
+    let producer = builder.build().unwrap();
+    let held = disk.hold_sync("t-0/");
+    let hanging = producer.enqueue(&topic, Record::new(vec![7; 400]).partition(0)).unwrap();
+    producer.shared.accumulator.send_all();
+    held.wait_for_it();
+    for _ in 0..100 {
+        drop(producer.enqueue(&topic, Record::new(vec![7; 400]).partition(1)).unwrap());
+    }
+    let at = producer.send(&topic, Record::new("x").partition(1)).unwrap();
+    assert_eq!(at.offset, 101);
+    drop(held);
+    hanging.wait().unwrap();
+    producer.close().unwrap();
+}
+
+#[test]
+fn no_call_and_no_thread_waits_for_a_disk_that_hangs_while_there_is_memory() {
+    let disk = SimStorage::new();
+    let (broker, topic) = stalled(&disk);
+    let producer = broker.producer().build().unwrap();
+    let held = disk.hold_sync("t-0/");
+    let enqueue = |partition| producer.enqueue(&topic, Record::new(vec![7; 60_000]).partition(partition)).unwrap();
+    drop(enqueue(0));
+    producer.shared.accumulator.send_all();
+    held.wait_for_it();
+    // More than a log stages before whoever appends writes.
+    let behind: Vec<_> = (0..100).map(|_| enqueue(0)).collect();
+    let ticket = enqueue(1);
+    assert_eq!(ticket.wait_timeout(Duration::from_secs(60)).unwrap().unwrap().offset, 1);
+    drop(held);
+    for ticket in behind {
+        ticket.wait().unwrap();
+    }
+    producer.close().unwrap();
+}
+
+#[test]
+fn what_producers_did_is_counted_by_topic() {
+    let clock = ManualClock::new(Timestamp::new(0));
+    let builder = Broker::builder("/m").storage(MemoryStorage::new()).clock(clock.clone()).manual();
+    let broker = builder.topic_byte_budget("small", 100, OnFull::Reject).open().unwrap();
+    for name in ["t", "small", "unused"] {
+        broker.topic(name).durability(Durability::ProcessCrash).create().unwrap();
+    }
+    let producer = broker.producer().batch_size(1_000).compression(Codec::Gzip).build().unwrap();
+    for _ in 0..3 {
+        drop(producer.enqueue("t", vec![7; 200]).unwrap());
+    }
+    clock.advance(Duration::from_millis(7));
+    broker.run_maintenance().unwrap();
+    // Nobody looked, and yet it did not take that long.
+    clock.advance(Duration::from_secs(3600));
+    producer.flush().unwrap();
+    producer.enqueue("t", Record::new("x").partition(1)).unwrap_err();
+    producer.send("small", (0..90).collect::<Vec<u8>>()).unwrap_err();
+
+    let metrics = broker.metrics().producers;
+    assert_eq!(metrics.keys().map(|name| &**name).collect::<Vec<_>>(), ["small", "t"]);
+    let t = &metrics["t"];
+    assert_eq!((t.records, t.batches, t.retries, t.errors), (3, 1, 0, 1));
+    assert_eq!((t.room_bytes, t.plain_bytes > 661), (1_000, true));
+    assert!((0.66..0.75).contains(&t.batch_fill()) && (0.05..0.4).contains(&t.compression_ratio()), "{t}");
+    let stored = batches(&broker.topic("t").open().unwrap().partition(0).unwrap());
+    assert_eq!(t.bytes, stored[0].size_bytes() as u64);
+    assert_eq!((t.queue_time.count, t.queue_time.total), (1, Duration::from_millis(7)));
+    assert_eq!((t.latency.count, t.latency.longest), (1, Duration::ZERO));
+    assert_eq!((metrics["small"].records, metrics["small"].errors), (0, 1));
+    assert!(t.to_string().starts_with("records=3 batches=1 bytes="), "{t}");
 }
 
 #[test]

@@ -45,7 +45,7 @@ impl HaltingStorage {
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
-        Metrics { syncs: self.halt.meter.metrics() }
+        Metrics { syncs: self.halt.meter.metrics(), ..Metrics::default() }
     }
 
     /// Goes on, for who takes nothing for durable that was not synced since.

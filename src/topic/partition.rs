@@ -23,8 +23,8 @@ use crate::clock::{Clock, SteadyTime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{
-    Appended, Committed, ExpectedEnd, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, Meter,
-    OffsetAtTime, Oldest, Outside, Signal, StateSlot, look_first,
+    Appended, Committed, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, Meter,
+    OffsetAtTime, Oldest, Outside, Signal, StateSlot, Terms, look_first,
 };
 use crate::record::RecordBatch;
 use crate::segment::{BufferPool, FileKind};
@@ -149,10 +149,16 @@ pub(crate) struct Partition {
     doubted: OnceLock<Error>,
     /// Queued for the broker's sync thread.
     queued: AtomicBool,
+    /// Held by the thread of the broker that settles it.
+    settling: Mutex<()>,
+    /// It is to be settled once more.
+    unsettled: AtomicBool,
     /// The newest append, to be brought to the topic's level by somebody.
     newest: Mutex<Option<LogPosition>>,
     /// The newest append of which a future waits for another level than the topic's, for each.
     awaited: Mutex<BTreeMap<Durability, LogPosition>>,
+    /// What was last brought to the topic's level with nobody waiting, and when that was done, in monotonic time.
+    settled: Mutex<Option<(LogPosition, Duration)>>,
     /// When the log was last synced because of `flush.ms`, in monotonic time.
     flushed: Mutex<Duration>,
 }
@@ -192,8 +198,11 @@ impl Partition {
             deleted: AtomicBool::new(false),
             doubted: OnceLock::new(),
             queued: AtomicBool::new(false),
+            settling: Mutex::new(()),
+            unsettled: AtomicBool::new(false),
             newest: Mutex::new(None),
             awaited: Mutex::default(),
+            settled: Mutex::default(),
             flushed: Mutex::new(Duration::ZERO),
         }
     }
@@ -344,23 +353,39 @@ impl Partition {
     /// [`committed`](Self::committed) tell when it has reached a level; it reaches the topic's also when
     /// nobody waits.
     pub(crate) fn append(self: &Arc<Self>, batch: &RecordBatch) -> Result<Appended> {
-        self.append_when(None, batch)
+        self.append_when(None, batch, Terms::default())
+    }
+
+    /// The same for who must not wait for the disk: nothing is written here that may take long. With `after`, an earlier
+    /// append, it fails as that did where the log has taken that back.
+    pub(crate) fn append_in_passing(
+        self: &Arc<Self>,
+        batch: &RecordBatch,
+        after: Option<LogPosition>,
+    ) -> Result<Appended> {
+        self.append_when(None, batch, Terms { after, in_passing: true, ..Terms::default() })
     }
 
     /// The same, on a condition that holds at the moment of the append.
     pub(crate) fn append_if(self: &Arc<Self>, condition: Condition<'_>, batch: &RecordBatch) -> Result<Appended> {
-        self.append_when(Some(condition), batch)
+        self.append_when(Some(condition), batch, Terms::default())
     }
 
-    fn append_when(self: &Arc<Self>, condition: Option<Condition<'_>>, batch: &RecordBatch) -> Result<Appended> {
+    fn append_when(
+        self: &Arc<Self>,
+        condition: Option<Condition<'_>>,
+        batch: &RecordBatch,
+        terms: Terms,
+    ) -> Result<Appended> {
         self.check_writable()?;
         for budget in &self.budgets {
             budget.make_room(self, batch.size_bytes() as u64)?;
         }
+        let stage = |log: &Log, expected_end| self.stage(log, batch, Terms { expected_end, ..terms });
         let appended = self.on_log(|log| match (&self.keys, condition) {
-            (Some(keys), _) => keys.append((log, self.level()), batch, condition, |end| self.stage(log, batch, end)),
-            (None, None) => self.stage(log, batch, None),
-            (None, Some(Condition::End(end))) => self.stage(log, batch, Some(end)),
+            (Some(keys), _) => keys.append((log, self.level()), batch, condition, |end| stage(log, end)),
+            (None, None) => stage(log, None),
+            (None, Some(Condition::End(end))) => stage(log, Some(end)),
             (None, Some(Condition::Key { .. })) => Err(self.no_keys()),
         })?;
         let mut newest = self.newest.lock();
@@ -376,15 +401,11 @@ impl Partition {
     }
 
     /// Appends to the log in the catalog's epoch.
-    fn stage(&self, log: &Log, batch: &RecordBatch, expected_end: Option<ExpectedEnd>) -> Result<Appended> {
+    fn stage(&self, log: &Log, batch: &RecordBatch, terms: Terms) -> Result<Appended> {
         loop {
             self.ensure_epoch(log)?;
             let epoch = self.leader_epoch();
-            let appended = match expected_end {
-                Some(end) => log.append_if(end, batch, epoch),
-                None => log.append(batch, epoch),
-            };
-            match appended {
+            match log.append_on(terms, batch, epoch) {
                 // Offsets were left out just now.
                 Err(e) if e.kind() == ErrorKind::FencedLeaderEpoch && self.leader_epoch() < log.lowest_epoch() => {}
                 appended => return appended,
@@ -487,8 +508,21 @@ impl Partition {
     }
 
     /// Brings everything that was appended so far to the topic's level, and to the device when
-    /// `flush.messages` records wait for it.
+    /// `flush.messages` records wait for it. One thread does so at a time: on a disk that hangs the others have other
+    /// partitions to see to.
     pub(crate) fn settle(&self) -> Result<()> {
+        // Before the look at the lock: whoever has it looks here when he has let it go.
+        self.unsettled.store(true, Ordering::SeqCst);
+        let mut settled = Ok(());
+        while self.unsettled.load(Ordering::SeqCst) {
+            let Some(_alone) = self.settling.try_lock() else { break };
+            self.unsettled.store(false, Ordering::SeqCst);
+            settled = self.settle_alone();
+        }
+        settled
+    }
+
+    fn settle_alone(&self) -> Result<()> {
         // Whoever appends from here on queues again.
         self.queued.store(false, Ordering::Release);
         let Some(newest) = *self.newest.lock() else { return Ok(()) };
@@ -505,12 +539,19 @@ impl Partition {
                 settled = settled.and(position.map_or(Ok(()), |position| log.wait(position, at)));
             }
             settled?;
+            *self.settled.lock() = Some((newest, self.context.clock.monotonic()));
             let offsets = log.offsets();
             if level < Durability::PowerLoss && offsets.end - offsets.frontier >= flush_messages {
                 return log.sync();
             }
             Ok(())
         })
+    }
+
+    /// When an append had the topic's level, or a moment after, where [`settle`](Self::settle) has brought it there.
+    pub(crate) fn settled_at(&self, position: LogPosition) -> Option<Duration> {
+        let settled = *self.settled.lock();
+        settled.filter(|(newest, _)| *newest >= position).map(|(_, at)| at)
     }
 
     /// Makes everything that was appended so far durable and visible, also what a thread is just coming back from.

@@ -1,0 +1,171 @@
+//! Callbacks: who runs them, in which order, and that none is lost. Each partition's run in the order of its records.
+//!
+//! They run on a thread of the producer's own, or, of a manual broker, in `flush`, `close` and `run_maintenance`. No
+//! lock of a producer, log or broker is held then, so a callback may call whatever it likes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::panic::{self, AssertUnwindSafe};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::batch::{RecordMetadata, Ticket};
+use super::lane::Lane;
+use crate::broker::Signal;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What is called with a record's end.
+pub(super) type Callback = Box<dyn FnOnce(Result<RecordMetadata>) + Send>;
+
+/// The callbacks of one producer that have not run.
+#[derive(Default)]
+pub(super) struct Callbacks {
+    queue: Mutex<Queue>,
+    /// Somebody has to look.
+    look: Signal,
+    /// Callbacks have run.
+    ran: Signal,
+    /// Held by whoever runs them.
+    running: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// By the address of their lane, which the tickets keep.
+    lanes: BTreeMap<usize, VecDeque<(Ticket, Callback)>>,
+    entered: u64,
+    done: u64,
+    thread: Option<ThreadId>,
+    /// The producer is gone: no more will come.
+    is_over: bool,
+}
+
+impl Wake for Callbacks {
+    fn wake(self: Arc<Self>) {
+        self.look.notify();
+    }
+}
+
+impl Callbacks {
+    /// Sees to it that there is a thread to run them.
+    pub(super) fn start(self: &Arc<Self>) -> Result<()> {
+        let mut queue = self.queue.lock();
+        if queue.thread.is_none() {
+            let callbacks = Arc::clone(self);
+            let thread = thread::Builder::new().name("thalweg-callbacks".to_owned());
+            let thread = thread.spawn(move || callbacks.serve());
+            let thread =
+                thread.map_err(|e| Error::new(ErrorKind::Io, "cannot start a thread for callbacks").source(e))?;
+            queue.thread = Some(thread.thread().id());
+        }
+        Ok(())
+    }
+
+    /// Has `callback` called with the end of a record. The lane is locked, so that the order is that of the records.
+    pub(super) fn enter(&self, lane: &Lane, ticket: Ticket, callback: Callback) {
+        let mut queue = self.queue.lock();
+        queue.entered += 1;
+        let of_lane = queue.lanes.entry(std::ptr::from_ref(lane).addr()).or_default();
+        of_lane.push_back((ticket, callback));
+        let is_first = of_lane.len() == 1;
+        drop(queue);
+        if is_first {
+            self.look.notify();
+        }
+    }
+
+    /// No more will come: the thread ends with the last.
+    pub(super) fn end(&self) {
+        self.queue.lock().is_over = true;
+        self.look.notify();
+    }
+
+    /// How many came so far.
+    pub(super) fn entered(&self) -> u64 {
+        self.queue.lock().entered
+    }
+
+    pub(super) fn are_pending(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.done < queue.entered
+    }
+
+    /// Waits until the first `entered` have run, while there is time `left`; not in a callback. Whether they have.
+    pub(super) fn wait(&self, entered: u64, left: impl Fn() -> Option<Duration>) -> bool {
+        loop {
+            let seen = self.ran.count();
+            let queue = self.queue.lock();
+            if queue.done >= entered || queue.thread.is_none_or(|thread| thread == thread::current().id()) {
+                return true;
+            }
+            drop(queue);
+            let left = left();
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            self.ran.wait_past(seen, left);
+        }
+    }
+
+    fn serve(self: Arc<Self>) {
+        let waker = Waker::from(Arc::clone(&self));
+        loop {
+            let seen = self.look.count();
+            self.run(&waker);
+            let queue = self.queue.lock();
+            if queue.is_over && queue.done == queue.entered {
+                return;
+            }
+            drop(queue);
+            self.look.wait_past(seen, None);
+        }
+    }
+
+    /// Runs those whose records' ends are known; `waker` is woken when there may be more. In a callback it does nothing.
+    pub(super) fn run(&self, waker: &Waker) {
+        let Some(_running) = self.running.try_lock() else { return };
+        let lanes: Vec<_> = self.queue.lock().lanes.keys().copied().collect();
+        for lane in lanes {
+            while let Some((mut ticket, callback)) = self.take_first(lane) {
+                let Poll::Ready(result) = Pin::new(&mut ticket).poll(&mut Context::from_waker(waker)) else {
+                    self.put_back(lane, ticket, callback);
+                    break;
+                };
+                // A panic was printed when it happened; others have their turn.
+                drop(panic::catch_unwind(AssertUnwindSafe(|| callback(result))));
+                self.queue.lock().done += 1;
+                self.ran.notify();
+            }
+        }
+    }
+
+    /// Calls the rest, of whose records nobody will learn more.
+    pub(super) fn give_up(&self) {
+        let lanes = std::mem::take(&mut self.queue.lock().lanes);
+        for (ticket, callback) in lanes.into_values().flatten() {
+            let message = "a producer was dropped before it was known whether its record arrived";
+            let error = Error::new(ErrorKind::Indeterminate, message).partition(ticket.partition().clone());
+            let error = error.remedy("flush the producer before, or close it");
+            drop(panic::catch_unwind(AssertUnwindSafe(|| callback(Err(error)))));
+            self.queue.lock().done += 1;
+        }
+    }
+
+    fn take_first(&self, lane: usize) -> Option<(Ticket, Callback)> {
+        let mut queue = self.queue.lock();
+        let first = queue.lanes.get_mut(&lane)?.pop_front();
+        if first.is_none() {
+            queue.lanes.remove(&lane);
+        }
+        first
+    }
+
+    fn put_back(&self, lane: usize, ticket: Ticket, callback: Callback) {
+        self.queue.lock().lanes.entry(lane).or_default().push_front((ticket, callback));
+    }
+}

@@ -1,0 +1,444 @@
+//! One partition's part of a producer: the open batch, those that wait to be given to the log, and those whose end is
+//! not known yet.
+//!
+//! Invariants, under the lane's lock: batches reach the log in the order in which they were opened. One that may be
+//! tried again keeps its place: none behind it is given before it is, and what was taken back with it goes first.
+//! Nobody waits for the disk with the lock held, so a partition that hangs holds up nobody who asks for others.
+
+use std::collections::VecDeque;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::accumulator::{Accumulator, Settings};
+use super::batch::Batch;
+use super::memory::Share;
+use super::rules;
+use crate::broker::TopicEntry;
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::{Appended, LogPosition};
+use crate::metrics::BatchFigures;
+use crate::record::{BatchBuilder, Record, RecordBatch};
+use crate::topic;
+use crate::types::TopicPartition;
+
+/// Whether, and for how long, what was refused is tried again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Retries {
+    pub(super) most: u32,
+    pub(super) backoff: Duration,
+    pub(super) backoff_max: Duration,
+    /// How long after its batch was opened a record may go to the log, tried again or not.
+    pub(super) delivery: Option<Duration>,
+}
+
+/// `delivery.timeout.ms` unless it is set.
+const DELIVERY: Duration = Duration::from_secs(120);
+
+impl Retries {
+    /// How long to wait after so many refusals, from one.
+    pub(super) fn pause(&self, refusals: u32) -> Duration {
+        let doubled = self.backoff.saturating_mul(1 << refusals.saturating_sub(1).min(20));
+        doubled.min(self.backoff_max.max(self.backoff))
+    }
+}
+
+/// Whether an append of which nothing is there now may do later: when there is space, or the partition is reopened.
+fn is_for_now(error: &Error) -> bool {
+    error.is_of_shortage() || error.kind() == ErrorKind::Poisoned
+}
+
+pub(super) struct Lane {
+    pub(super) partition: Arc<topic::Partition>,
+    pub(super) topic: Arc<TopicEntry>,
+    accumulator: Weak<Accumulator>,
+    state: Mutex<State>,
+    /// It is on its accumulator's list.
+    pub(super) listed: AtomicBool,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) open: Option<OpenBatch>,
+    /// Complete ones that the log does not have: they come after those that were sent.
+    waiting: VecDeque<Kept>,
+    /// When the first of those is tried again.
+    retry_at: Option<Duration>,
+    /// When to look whether something was taken back, where that is tried again.
+    look_at: Option<Duration>,
+    /// With the log; the end of the oldest is not known.
+    sent: VecDeque<Sent>,
+    /// How many batches were completed, and of how many the end is known.
+    entered: u64,
+    settled: u64,
+}
+
+pub(super) struct OpenBatch {
+    pub(super) builder: BatchBuilder,
+    pub(super) share: Share,
+    pub(super) shared: Arc<Batch>,
+    pub(super) opened: Duration,
+    /// What the topic allowed when it was opened.
+    pub(super) limit: usize,
+}
+
+/// A batch from its completion until its end is known.
+struct Kept {
+    shared: Arc<Batch>,
+    _share: Share,
+    /// Gone where it is given once.
+    encoded: Option<RecordBatch>,
+    figures: BatchFigures,
+    opened: Duration,
+    /// How often the log has refused it, or taken it back, and why the last time.
+    refusals: u32,
+    refused: Option<Error>,
+}
+
+/// One that the log has.
+struct Sent {
+    kept: Kept,
+    position: LogPosition,
+    /// When it got it.
+    at: Duration,
+}
+
+impl State {
+    /// Nobody needs to look at it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_none() && self.is_settled()
+    }
+
+    fn is_settled(&self) -> bool {
+        self.waiting.is_empty() && self.sent.is_empty()
+    }
+
+    /// How many batches were completed so far.
+    pub(super) fn entered(&self) -> u64 {
+        self.entered
+    }
+
+    /// How many of the first `entered` batches are not settled.
+    pub(super) fn unsettled(&self, entered: u64) -> u64 {
+        entered.saturating_sub(self.settled)
+    }
+
+    /// The batch whose end is to be known next.
+    pub(super) fn oldest(&self) -> Option<Arc<Batch>> {
+        let sent = self.sent.front().map(|sent| &sent.kept);
+        sent.or(self.waiting.front()).map(|kept| Arc::clone(&kept.shared))
+    }
+
+    /// When something is to be done with nobody asking.
+    pub(super) fn due(&self, linger: Duration) -> Option<Duration> {
+        let open = self.open.as_ref().map(|open| open.opened.saturating_add(linger));
+        open.into_iter().chain(self.retry_at).chain(self.look_at).min()
+    }
+}
+
+impl Kept {
+    /// Of whom, and of how many records, a failure is told.
+    fn failing(&self) -> (&Arc<Batch>, u64) {
+        (&self.shared, self.figures.records)
+    }
+}
+
+impl Lane {
+    pub(super) fn new(
+        partition: Arc<topic::Partition>,
+        topic: Arc<TopicEntry>,
+        accumulator: Weak<Accumulator>,
+    ) -> Self {
+        let (state, listed) = (Mutex::default(), AtomicBool::new(false));
+        Self { partition, topic, accumulator, state, listed }
+    }
+
+    pub(super) fn name(&self) -> &TopicPartition {
+        self.partition.name()
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        self.state.try_lock()
+    }
+
+    /// Waits where a byte budget makes appends wait and has no room for this record.
+    pub(super) fn wait_for_room(&self, record: &Record) -> Result<()> {
+        self.partition.wait_for_room(rules::alone(record) as u64)
+    }
+
+    /// Sends `batch` if it is this lane's open one.
+    pub(super) fn send(&self, batch: &Arc<Batch>) {
+        // Without an accumulator it was sent when that was dropped.
+        let Some(accumulator) = self.accumulator.upgrade() else { return };
+        let mut state = self.lock();
+        if let Some(mine) = state.open.take_if(|open| Arc::ptr_eq(&open.shared, batch)) {
+            accumulator.complete(self, &mut state, mine);
+        }
+    }
+
+    /// Takes note of ends that are known, unless somebody is at the lane who will.
+    pub(super) fn settle(&self) {
+        if let (Some(accumulator), Some(mut state)) = (self.accumulator.upgrade(), self.try_lock()) {
+            accumulator.settle(self, &mut state);
+        }
+    }
+
+    /// Sees to a batch of which somebody was told `error` when he asked for what was appended at `position`. Whether
+    /// that is its end: it is not to go again.
+    pub(super) fn is_given_up(&self, batch: &Batch, position: LogPosition, error: &Error) -> bool {
+        let Some(accumulator) = self.accumulator.upgrade() else { return batch.is_at(position) };
+        let mut state = self.lock();
+        accumulator.settle(self, &mut state);
+        let is_at = batch.is_at(position);
+        if is_at {
+            // The log tells it to those who wait, and not to those who only look.
+            accumulator.conclude(self, &mut state, position, Some(error));
+        }
+        is_at
+    }
+
+    /// Takes note that a batch has arrived, which somebody waited for.
+    pub(super) fn conclude(&self, batch: &Batch) {
+        let Some(accumulator) = self.accumulator.upgrade() else { return };
+        let mut state = self.lock();
+        accumulator.settle(self, &mut state);
+        if let Some(position) = batch.position() {
+            accumulator.conclude(self, &mut state, position, None);
+        }
+    }
+
+    /// How long it is until the next try, where those who wait are the ones who try.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let accumulator = self.accumulator.upgrade().filter(|it| it.broker.is_manual())?;
+        let now = accumulator.broker.clock().monotonic();
+        self.lock().retry_at.map(|at| at.saturating_sub(now))
+    }
+
+    /// Tries again, due or not.
+    pub(super) fn try_again(&self) {
+        if let Some(accumulator) = self.accumulator.upgrade() {
+            let mut state = self.lock();
+            accumulator.give_waiting(self, &mut state);
+        }
+    }
+}
+
+impl Accumulator {
+    /// Ends an open batch and gives it to the log, unless others wait before it.
+    pub(super) fn complete(&self, lane: &Lane, state: &mut State, batch: OpenBatch) {
+        let OpenBatch { builder, mut share, shared, opened, limit } = batch;
+        let (records, plain_bytes, room_bytes) = (builder.len() as u64, builder.size_estimate() as u64, limit as u64);
+        state.entered += 1;
+        // A panic was printed when it happened, and is told to those who wait for the batch.
+        let finished = panic::catch_unwind(AssertUnwindSafe(|| builder.finish()));
+        match finished.unwrap_or_else(|_| Err(panic_at(lane))) {
+            Ok(encoded) => {
+                share.shrink(encoded.size_bytes());
+                let figures = BatchFigures { records, bytes: encoded.size_bytes() as u64, plain_bytes, room_bytes };
+                let (encoded, _share) = (Some(encoded), share);
+                state.waiting.push_back(Kept { shared, _share, encoded, figures, opened, refusals: 0, refused: None });
+                if state.retry_at.is_none() {
+                    self.give_waiting(lane, state);
+                }
+            }
+            Err(error) => self.fail(lane, state, (&shared, records), error),
+        }
+    }
+
+    /// Tries again what is due.
+    pub(super) fn give_due(&self, lane: &Lane, state: &mut State, now: Duration) {
+        match state.retry_at.is_some_and(|at| at <= now) {
+            true => self.give_waiting(lane, state),
+            false => self.settle(lane, state),
+        }
+    }
+
+    /// Gives those that wait to the log, until one is refused for now.
+    pub(super) fn give_waiting(&self, lane: &Lane, state: &mut State) {
+        state.retry_at = None;
+        self.settle(lane, state);
+        while state.retry_at.is_none()
+            && let Some(mut kept) = state.waiting.pop_front()
+        {
+            match self.give(lane, state, &mut kept) {
+                Ok(appended) => {
+                    let level = self.settings.durability.unwrap_or_else(|| lane.partition.level());
+                    kept.shared.resolve(Ok((appended, level)));
+                    let at = self.broker.clock().monotonic();
+                    state.sent.push_back(Sent { kept, position: appended.position, at });
+                }
+                Err(error) if self.may_go_again(&kept, &error) => {
+                    self.put_back(lane, state, kept, error);
+                    // It may be because of others that were taken back before.
+                    self.take_back(lane, state);
+                    self.put_off(state);
+                }
+                Err(error) => self.fail(lane, state, kept.failing(), error),
+            }
+        }
+        self.settle(lane, state);
+        if let Some(at) = state.look_at {
+            self.run_by(at);
+        }
+    }
+
+    fn give(&self, lane: &Lane, state: &State, kept: &mut Kept) -> Result<Appended> {
+        let is_once = self.settings.retries.most == 0;
+        let encoded = if is_once { kept.encoded.take() } else { kept.encoded.clone() };
+        let encoded = encoded.ok_or_else(|| panic_at(lane))?;
+        // It must not come before one that is to go again.
+        let after = state.sent.back().filter(|_| !is_once).map(|sent| sent.position);
+        lane.partition.guard(|_| self.broker.produce_in_passing(&lane.partition, &encoded, after))
+    }
+
+    /// Takes those out whose end is known; what was taken back from the log is to go again.
+    pub(super) fn settle(&self, lane: &Lane, state: &mut State) {
+        self.take_back(lane, state);
+        while let Some(outcome) = state.sent.front().and_then(|sent| sent.kept.shared.try_outcome()) {
+            if outcome.is_err() && self.take_back(lane, state) {
+                continue;
+            }
+            let Some(sent) = state.sent.pop_front() else { return };
+            self.end(lane, state, sent, outcome.err());
+        }
+        state.look_at = None;
+        if self.settings.retries.most > 0 && !state.sent.is_empty() {
+            state.look_at = Some(self.broker.clock().monotonic().saturating_add(self.settings.retries.backoff));
+        }
+    }
+
+    /// Takes out the batch that was appended at `position`, if it is there.
+    fn conclude(&self, lane: &Lane, state: &mut State, position: LogPosition, error: Option<&Error>) {
+        let at = state.sent.iter().position(|sent| sent.position == position);
+        if let Some(sent) = at.and_then(|at| state.sent.remove(at)) {
+            self.end(lane, state, sent, error.cloned());
+        }
+    }
+
+    fn end(&self, lane: &Lane, state: &mut State, sent: Sent, error: Option<Error>) {
+        let Sent { kept, position, at } = sent;
+        if let Some(error) = error {
+            return self.fail(lane, state, kept.failing(), error);
+        }
+        state.settled += 1;
+        let now = self.broker.clock().monotonic();
+        let took = self.ended(lane, position).map_or(now, |ended| ended.min(now)).saturating_sub(at);
+        lane.topic.produced.acknowledged(kept.figures, at.saturating_sub(kept.opened), took);
+    }
+
+    /// When an append had its level at the latest, if somebody else brought it there.
+    fn ended(&self, lane: &Lane, position: LogPosition) -> Option<Duration> {
+        let is_enough = self.settings.durability.is_none_or(|level| level <= lane.partition.level());
+        lane.partition.settled_at(position).filter(|_| is_enough)
+    }
+
+    /// Puts those before all others that wait which the log has taken back, if there are any.
+    fn take_back(&self, lane: &Lane, state: &mut State) -> bool {
+        let refusal = |kept: &Kept| kept.shared.try_outcome()?.err().filter(is_for_now);
+        let is_once = self.settings.retries.most == 0;
+        // What is taken back goes up to the end.
+        if is_once || state.sent.back().and_then(|sent| refusal(&sent.kept)).is_none() {
+            return false;
+        }
+        let kept_there = state.sent.iter().take_while(|sent| refusal(&sent.kept).is_none()).count();
+        let taken: Vec<_> = state.sent.drain(kept_there..).collect();
+        for Sent { kept, .. } in taken.into_iter().rev() {
+            match refusal(&kept) {
+                Some(error) if self.may_go_again(&kept, &error) => {
+                    kept.shared.reopen();
+                    self.put_back(lane, state, kept, error);
+                }
+                error => self.fail(lane, state, kept.failing(), error.unwrap_or_else(|| panic_at(lane))),
+            }
+        }
+        self.put_off(state);
+        true
+    }
+
+    fn may_go_again(&self, kept: &Kept, error: &Error) -> bool {
+        kept.refusals < self.settings.retries.most && is_for_now(error)
+    }
+
+    /// Keeps a batch, before all that wait, for another try, if there is time for one.
+    fn put_back(&self, lane: &Lane, state: &mut State, mut kept: Kept, error: Error) {
+        if self.broker.clock().monotonic() >= kept.opened.saturating_add(self.delivery_timeout()) {
+            let error = self.too_late(lane, error);
+            return self.fail(lane, state, kept.failing(), error);
+        }
+        lane.topic.produced.put_off();
+        kept.refusals += 1;
+        kept.refused = Some(error);
+        state.waiting.push_front(kept);
+    }
+
+    /// Has the first of those that wait tried again in a while.
+    fn put_off(&self, state: &mut State) {
+        let Some(first) = state.waiting.front() else { return };
+        let pause = self.settings.retries.pause(first.refusals);
+        let again = self.broker.clock().monotonic().saturating_add(pause);
+        let at = again.min(first.opened.saturating_add(self.delivery_timeout()));
+        state.retry_at = Some(at);
+        self.run_by(at);
+    }
+
+    fn delivery_timeout(&self) -> Duration {
+        let Settings { linger, retries, .. } = &self.settings;
+        retries.delivery.unwrap_or(DELIVERY.max(linger.unwrap_or_default()))
+    }
+
+    fn too_late(&self, lane: &Lane, error: Error) -> Error {
+        let limit = self.delivery_timeout().as_millis();
+        let message = format!("a batch was not taken within {limit} ms (delivery.timeout.ms), and is not there");
+        Error::new(ErrorKind::TimedOut, message)
+            .partition(lane.name().clone())
+            .source(error)
+            .remedy("see to what stopped it, then send its records again")
+    }
+
+    /// Tells those who wait for a batch, or flush later, that it was not to be.
+    fn fail(&self, lane: &Lane, state: &mut State, (batch, records): (&Arc<Batch>, u64), error: Error) {
+        state.settled += 1;
+        lane.topic.produced.failed(records);
+        self.note_failure(batch, &error);
+        batch.resolve(Err(error));
+    }
+
+    /// Gives what is left a last try: nobody tries again.
+    pub(super) fn finish_lane(&self, lane: &Lane, state: &mut State) {
+        if let Some(open) = state.open.take() {
+            self.complete(lane, state, open);
+        }
+        self.settle(lane, state);
+        if state.retry_at.is_some() {
+            self.give_waiting(lane, state);
+        }
+        state.retry_at = None;
+        let mut why = None;
+        for mut kept in std::mem::take(&mut state.waiting) {
+            // Those behind wait for the same reason.
+            why = kept.refused.take().or(why);
+            let message = "a batch that was to be tried again was not, since its producer or broker went";
+            let error = Error::new(ErrorKind::Closed, message).partition(lane.name().clone());
+            let error = why.iter().cloned().fold(error, Error::source);
+            self.fail(lane, state, kept.failing(), error.remedy("flush the producer before, or close it"));
+        }
+    }
+
+    /// Lets go of what is with the log; its tickets ask there.
+    pub(super) fn abandon(state: &mut State) {
+        state.sent.clear();
+    }
+}
+
+fn panic_at(lane: &Lane) -> Error {
+    Error::new(ErrorKind::Indeterminate, "a thread panicked at a batch: its records may or may not be there")
+        .partition(lane.name().clone())
+        .remedy("reopen the partition where it takes no more appends, and read what is there")
+}

@@ -1,0 +1,246 @@
+//! What is tried again, in which order, and for how long.
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::storage::MemoryStorage;
+use crate::testing::{Errno, Fault, Operation, Repeat, SimStorage};
+use crate::topic::OnFull;
+use crate::types::{Start, Timestamp};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn values(topic: &Topic) -> Vec<String> {
+    let text = |r: Result<crate::topic::OwnedRecord>| String::from_utf8(r.unwrap().value().unwrap().to_vec()).unwrap();
+    topic.scan(Start::Earliest).map(text).collect()
+}
+
+/// A manual broker on a disk, and a producer of one batch per record that tries again every second.
+struct Scene {
+    disk: SimStorage,
+    clock: ManualClock,
+    broker: Broker,
+    topic: Topic,
+    producer: Producer,
+}
+
+fn scene(options: impl FnOnce(ProducerBuilder) -> ProducerBuilder) -> Scene {
+    let (disk, clock) = (SimStorage::new(), ManualClock::new(Timestamp::new(0)));
+    let broker = Broker::builder("/m").storage(disk.clone()).clock(clock.clone()).manual().open().unwrap();
+    let topic = broker.topic("t").partitions(2).durability(Durability::ProcessCrash).create().unwrap();
+    for partition in 0..2 {
+        topic.send(Record::new("first").partition(partition)).unwrap();
+    }
+    let builder = broker.producer().batch_size(1).retries(u32::MAX).retry_backoff(SECOND, SECOND);
+    let producer = options(builder).build().unwrap();
+    Scene { disk, clock, broker, topic, producer }
+}
+
+impl Scene {
+    fn enqueue(&self, partition: i32, value: &str) -> Ticket {
+        self.producer.enqueue(&self.topic, Record::new(value.to_owned()).partition(partition)).unwrap()
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        // It tells of failures, too.
+        self.broker.run_maintenance().ok();
+        self.broker.run_maintenance().ok();
+    }
+
+    fn no_space(&self) -> Fault {
+        let fault = Fault::new(Errno::NoSpace, Repeat::Forever).on(Operation::Write).path("t-0/");
+        self.disk.add_fault(fault.clone());
+        fault
+    }
+}
+
+#[test]
+fn what_a_full_disk_took_back_goes_again_before_what_came_later() {
+    let scene = scene(|builder| builder);
+    let fault = scene.no_space();
+    let mut tickets: Vec<_> = ["a", "b"].map(|value| scene.enqueue(0, value)).into();
+    scene.pass(Duration::ZERO);
+    assert!(tickets[1].try_result().is_none(), "it is to go again");
+    assert!(scene.disk.remove_fault(&fault));
+    // There is space, but others come first.
+    tickets.push(scene.enqueue(0, "c"));
+    scene.pass(Duration::ZERO);
+    assert!(tickets[2].try_result().is_none());
+    assert_eq!(scene.enqueue(1, "d").wait().unwrap().offset, 1);
+    scene.pass(SECOND);
+    let offsets: Vec<_> = tickets.into_iter().map(|ticket| ticket.wait().unwrap().offset.get()).collect();
+    assert_eq!(offsets, [1, 2, 3]);
+    scene.producer.close().unwrap();
+    let mut found = values(&scene.topic);
+    found.retain(|value| value.len() == 1 && value != "d");
+    assert_eq!(found, ["a", "b", "c"]);
+    let metrics = &scene.broker.metrics().producers["t"];
+    assert_eq!((metrics.records, metrics.errors, metrics.retries), (4, 0, 2), "{metrics}");
+}
+
+#[test]
+fn what_a_byte_budget_refused_goes_again_in_order() {
+    let clock = ManualClock::new(Timestamp::new(0));
+    let builder = Broker::builder("/m").storage(MemoryStorage::new()).clock(clock.clone()).manual();
+    let broker = builder.topic_byte_budget("t", 400, OnFull::Reject).open().unwrap();
+    let (topic, other) = (broker.topic("t").create().unwrap(), broker.topic("u").create().unwrap());
+    topic.send(vec![0; 300]).unwrap();
+    let builder = broker.producer().batch_size(1).config("retries", "5").retry_backoff(SECOND, SECOND);
+    let producer = builder.build().unwrap();
+    let tickets = ["a", "b", "c"].map(|value| producer.enqueue(&topic, value.repeat(50)).unwrap());
+    assert_eq!(producer.send(&other, "meanwhile").unwrap().offset, 0);
+    topic.partition(0).unwrap().delete_records(1).unwrap();
+    clock.advance(SECOND);
+    broker.run_maintenance().unwrap();
+    assert_eq!(tickets.map(|ticket| ticket.wait().unwrap().offset.get()), [1, 2, 3]);
+    assert_eq!(values(&topic), ["a", "b", "c"].map(|value| value.repeat(50)));
+    producer.close().unwrap();
+}
+
+#[test]
+fn a_record_is_given_up_after_its_delivery_timeout_and_is_not_there() {
+    let scene = scene(|builder| builder.delivery_timeout(3 * SECOND));
+    let fault = scene.no_space();
+    let (first, second) = (scene.enqueue(0, "a"), scene.enqueue(0, "b"));
+    drop(scene.enqueue(0, "unread"));
+    scene.pass(Duration::ZERO);
+    scene.pass(3 * SECOND);
+    for ticket in [first, second] {
+        let error = ticket.wait().unwrap_err();
+        assert!(error.kind() == ErrorKind::TimedOut && error.is_retriable(), "{error}");
+        for part in ["t-0", "3000 ms", "delivery.timeout.ms", "not there", "cannot append"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+    assert!(scene.disk.remove_fault(&fault));
+    assert_eq!(scene.enqueue(0, "c").wait().unwrap().offset, 1);
+    assert_eq!(scene.producer.close().unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(scene.topic.partition(0).unwrap().offsets().unwrap().end, 2);
+}
+
+#[test]
+fn no_batch_is_tried_more_often_than_allowed() {
+    let scene = scene(|builder| builder.retries(2));
+    scene.no_space();
+    let mut ticket = scene.enqueue(0, "a");
+    let result = (0..20).find_map(|_| {
+        scene.pass(SECOND);
+        ticket.try_result()
+    });
+    assert_eq!(result.unwrap().unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!(scene.broker.metrics().producers["t"].retries, 2);
+    scene.producer.close().unwrap();
+}
+
+#[test]
+fn the_pause_before_a_retry_doubles_up_to_its_limit() {
+    let millis = Duration::from_millis;
+    let retries = Retries { most: 9, backoff: millis(100), backoff_max: millis(1000), delivery: None };
+    let pauses: Vec<_> = [1, 2, 3, 4, 5, 99].map(|refusals| retries.pause(refusals).as_millis()).into();
+    assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000]);
+}
+
+#[test]
+fn a_partition_that_stopped_takes_what_waits_when_it_is_reopened() {
+    let scene = scene(|builder| builder);
+    scene.disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Write).path("t-0/"));
+    let lost = scene.enqueue(0, "a");
+    assert_eq!(lost.wait().unwrap_err().kind(), ErrorKind::Io);
+    let (mut ticket, behind) = (scene.enqueue(0, "b"), scene.enqueue(0, "c"));
+    scene.pass(SECOND);
+    assert!(ticket.try_result().is_none());
+    scene.topic.partition(0).unwrap().reopen().unwrap();
+    scene.pass(SECOND);
+    assert_eq!((ticket.wait().unwrap().offset, behind.wait().unwrap().offset), (1.into(), 2.into()));
+    scene.producer.close().unwrap();
+}
+
+/// Those who wait are told, and those who only look are not.
+#[test]
+fn a_flush_ends_where_it_cannot_be_noted_which_offsets_are_taken() {
+    let scene = scene(|builder| builder.retries(0));
+    let topic = scene.broker.topic("u").durability(Durability::ProcessCrash).create().unwrap();
+    let fault = Fault::new(Errno::NoSpace, Repeat::Forever).on(Operation::Sync).path("thalweg.state");
+    scene.disk.add_fault(fault.clone());
+    drop(scene.producer.enqueue(&topic, "a").unwrap());
+    assert_eq!(scene.producer.flush().unwrap_err().kind(), ErrorKind::Indeterminate);
+    scene.disk.remove_fault(&fault);
+}
+
+#[test]
+fn a_sync_that_failed_is_not_tried_again() {
+    let scene = scene(|builder| builder.durability(Durability::PowerLoss));
+    scene.disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path("t-0/"));
+    let ticket = scene.enqueue(0, "a");
+    assert_eq!(ticket.wait().unwrap_err().kind(), ErrorKind::Indeterminate);
+}
+
+/// Without threads, and with a clock that stands, nobody else would.
+#[test]
+fn of_a_manual_broker_whoever_waits_tries_again() {
+    let scene = scene(|builder| builder.retries(3).retry_backoff(Duration::from_millis(1), SECOND));
+    scene.no_space();
+    let error = scene.enqueue(0, "a").wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    drop(scene.enqueue(0, "b"));
+    assert_eq!(scene.producer.flush().unwrap_err().kind(), ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_retry_needs_nobody_to_wait() {
+    let disk = SimStorage::new();
+    let broker = Broker::builder("/m").storage(disk.clone()).open().unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    topic.send("first").unwrap();
+    let millisecond = Duration::from_millis(1);
+    let producer = broker.producer().retries(u32::MAX).retry_backoff(millisecond, millisecond).build().unwrap();
+    let fault = Fault::new(Errno::NoSpace, Repeat::Forever).on(Operation::Write).path("t-0/");
+    disk.add_fault(fault.clone());
+    for n in 0..50 {
+        drop(producer.enqueue(&topic, format!("{n:02}")).unwrap());
+        if n % 10 == 0 {
+            let error = producer.clone().shared.accumulator.flush_within(millisecond).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        }
+    }
+    disk.remove_fault(&fault);
+    let mut tail = topic.tail(Start::Earliest);
+    assert_eq!(tail.next().unwrap().unwrap().value(), Some(&b"first"[..]));
+    for n in 0..50 {
+        assert_eq!(tail.next().unwrap().unwrap().value(), Some(format!("{n:02}").as_bytes()));
+    }
+    producer.close().unwrap();
+}
+
+#[test]
+fn a_dropped_producer_tells_what_it_will_not_try_again() {
+    let builder = Broker::builder("/m").storage(MemoryStorage::new()).manual();
+    let broker = builder.topic_byte_budget("t", 400, OnFull::Reject).open().unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    topic.send(vec![0; 300]).unwrap();
+    let producer = broker.producer().retries(u32::MAX).build().unwrap();
+    let ticket = producer.enqueue(&topic, vec![0; 100]).unwrap();
+    producer.shared.accumulator.send_all();
+    drop(producer.enqueue(&topic, vec![0; 100]).unwrap());
+    drop(producer);
+    let findings = broker.findings();
+    assert!(findings.len() == 1 && findings[0].kind == crate::FindingKind::NotSent, "{findings:?}");
+    assert!(findings[0].message.contains("byte budget"), "{findings:?}");
+    let error = ticket.wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    for part in ["t-0", "tried again", "byte budget", "flush"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert_eq!(Arc::strong_count(topic.entry()), 2, "nobody holds a lane any more");
+}
+
+#[test]
+fn closing_the_broker_ends_retries() {
+    let scene = scene(|builder| builder);
+    let fault = scene.no_space();
+    let ticket = scene.enqueue(0, "a");
+    scene.pass(Duration::ZERO);
+    scene.broker.close().ok();
+    assert_eq!(ticket.wait().unwrap_err().kind(), ErrorKind::Closed);
+    scene.disk.remove_fault(&fault);
+}
