@@ -514,8 +514,4 @@ impl Topic {
 }
 
 #[cfg(test)]
-mod callback_tests;
-#[cfg(test)]
-mod retry_tests;
-#[cfg(test)]
 mod tests;

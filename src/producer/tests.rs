@@ -10,9 +10,12 @@ use crate::broker::Partition;
 use crate::clock::ManualClock;
 use crate::record::{Codec, TimestampType};
 use crate::storage::MemoryStorage;
-use crate::testing::{Operation, SimStorage};
+use crate::testing::{Errno, Fault, Operation, Repeat, SimStorage};
 use crate::topic::{CleanupPolicy, OnFull, TopicConfig};
 use crate::types::{Isolation, Offset, PartitionId, Start, Timestamp};
+
+mod callbacks;
+mod retries;
 
 fn broker() -> Broker {
     Broker::in_memory().unwrap()

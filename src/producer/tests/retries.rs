@@ -1,18 +1,9 @@
 //! What is tried again, in which order, and for how long.
 
 use super::*;
-use crate::clock::ManualClock;
-use crate::storage::MemoryStorage;
-use crate::testing::{Errno, Fault, Operation, Repeat, SimStorage};
-use crate::topic::OnFull;
-use crate::types::{Start, Timestamp};
+use crate::finding::FindingKind;
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn values(topic: &Topic) -> Vec<String> {
-    let text = |r: Result<crate::topic::OwnedRecord>| String::from_utf8(r.unwrap().value().unwrap().to_vec()).unwrap();
-    topic.scan(Start::Earliest).map(text).collect()
-}
 
 /// A manual broker on a disk, and a producer of one batch per record that tries again every second.
 struct Scene {
@@ -224,7 +215,7 @@ fn a_dropped_producer_tells_what_it_will_not_try_again() {
     drop(producer.enqueue(&topic, vec![0; 100]).unwrap());
     drop(producer);
     let findings = broker.findings();
-    assert!(findings.len() == 1 && findings[0].kind == crate::FindingKind::NotSent, "{findings:?}");
+    assert!(findings.len() == 1 && findings[0].kind == FindingKind::NotSent, "{findings:?}");
     assert!(findings[0].message.contains("byte budget"), "{findings:?}");
     let error = ticket.wait().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);

@@ -5,9 +5,6 @@ use std::sync::mpsc;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::storage::MemoryStorage;
-use crate::testing::SimStorage;
-use crate::topic::OnFull;
 
 /// Appends what it is told to a list that all callbacks share.
 #[derive(Clone, Default)]
