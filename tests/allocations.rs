@@ -163,8 +163,8 @@ fn a_key_index_keeps_to_its_bytes() {
     broker.close().unwrap();
     drop(filled);
     for (limit, holds_all) in [(KEYS * 136, true), (KEYS * 136 - 1, false), (8 << 20, false), (6_000_000, false)] {
-        let (broker, partition) = open(limit);
-        let (peak, found) = peak_of(|| partition.append_records_if_key("99999999", None, ["x"]));
+        let (peak, (broker, partition)) = peak_of(|| open(limit));
+        let found = partition.append_records_if_key("99999999", None, ["x"]);
         assert!(peak <= limit + READING, "{peak} of {limit}");
         assert!(peak >= limit / 3, "{peak} of {limit}: is it the index that is measured?");
         assert_eq!(found.map_err(|e| e.kind()).err(), (!holds_all).then_some(ErrorKind::KeyIndexFull));

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::log::{Appended, Committed, ExpectedEnd, LogOffsets, LogPosition, LogRead, LogRecovery, OffsetAtTime};
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::topic::{self, Condition, ConfigEntry, PartitionSource, ReadFrom, Scan, Tail};
-use crate::types::{Durability, Isolation, Offset, PartitionId, Timestamp, TopicPartition, Uuid};
+use crate::types::{Durability, Isolation, Offset, PartitionId, ProducerId, Timestamp, TopicPartition, Uuid};
 
 /// A topic. Cheap to clone. It means the topic that it was opened as: once that is deleted every call
 /// answers `TopicDeleted`, even if a topic of the same name is made anew.
@@ -286,8 +286,11 @@ impl Partition {
     }
 
     fn append_when(&self, condition: Condition<'_>, batch: &RecordBatch) -> Result<Appended> {
-        // What comes too late shall not wait for room, nor delete anything for it.
-        self.inner.check(condition)?;
+        // What comes too late shall not wait for room, nor delete anything for it. It may be a duplicate, though, of what
+        // came in time.
+        if batch.header().producer_id() == ProducerId::NONE {
+            self.inner.check(condition)?;
+        }
         self.inner.wait_for_room(batch.size_bytes() as u64)?;
         self.broker.produce_if(&self.inner, batch, condition)
     }

@@ -170,6 +170,7 @@ impl Broker {
         let pool = options.pool();
         let inner = Inner::new(&options, opening::open(&options, defaults, &pool)?, options.recovery)?;
         inner.recover_dirty()?;
+        inner.index_keys();
         let workers = match options.threads {
             Threads::Own if inner.context.read_only.is_none() => background::start(&inner)?,
             // Where nothing is written there is nothing to do in the background.
@@ -330,6 +331,19 @@ impl Inner {
         inner.load_topics(&checkpoints, is_foreign)?;
         directory::note_visit(&*inner.context.storage, &inner.context.root, &inner.catalog)?;
         Ok(inner)
+    }
+
+    /// Builds what indexes of keys there are to be, where anything may be appended.
+    fn index_keys(&self) {
+        if self.context.keys.is_empty() || self.context.read_only.is_some() {
+            return;
+        }
+        let partitions: Vec<_> = self.registry.all().iter().flat_map(|topic| topic.partitions()).collect();
+        let index = |partition: &topic::Partition| {
+            partition.index_keys();
+            Ok(())
+        };
+        drop(background::for_each(&partitions, self.threads, "thalweg-open", index));
     }
 
     /// Why nothing may be changed, where it may not.

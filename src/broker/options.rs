@@ -294,11 +294,12 @@ impl BrokerBuilder {
     /// [`Partition::append_if_key`](crate::Partition::append_if_key) asks. No file says it; the next open may give
     /// another or none.
     ///
-    /// The index of a partition is built from its log by the first append that asks it, while other appends to the
-    /// partition wait, and kept up from then on. All partitions of the topic together hold at most `bytes`, of which a
-    /// key takes its own length and at most 128. When they are used up, and no key is left whose records were all
-    /// deleted, keys that are in the index go on as before, and appends that are conditional on others are refused with
-    /// [`ErrorKind::KeyIndexFull`]. Appends without such a condition are taken whatever the index holds.
+    /// The index of a partition is built when the broker is opened, for which its log is read to the end, and kept up
+    /// from then on. All partitions of the topic together hold at most `bytes`, of which a key takes its own length and
+    /// at most 128. When they are used up, and no key is left whose records were all deleted, keys that are in the index
+    /// go on as before, and appends that are conditional on others are refused with [`ErrorKind::KeyIndexFull`], until
+    /// records are deleted: then the log is read again, while other appends to the partition wait. Appends without such
+    /// a condition are taken whatever the index holds.
     ///
     /// ```
     /// use thalweg::{Broker, ErrorKind, MemoryStorage};

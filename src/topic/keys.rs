@@ -1,5 +1,5 @@
 //! The newest offset of each key of a partition, for appends that are conditional on it: an index in memory, of topics
-//! for which one was asked, built from the log when it is first needed.
+//! for which one was asked, built from the log when the broker is opened.
 //!
 //! Invariants: what it says of a key is so at a position in the log, and the append expects the log to end there; what
 //! it does not know it refuses. It holds no more bytes than its budget.
@@ -15,7 +15,7 @@ use super::record::decode_from;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, ExpectedEnd, Log, LogPosition};
 use crate::record::RecordBatch;
-use crate::types::{Durability, Isolation, Offset, TopicPartition};
+use crate::types::{Durability, Isolation, Offset, ProducerId, TopicPartition};
 
 /// What a key takes beside its own bytes, at most: its place in a table that is just growing, and what an allocator
 /// adds.
@@ -74,6 +74,10 @@ impl KeyIndexes {
         Ok(())
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
     /// The index of a partition, where its topic has one.
     pub(super) fn of(&self, partition: &TopicPartition) -> Option<KeyIndex> {
         let budget = Arc::clone(self.topics.get(partition.topic())?);
@@ -91,10 +95,12 @@ pub(super) struct KeyIndex {
 #[derive(Debug)]
 struct Keys {
     newest: HashMap<Box<[u8]>, Offset>,
-    /// All records before are in it; `None` while nobody has asked.
+    /// All records before are in it; `None` while it is not built.
     seen: Option<LogPosition>,
     /// There was no room for a key: one that is not in it may be anywhere.
     is_partial: bool,
+    /// Where the log began when it was built.
+    built_from: Offset,
     /// Keys whose records were all deleted below are gone from it.
     purged: Offset,
     budget: Arc<KeyBudget>,
@@ -114,9 +120,16 @@ impl KeyIndex {
             let (end, is_ours) = match condition {
                 None => (None, false),
                 Some(Condition::End(end)) => (Some(end), false),
-                Some(Condition::Key { key, newest }) => {
-                    (Some(self.check_key(&mut keys, (log, level), key, newest)?), true)
-                }
+                Some(Condition::Key { key, newest }) => match self.check_key(&mut keys, (log, level), key, newest) {
+                    Ok(end) => (Some(end), true),
+                    // Unless it is there already: at an end that cannot be, only a duplicate is taken.
+                    Err(error)
+                        if error.kind() == ErrorKind::Conflict && batch.header().producer_id() != ProducerId::NONE =>
+                    {
+                        return stage(Some(Offset::new(-1).into())).map_err(|_| error);
+                    }
+                    Err(error) => return Err(error),
+                },
             };
             match stage(end) {
                 // Something was taken back since it was looked at.
@@ -133,6 +146,11 @@ impl KeyIndex {
         self.check_key(&mut self.keys.lock(), log, key, newest).map(drop)
     }
 
+    /// Builds the index, where it is not built.
+    pub(super) fn build(&self, (log, level): (&Log, Durability)) -> Result<()> {
+        self.keys.lock().catch_up(log, level, &self.partition).map(drop)
+    }
+
     /// Where the log ends, if the newest record of `key` up to there is the one at `expected`.
     fn check_key(
         &self,
@@ -141,7 +159,12 @@ impl KeyIndex {
         key: &[u8],
         expected: Option<Offset>,
     ) -> Result<ExpectedEnd> {
-        let end = keys.catch_up(log, level, &self.partition)?;
+        let mut end = keys.catch_up(log, level, &self.partition)?;
+        if keys.is_partial && !keys.newest.contains_key(key) && log.offsets().log_start > keys.built_from {
+            // Others may have gone since, and left it room.
+            keys.forget();
+            end = keys.catch_up(log, level, &self.partition)?;
+        }
         let found = keys.newest.get(key).copied();
         if found.is_none() && keys.is_partial {
             let message = format!("the key index of {} bytes is full, and does not know this key", keys.budget.limit);
@@ -177,7 +200,14 @@ impl KeyIndex {
 
 impl Keys {
     fn new(budget: Arc<KeyBudget>) -> Self {
-        Self { newest: HashMap::new(), seen: None, is_partial: false, purged: Offset::ZERO, budget }
+        Self {
+            newest: HashMap::new(),
+            seen: None,
+            is_partial: false,
+            built_from: Offset::ZERO,
+            purged: Offset::ZERO,
+            budget,
+        }
     }
 
     fn forget(&mut self) {
@@ -197,7 +227,8 @@ impl Keys {
                 Some(seen) if seen.is_followed_by(now) => seen.end(),
                 _ => {
                     self.forget();
-                    log.offsets().log_start
+                    self.built_from = log.offsets().log_start;
+                    self.built_from
                 }
             };
             // What is not visible yet cannot be read.

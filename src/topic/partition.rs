@@ -422,6 +422,13 @@ impl Partition {
         })
     }
 
+    /// Builds the index of keys, if it has one. Without success it is built, or the reason told, when it is asked.
+    pub(crate) fn index_keys(&self) {
+        if let Some(keys) = &self.keys {
+            drop(self.on_log(|log| keys.build((log, self.level()))));
+        }
+    }
+
     fn no_keys(&self) -> Error {
         Error::new(ErrorKind::InvalidArgument, "the topic has no key index")
             .partition(self.name.clone())

@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use crate::broker::Topic;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::Appended;
+use crate::log::{Appended, ExpectedEnd};
 use crate::producer::{Producer, RecordMetadata, Ticket};
 use crate::record::Record;
 use crate::topic::{ReadFrom, Scan, Tail};
-use crate::types::PartitionId;
+use crate::types::{Offset, PartitionId};
 
 pub use format::{Deserializer, Nullable, RecordField, RecordPart, Serializer, TypedData};
 #[cfg(feature = "json")]
@@ -160,6 +160,23 @@ impl<K: Serializer, V: Serializer> TypedTopic<K, V> {
         producer.enqueue(&self.topic, self.record(record)?)
     }
 
+    /// As [`Producer::send_batch`]: each record has its own result, in the order given, be it that it cannot be written
+    /// as bytes.
+    pub fn send_batch<'a>(
+        &self,
+        producer: &Producer,
+        records: impl IntoIterator<Item = (K::Input<'a>, V::Input<'a>)>,
+    ) -> Vec<Result<RecordMetadata>> {
+        let mut refused = Vec::new();
+        let written = records.into_iter().enumerate().filter_map(|(place, record)| {
+            let written = self.record(record);
+            written.map_err(|error| refused.push((place, error))).ok()
+        });
+        let mut results = producer.send_batch(&self.topic, written);
+        refused.into_iter().for_each(|(place, error)| results.insert(place, Err(error)));
+        results
+    }
+
     /// Appends records to one partition as one batch: all or none.
     ///
     /// # Errors
@@ -170,8 +187,68 @@ impl<K: Serializer, V: Serializer> TypedTopic<K, V> {
         partition: impl Into<PartitionId>,
         records: impl IntoIterator<Item = (K::Input<'a>, V::Input<'a>)>,
     ) -> Result<Appended> {
-        let records: Vec<_> = records.into_iter().map(|record| self.record(record)).collect::<Result<_>>()?;
+        let records = self.records(records)?;
         self.topic.partition(partition)?.append_records(records)
+    }
+
+    /// The same, on condition that the partition ends at `expected_end`.
+    ///
+    /// ```
+    /// use thalweg::{Broker, ErrorKind};
+    /// let broker = Broker::in_memory()?;
+    /// let account = broker.topic("account").create()?.typed::<String, i64>();
+    /// account.append_if(0, 0, [("ada", 40)])?;
+    /// let error = account.append_if(0, 0, [("ada", -40)]).unwrap_err();
+    /// assert_eq!((error.kind(), error.at_offset()), (ErrorKind::Conflict, Some(1.into())));
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`append`](Self::append) and [`Partition::append_if`](crate::Partition::append_if).
+    pub fn append_if<'a>(
+        &self,
+        partition: impl Into<PartitionId>,
+        expected_end: impl Into<ExpectedEnd>,
+        records: impl IntoIterator<Item = (K::Input<'a>, V::Input<'a>)>,
+    ) -> Result<Appended> {
+        let records = self.records(records)?;
+        self.topic.partition(partition)?.append_records_if(expected_end, records)
+    }
+
+    /// The same, on condition that the newest record of `key` in the partition is the one at offset `newest`, or that
+    /// there is none: see [`Partition::append_if_key`](crate::Partition::append_if_key). The key's format must write the
+    /// same bytes each time.
+    ///
+    /// ```
+    /// use thalweg::{Broker, MemoryStorage};
+    /// let broker = Broker::builder("data").storage(MemoryStorage::new()).key_index("accounts", 64 << 20).open()?;
+    /// let accounts = broker.topic("accounts").create()?.typed::<i64, String>();
+    /// let opened = accounts.append_if_key(0, 7, None, [(7, "opened")])?;
+    /// accounts.append_if_key(0, 7, Some(opened.last_offset), [(7, "closed")])?;
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the key is written as null; as [`append`](Self::append) and
+    /// [`Partition::append_if_key`](crate::Partition::append_if_key).
+    pub fn append_if_key<'a>(
+        &self,
+        partition: impl Into<PartitionId>,
+        key: K::Input<'_>,
+        newest: Option<Offset>,
+        records: impl IntoIterator<Item = (K::Input<'a>, V::Input<'a>)>,
+    ) -> Result<Appended> {
+        let key = self.formats.key.serialize(self.field(RecordPart::Key), &mut Vec::new(), key);
+        let key = key.map_err(|cause| self.unwritten(RecordPart::Key, cause))?;
+        let Some(key) = key else {
+            return Err(Error::new(ErrorKind::InvalidArgument, "an append cannot be conditional on the key null"));
+        };
+        let records = self.records(records)?;
+        self.topic.partition(partition)?.append_records_if_key(key, newest, records)
+    }
+
+    fn records<'a>(&self, records: impl IntoIterator<Item = (K::Input<'a>, V::Input<'a>)>) -> Result<Vec<Record>> {
+        records.into_iter().map(|record| self.record(record)).collect()
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::*;
 use crate::broker::Broker;
 use crate::record::Header;
+use crate::storage::MemoryStorage;
 use crate::topic::OwnedRecord;
 use crate::types::{Durability, Offset, Start, TopicPartition, Uuid};
 
@@ -193,6 +194,30 @@ fn a_serializer_that_fails_sends_nothing_and_names_its_place() {
     assert_eq!(missing.kind(), ErrorKind::UnknownTopicOrPartition);
     let found = topic.typed::<i64, i64>().scan(Start::Earliest).map(|record| record.unwrap().into_parts().1);
     assert_eq!(found.collect::<Vec<_>>(), [0, 2, 4, 6]);
+
+    // Several are apart.
+    let sent = numbers.send_batch(&producer, (0..5).map(|n| (0, n)));
+    let offsets = sent.into_iter().map(|sent| sent.map(|at| at.offset.get()).map_err(|e| e.kind()));
+    let odd = Err(ErrorKind::Serialization);
+    assert_eq!(offsets.collect::<Vec<_>>(), [Ok(4), odd, Ok(5), odd, Ok(6)]);
+}
+
+#[test]
+fn appends_on_condition_are_those_of_the_bytes() {
+    let builder = Broker::builder("/m").storage(MemoryStorage::new()).key_index("t", 1 << 20);
+    let broker = builder.open().unwrap();
+    let numbers = broker.topic("t").create().unwrap().typed_with(Nullable(Even), Even);
+    assert_eq!(numbers.append_if(0, 0, [(Some(2), 2), (Some(4), 2)]).unwrap().last_offset, 1);
+    let place = |error: Error| (error.kind(), error.at_offset().map(Offset::get));
+    assert_eq!(place(numbers.append_if(0, 1, [(Some(2), 2)]).unwrap_err()), (ErrorKind::Conflict, Some(2)));
+    assert_eq!(numbers.append_if_key(0, Some(2), Some(0.into()), [(Some(2), 4)]).unwrap().base_offset, 2);
+    let late = numbers.append_if_key(0, Some(2), Some(0.into()), [(Some(2), 4)]).unwrap_err();
+    assert_eq!(place(late), (ErrorKind::Conflict, Some(2)));
+    for (key, kind) in [(Some(3), ErrorKind::Serialization), (None, ErrorKind::InvalidArgument)] {
+        assert_eq!(numbers.append_if_key(0, key, None, [(Some(2), 4)]).unwrap_err().kind(), kind);
+    }
+    assert_eq!(numbers.append_if(0, 3, [(Some(2), 1)]).unwrap_err().kind(), ErrorKind::Serialization);
+    assert_eq!(numbers.topic().partition(0).unwrap().offsets().unwrap().end, 3);
 }
 
 /// Says in a header which version it writes, as a schema registry's serializer would, and reads both.

@@ -150,11 +150,64 @@ fn a_full_index_refuses_what_it_cannot_know_and_nothing_else() {
     log.delete_records(4).unwrap();
     plain(&log, ("e", "value"));
     assert_eq!(put(&log, "e", 5).unwrap(), 6);
-    assert_eq!(put(&log, "c", 4).unwrap_err().kind(), ErrorKind::KeyIndexFull);
-    // An index that is built anew holds what is there.
+    assert_eq!(put(&log, "c", 4).unwrap(), 7);
+    assert_eq!((put(&log, "f", -1).unwrap(), put(&log, "f", 8).unwrap_err().kind()), (8, ErrorKind::KeyIndexFull));
+    // One that is built anew holds what is there.
     broker.close().unwrap();
-    let log = partition(&open(&disk, 2 * KEY));
-    assert_eq!((conflict(put(&log, "c", -1)), conflict(put(&log, "e", -1)), conflict(put(&log, "a", 3))), (4, 6, -1));
+    let log = partition(&open(&disk, 3 * KEY));
+    let found = ["c", "e", "f", "a"].map(|key| conflict(put(&log, key, 1_000)));
+    assert_eq!(found, [7, 6, 8, -1]);
+}
+
+#[test]
+fn an_index_is_built_when_its_broker_is_opened() {
+    let disk = SimStorage::new();
+    let builder = |disk: &SimStorage| Broker::builder("/data").storage(disk.clone()).manual().key_index("t", ROOMY);
+    let broker = builder(&disk).open().unwrap();
+    plain(&partition(&broker), ("ada", "value"));
+    broker.close().unwrap();
+    let broker = builder(&disk).open().unwrap();
+    let log = partition(&broker);
+    let reads = || disk.counts().get(&Operation::Read).copied().unwrap_or_default();
+    let before = reads();
+    assert_eq!((conflict(put(&log, "ada", -1)), reads()), (0, before), "nothing is read any more");
+    assert_eq!(put(&log, "bob", -1).unwrap(), 1);
+    broker.close().unwrap();
+
+    // One that cannot be built keeps no broker closed, and nobody who does not ask.
+    let broker = builder(&disk).open().unwrap();
+    let size = partition(&broker).size_bytes().unwrap();
+    broker.close().unwrap();
+    disk.flip_bit("data/t-0/00000000000000000000.log", size - 1, 3).unwrap();
+    let broker = builder(&disk).open().unwrap();
+    let log = partition(&broker);
+    assert_eq!(put(&log, "cyd", -1).unwrap_err().kind(), ErrorKind::Corrupt);
+    plain(&log, ("cyd", "value"));
+}
+
+#[test]
+fn a_duplicate_of_an_idempotent_producer_is_no_conflict() {
+    let partition = memory(ROOMY);
+    let batch = |sequence: i64| {
+        let mut batch = BatchBuilder::new().producer(ProducerId::new(7), 0, sequence as i32);
+        batch.push(Timestamp::new(1_700_000_000_000), &Record::new("value").key("ada")).unwrap();
+        batch.finish().unwrap()
+    };
+    for append in [
+        &(|sequence| partition.append_if(sequence, &batch(sequence))) as &dyn Fn(i64) -> Result<Appended>,
+        &|sequence| partition.append_if_key("ada", Some(Offset::new(sequence - 1)), &batch(sequence)),
+    ] {
+        let next = partition.offsets().unwrap().end.get();
+        let first = append(next).unwrap();
+        assert_eq!(first.base_offset, next);
+        assert_eq!(append(next).unwrap().base_offset, next);
+        assert_eq!(append(next + 1).unwrap().base_offset, next + 1);
+        // One that is no duplicate comes too late.
+        let late = batch(next + 2);
+        assert_eq!(conflict(partition.append_if_key("ada", Some(next.into()), &late)), next + 1);
+        assert_eq!(conflict(partition.append_if(next, &late)), next + 2);
+        assert_eq!(partition.offsets().unwrap().end, next + 2);
+    }
 }
 
 #[test]
