@@ -15,6 +15,8 @@ use thalweg::{Durability, Error, ErrorKind, LogConfig, Offset, ProducerId, ReadM
 mod broker;
 #[path = "crash/driver.rs"]
 mod driver;
+#[path = "crash/produce.rs"]
+mod produce;
 #[path = "crash/rot.rs"]
 mod rot;
 #[path = "crash/total.rs"]
