@@ -515,7 +515,8 @@ impl Accumulator {
         let others = if counts.len() > NAMED_MAX { " and others" } else { "" };
         let (count, named, waited) = (counts.values().sum::<u64>(), named.join(", "), timeout.as_millis());
         let message = format!("{count} batches were not acknowledged within {waited} ms: of {named}{others}");
-        Error::new(ErrorKind::TimedOut, message).remedy("they are with the log: close the broker to wait for them")
+        Error::new(ErrorKind::TimedOut, message)
+            .remedy("they are with the log, or are tried again: close the broker to wait for them")
     }
 
     /// The first failure that no ticket told anybody.

@@ -283,8 +283,7 @@ impl Accumulator {
                 Err(error) => self.fail(lane, state, kept.failing(), error),
             }
         }
-        self.settle(lane, state);
-        if let Some(at) = state.look_at {
+        if let Some(at) = self.look_later(state) {
             self.run_by(at);
         }
     }
@@ -308,10 +307,15 @@ impl Accumulator {
             let Some(sent) = state.sent.pop_front() else { return };
             self.end(lane, state, sent, outcome.err());
         }
-        state.look_at = None;
-        if self.settings.retries.most > 0 && !state.sent.is_empty() {
-            state.look_at = Some(self.broker.clock().monotonic().saturating_add(self.settings.retries.backoff));
-        }
+        self.look_later(state);
+    }
+
+    /// Notes when to look whether something was taken back, where that is to go again.
+    fn look_later(&self, state: &mut State) -> Option<Duration> {
+        let Retries { most, backoff, .. } = self.settings.retries;
+        let can_go_again = most > 0 && !state.sent.is_empty();
+        state.look_at = can_go_again.then(|| self.broker.clock().monotonic().saturating_add(backoff));
+        state.look_at
     }
 
     /// Takes out the batch that was appended at `position`, if it is there.

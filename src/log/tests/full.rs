@@ -274,3 +274,19 @@ fn what_was_written_before_there_was_no_space_is_visible_and_synced() {
     assert_eq!(log.sync().unwrap_err().kind(), ErrorKind::StorageFull);
     assert_eq!(log.offsets().frontier, kept);
 }
+
+#[test]
+fn nothing_goes_behind_what_was_taken_back_where_that_is_asked() {
+    let full = Full::new();
+    let log = full.open(small());
+    let after = |position| super::append::Terms { after: Some(position), ..Default::default() };
+    let append = |terms, sequence| log.append_on(terms, &produced(sequence), LeaderEpoch::new(0));
+    let first = log.append(&produced(0), LeaderEpoch::new(0)).unwrap();
+    log.sync().unwrap();
+    let second = append(after(first.position), 1).unwrap();
+    full.disk.add_fault(Fault::new(Errno::NoSpace, Repeat::Once).on(Operation::Write).path(".log"));
+    assert!(is_refused(log.wait(second.position, Durability::PowerLoss)));
+    assert!(is_refused(append(after(second.position), 1).map(drop)));
+    let again = append(after(first.position), 1).unwrap();
+    assert_eq!((again.base_offset, append(after(again.position), 2).unwrap().base_offset), (1.into(), 2.into()));
+}

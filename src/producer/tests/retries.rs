@@ -203,6 +203,51 @@ fn a_retry_needs_nobody_to_wait() {
     producer.close().unwrap();
 }
 
+/// Whoever notices first that something was taken back, and wherever the others are then.
+#[test]
+fn records_of_many_threads_keep_their_order_on_a_disk_that_is_full_now_and_then() {
+    let disk = SimStorage::new();
+    let broker = Broker::builder("/m").storage(disk.clone()).open().unwrap();
+    let topic = broker.topic("t").partitions(2).durability(Durability::ProcessCrash).create().unwrap();
+    let builder = broker.producer().batch_size(150).retries(u32::MAX).buffer_memory(20_000);
+    let producer = builder.retry_backoff(Duration::from_micros(50), Duration::from_millis(1)).build().unwrap();
+    let (threads, records) = (3, 400);
+    std::thread::scope(|scope| {
+        let senders = (0..threads).map(|thread| {
+            let (producer, topic) = (&producer, &topic);
+            scope.spawn(move || {
+                for n in 0..records {
+                    let record = Record::new(format!("{thread}/{n:03}")).partition(n % 2);
+                    let ticket = producer.enqueue(topic, record).unwrap();
+                    // Some wait, in each of the ways; the others leave it to them.
+                    match n % 20 {
+                        0 => drop(ticket.wait().unwrap()),
+                        7 => producer.flush().unwrap(),
+                        _ => drop(ticket),
+                    }
+                }
+            })
+        });
+        let senders: Vec<_> = senders.collect();
+        let fault = Fault::new(Errno::NoSpace, Repeat::Forever).on(Operation::Write).path(".log");
+        while senders.iter().any(|sender| !sender.is_finished()) {
+            disk.add_fault(fault.clone());
+            std::thread::yield_now();
+            disk.remove_fault(&fault);
+            std::thread::yield_now();
+        }
+    });
+    producer.close().unwrap();
+    let all: Vec<_> = topic.scan(Start::Earliest).map(Result::unwrap).collect();
+    assert_eq!(all.len(), usize::try_from(threads * records).unwrap());
+    for (thread, partition) in (0..threads).flat_map(|thread| [(thread, 0), (thread, 1)]) {
+        let prefix = format!("{thread}/");
+        let values = all.iter().filter(|record| record.partition() == partition).filter_map(|record| record.value());
+        let mine: Vec<_> = values.filter(|value| value.starts_with(prefix.as_bytes())).collect();
+        assert!(mine.windows(2).all(|pair| pair[0] < pair[1]), "{mine:?}");
+    }
+}
+
 #[test]
 fn a_dropped_producer_tells_what_it_will_not_try_again() {
     let builder = Broker::builder("/m").storage(MemoryStorage::new()).manual();
