@@ -175,7 +175,7 @@ impl<'a> Work<'a> {
     /// A write or a sync fails, and with it the log, which goes on once it is mended on the same handle.
     fn poison(&mut self) -> Result<()> {
         let operation = self.dice.one_of(&[Operation::Sync, Operation::Write]);
-        let after = driver::after_a_failed_sync(self.disk, &self.dice);
+        let after = driver::after_a_failed_sync(&self.dice);
         let fault = Fault::new(Errno::Io, Repeat::Once).on(operation).path(".log").leaves(after);
         self.disk.add_fault(fault.clone());
         let failed = self.log.put([self.value().as_str()], Durability::PowerLoss);

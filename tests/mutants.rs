@@ -46,6 +46,7 @@ const LEDGER: &[(Mutant, Search)] = &[
     (Mutant::RenamedUnsynced, BROKER),
     (Mutant::OnlyCopyOverwritten, LOG),
     (Mutant::FailedWriteLeft, FULL),
+    (Mutant::SyncUnnoted, WEAK_LOG),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind, Findings};
 use crate::log::{decode_offsets, encode_offsets};
-use crate::storage::{EntryKind, RESERVE, Storage, read_file, replace_file};
+use crate::storage::{EntryKind, RESERVE, SYNCS, Storage, read_file, replace_file};
 use crate::topic::Checkpoints;
 use crate::topic::catalog::Catalog;
 use crate::topic::name::{self, CLUSTER_METADATA};
@@ -59,8 +59,9 @@ pub(super) fn inspect(storage: &dyn Storage, root: &Path) -> Result<Found> {
         return Ok(Found::Formatted);
     }
     // A first open that was interrupted leaves these.
-    let ours =
-        |name: &str| [LOCK, RESERVE].contains(&name) || name.strip_suffix(".tmp").is_some_and(|n| n == META_PROPERTIES);
+    let ours = |name: &str| {
+        [LOCK, RESERVE, SYNCS].contains(&name) || name.strip_suffix(".tmp").is_some_and(|n| n == META_PROPERTIES)
+    };
     match entries.iter().find(|e| !ours(&e.name)) {
         None => Ok(Found::Empty),
         Some(stranger) => {
@@ -336,7 +337,7 @@ mod tests {
         let storage = MemoryStorage::new();
         let root = Path::new("/data");
         create(&storage, root).unwrap();
-        for name in [LOCK, RESERVE, "meta.properties.tmp"] {
+        for name in [LOCK, RESERVE, SYNCS, "meta.properties.tmp"] {
             storage.open(&root.join(name), crate::storage::OpenMode::CreateNew).unwrap();
         }
         assert_eq!(inspect(&storage, root).unwrap(), Found::Empty);

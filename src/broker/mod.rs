@@ -34,7 +34,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
 use crate::log::StateFile;
 use crate::metrics::Metrics;
-use crate::storage::{HaltingStorage, Lock, MemoryStorage, PooledStorage, ReservedStorage};
+use crate::storage::{HaltingStorage, Lock, MemoryStorage, NotingStorage, PooledStorage, ReservedStorage};
 use crate::topic;
 use crate::topic::catalog::Catalog;
 use crate::topic::config::BrokerDefaults;
@@ -101,6 +101,8 @@ struct OpenGuard {
     context: Arc<PartitionContext>,
     /// Below the context's storage.
     pool: PooledStorage,
+    /// Below that.
+    noting: NotingStorage,
     workers: Mutex<Vec<Worker>>,
 }
 
@@ -167,8 +169,9 @@ impl Broker {
     }
 
     fn open_with(options: BrokerBuilder, defaults: BrokerDefaults) -> Result<Self> {
-        let pool = options.pool();
-        let inner = Inner::new(&options, opening::open(&options, defaults, &pool)?, options.recovery)?;
+        let noting = NotingStorage::new(options.disk(), &options.root);
+        let pool = options.pool(noting.clone());
+        let inner = Inner::new(&options, opening::open(&options, defaults, &pool, noting.clone())?, options.recovery)?;
         inner.recover_dirty()?;
         inner.index_keys();
         let workers = match options.threads {
@@ -177,7 +180,7 @@ impl Broker {
             Threads::Own | Threads::None => Vec::new(),
         };
         let (background, context) = (Arc::clone(&inner.background), Arc::clone(&inner.context));
-        let open = OpenGuard { background, context, pool, workers: Mutex::new(workers) };
+        let open = OpenGuard { background, context, pool, noting, workers: Mutex::new(workers) };
         Ok(Self { inner, open: Arc::new(open) })
     }
 
@@ -276,11 +279,12 @@ impl Broker {
 impl Inner {
     /// What a broker holds of a directory whose catalog is open; no log is opened.
     fn new(options: &BrokerBuilder, opened: Opened, recovery: RecoveryPolicy) -> Result<Arc<Self>> {
-        let Opened { storage, halting, reserve, lock, catalog, read_only, last_close, findings, buffers } = opened;
+        let Opened { storage, syncs, halting, reserve, lock, catalog, read_only, last_close, findings, buffers } =
+            opened;
         let found_clean = last_close == LastClose::InOrder;
         let root = options.root.as_path();
         let is_foreign = directory::drop_stale_state(&*storage, root, &catalog, &findings)?;
-        let state = StateFile::open_by(recovery, &storage, &root.join(directory::STATE_FILE), &findings)?;
+        let state = StateFile::open_by(recovery, &storage, &root.join(directory::STATE_FILE), &findings, &syncs)?;
         let checkpoints = directory::read_checkpoints(&*storage, root, found_clean)?;
         let known = directory::read_time(&*storage, root)?;
         let inner = Arc::new(Inner {
@@ -291,6 +295,7 @@ impl Inner {
                 findings,
                 root: root.to_owned(),
                 buffers,
+                syncs,
                 reading: options.reading,
                 commit_gather: options.commit_gather,
                 budgets: options.budgets.clone(),
@@ -398,6 +403,7 @@ impl Inner {
         self.groups.notify();
         // Handles of topics may live on.
         open.pool.close();
+        open.noting.close();
         *self.lock.lock() = None;
         first
     }

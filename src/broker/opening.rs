@@ -16,8 +16,8 @@ use crate::finding::{Finding, FindingKind, Findings};
 use crate::log::{LogContext, Outside};
 use crate::segment::BufferPool;
 use crate::storage::{
-    HaltingStorage, Lock, OverlayStorage, PooledStorage, ReservedStorage, Storage, lock_directory,
-    lock_directory_shared,
+    HaltingStorage, Lock, NotingStorage, OverlayStorage, PooledStorage, ReservedStorage, Storage, SyncNotes,
+    lock_directory, lock_directory_shared,
 };
 use crate::topic::catalog::{Catalog, CatalogOptions, Reading};
 use crate::topic::config::BrokerDefaults;
@@ -31,6 +31,8 @@ const RESERVE_BYTES: usize = 256 << 10;
 pub(super) struct Opened {
     /// Where everything else is to be read and written.
     pub(super) storage: Arc<dyn Storage>,
+    /// What of it may not be on the disk.
+    pub(super) syncs: Arc<SyncNotes>,
     /// What of that times syncs.
     pub(super) halting: HaltingStorage,
     /// What of it is kept back, to be filled again.
@@ -44,8 +46,13 @@ pub(super) struct Opened {
     pub(super) buffers: BufferPool,
 }
 
-/// Opens the catalog of the directory that `options` name.
-pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults, pool: &PooledStorage) -> Result<Opened> {
+/// Opens the catalog of the directory that `options` name. `noting` lies below the pool.
+pub(super) fn open(
+    options: &BrokerBuilder,
+    defaults: BrokerDefaults,
+    pool: &PooledStorage,
+    noting: NotingStorage,
+) -> Result<Opened> {
     // It stops as a whole when it cannot vouch for names any more.
     let halting = HaltingStorage::new(Arc::new(pool.clone()), Arc::clone(&options.clock));
     let storage: Arc<dyn Storage> = Arc::new(halting.clone());
@@ -60,8 +67,8 @@ pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults, pool: &Poo
         let why = Error::new(ErrorKind::ReadOnly, "the directory was opened for reading only")
             .path(root)
             .remedy("open it without BrokerBuilder::read_only");
-        look_first(options, &defaults, &halting)?;
-        return open_catalog(options, defaults, halting, lock, Some(why));
+        look_first(options, &defaults, &halting, &noting)?;
+        return open_catalog(options, defaults, halting, noting, lock, Some(why));
     }
     if is_empty {
         directory::create(&*storage, root)?;
@@ -71,18 +78,23 @@ pub(super) fn open(options: &BrokerBuilder, defaults: BrokerDefaults, pool: &Poo
         read(options, defaults.clone(), &*storage, false)?;
     }
     let lock = lock_directory(&*storage, root)?;
-    look_first(options, &defaults, &halting)?;
-    open_catalog(options, defaults, halting, Some(lock), None)
+    look_first(options, &defaults, &halting, &noting)?;
+    open_catalog(options, defaults, halting, noting, Some(lock), None)
 }
 
 /// Fails where a strict opening would meet damage; changes nothing.
-fn look_first(options: &BrokerBuilder, defaults: &BrokerDefaults, halting: &HaltingStorage) -> Result<()> {
+fn look_first(
+    options: &BrokerBuilder,
+    defaults: &BrokerDefaults,
+    halting: &HaltingStorage,
+    noting: &NotingStorage,
+) -> Result<()> {
     let root = options.root.as_path();
     if options.recovery != RecoveryPolicy::Strict || directory::inspect(halting, root)? == Found::Empty {
         return Ok(());
     }
     let why = Error::new(ErrorKind::ReadOnly, "the directory is looked at first").path(root);
-    let look = open_catalog(options, defaults.clone(), halting.clone(), None, Some(why))?;
+    let look = open_catalog(options, defaults.clone(), halting.clone(), noting.clone(), None, Some(why))?;
     Inner::new(options, look, RecoveryPolicy::Degraded)?.refuse_damage()
 }
 
@@ -97,6 +109,7 @@ fn open_catalog(
     options: &BrokerBuilder,
     defaults: BrokerDefaults,
     halting: HaltingStorage,
+    noting: NotingStorage,
     lock: Option<Box<dyn Lock>>,
     wish: Option<Error>,
 ) -> Result<Opened> {
@@ -109,6 +122,7 @@ fn open_catalog(
     let (storage, reserve): (Arc<dyn Storage>, _) = match read_only {
         Some(_) => (Arc::new(OverlayStorage::new(storage, Arc::clone(&options.clock))), None),
         None => {
+            noting.begin()?;
             let reserved = ReservedStorage::new(storage, root, RESERVE_BYTES);
             reserved.fill();
             (Arc::new(reserved.clone()), Some(reserved))
@@ -119,6 +133,7 @@ fn open_catalog(
         false if is_new => LastClose::Never,
         false => LastClose::Abrupt,
     };
+    let syncs = if read_only.is_some() { Arc::default() } else { noting.notes() };
     let buffers = BufferPool::default();
     let findings = Arc::<Findings>::default();
     if let Some(shortcoming) = options.disk().shortcoming(root) {
@@ -140,7 +155,8 @@ fn open_catalog(
         // Whoever stopped in order had synced it.
         outside: Outside { doubted: (last_close == LastClose::Abrupt).then_some(Offset::ZERO), ..Outside::default() },
         meter: Arc::default(),
+        syncs: Arc::clone(&syncs),
     };
     let catalog = reading.open(context)?;
-    Ok(Opened { storage, halting, reserve, lock, catalog, read_only, last_close, findings, buffers })
+    Ok(Opened { storage, syncs, halting, reserve, lock, catalog, read_only, last_close, findings, buffers })
 }

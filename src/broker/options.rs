@@ -9,7 +9,7 @@ use super::Broker;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::LogConfig;
-use crate::storage::{DiskStorage, PooledStorage, Storage};
+use crate::storage::{DiskStorage, NotingStorage, PooledStorage, Storage};
 use crate::topic::config::BrokerDefaults;
 use crate::topic::{Budgets, KeyIndexes, OnFull};
 use crate::types::{Durability, ReadMode, RecoveryPolicy, Verify};
@@ -409,10 +409,10 @@ impl BrokerBuilder {
         Broker::open_with(self, defaults)
     }
 
-    /// The storage, with a bound on open files.
-    pub(super) fn pool(&self) -> PooledStorage {
+    /// `storage` with a bound on open files.
+    pub(super) fn pool(&self, storage: NotingStorage) -> PooledStorage {
         let capacity = self.open_files.unwrap_or_else(PooledStorage::default_capacity);
-        PooledStorage::new(self.disk(), capacity)
+        PooledStorage::new(Arc::new(storage), capacity)
     }
 
     pub(super) fn disk(&self) -> Arc<dyn Storage> {

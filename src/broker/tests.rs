@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::*;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::storage::{DiskStorage, OpenMode, Storage};
-use crate::testing::{Choice, Errno, Fault, Operation, Repeat, SimStorage};
+use crate::testing::{AfterFailedSync, Choice, Errno, Fault, Operation, Repeat, SimStorage};
 use crate::topic::TopicConfig;
 use crate::types::{Durability, Isolation, Offset, Start, Timestamp};
 

@@ -401,6 +401,20 @@ impl Inner {
         Ok(Appended { base_offset: base, last_offset: last, append_time, position })
     }
 
+    /// A random part of `segment.jitter.ms`, so that segments of many partitions do not roll at once.
+    pub(super) fn jitter(&self) -> Duration {
+        let limit = self.config.load().segment_jitter;
+        if limit.is_zero() {
+            return Duration::ZERO;
+        }
+        let mut random = [0; 4];
+        // Without randomness there is no jitter, which harms nobody.
+        match getrandom::fill(&mut random) {
+            Ok(()) => limit.mul_f64(f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX)),
+            Err(_) => Duration::ZERO,
+        }
+    }
+
     /// Makes a new segment at `base` the active one; its files appear when it is first written.
     pub(super) fn roll_to(&self, a: &mut Appender, base: Offset) -> Result<Seal> {
         let snapshot = a.producers.encode()?;

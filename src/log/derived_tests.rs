@@ -80,6 +80,7 @@ impl Foreign {
             recovery_point: self.end,
             outside: super::Outside::default(),
             meter: Arc::default(),
+            syncs: Arc::default(),
             storage,
         };
         Log::open_in(context, Path::new(DIR), self.config.clone())

@@ -55,7 +55,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::segment::{BufferPool, IndexSizes, Segment, SegmentHome};
-use crate::storage::{DiskStorage, File, HaltingStorage, Lock, OverlayStorage, ReservedStorage, Storage};
+use crate::storage::{
+    DiskStorage, File, HaltingStorage, Lock, NotingStorage, OverlayStorage, ReservedStorage, Storage, SyncNotes,
+};
 use crate::types::{
     Durability, Isolation, LeaderEpoch, Offset, ProducerId, RecoveryPolicy, Timestamp, TopicPartition, Uuid,
 };
@@ -122,6 +124,8 @@ pub(crate) struct LogContext {
     pub(crate) outside: Outside,
     /// Counts the log's bytes, staged ones included.
     pub(crate) meter: Arc<Meter>,
+    /// What of it may not be on the disk.
+    pub(crate) syncs: Arc<SyncNotes>,
 }
 
 /// What Kafka's own files say of a log's end.
@@ -221,8 +225,8 @@ struct Inner {
 
 impl Log {
     /// Opens the log in `dir`, or creates it there, standing alone: `dir` also gets a `.lock`, the log's private
-    /// state, `log.state`, and a little space to be in order when the disk is full, `thalweg.reserve`, all ignored by
-    /// Kafka. The parent of `dir` must exist.
+    /// state, `log.state`, a note of what is being synced, `thalweg.syncs`, and a little space to be in order when the disk
+    /// is full, `thalweg.reserve`, all ignored by Kafka. The parent of `dir` must exist.
     ///
     /// # Errors
     /// [`ErrorKind::Locked`] when another handle or process has it open; [`ErrorKind::Io`] with the path when the
@@ -243,7 +247,8 @@ impl Log {
         config: LogConfig,
     ) -> Result<Log> {
         let dir = dir.as_ref();
-        let halting = HaltingStorage::new(storage, Arc::clone(&clock));
+        let noting = NotingStorage::new(storage, dir);
+        let halting = HaltingStorage::new(Arc::new(noting.clone()), Arc::clone(&clock));
         let storage: Arc<dyn Storage> = Arc::new(halting.clone());
         match storage.create_dir(dir) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -258,11 +263,12 @@ impl Log {
         if config.recovery_policy == RecoveryPolicy::Strict {
             // Before the state is made or brought to this release's version.
             let overlay = Arc::new(OverlayStorage::new(Arc::clone(&storage), Arc::clone(&clock)));
-            look_first(&Self::alone(overlay, &clock, dir, &config)?, dir, &config)?;
+            look_first(&Self::alone(overlay, &clock, Arc::default(), dir, &config)?, dir, &config)?;
         }
+        noting.begin()?;
         let reserved = ReservedStorage::new(storage, dir, RESERVE_BYTES);
         reserved.fill();
-        let context = Self::alone(Arc::new(reserved.clone()), &clock, dir, &config)?;
+        let context = Self::alone(Arc::new(reserved.clone()), &clock, noting.notes(), dir, &config)?;
         let mut log = Self::open_in(context, dir, config)?;
         *log.lock.lock() = Some(lock);
         log.reserve = Some(reserved);
@@ -271,9 +277,15 @@ impl Log {
     }
 
     /// What a log knows that stands alone.
-    fn alone(storage: Arc<dyn Storage>, clock: &Arc<dyn Clock>, dir: &Path, config: &LogConfig) -> Result<LogContext> {
+    fn alone(
+        storage: Arc<dyn Storage>,
+        clock: &Arc<dyn Clock>,
+        syncs: Arc<SyncNotes>,
+        dir: &Path,
+        config: &LogConfig,
+    ) -> Result<LogContext> {
         let (findings, partition) = (Arc::<Findings>::default(), partition_of(dir));
-        let state = StateFile::open_by(config.recovery_policy, &storage, &dir.join(STATE_FILE), &findings)?;
+        let state = StateFile::open_by(config.recovery_policy, &storage, &dir.join(STATE_FILE), &findings, &syncs)?;
         let slot = state.slot(Uuid::ZERO, partition.partition());
         Ok(LogContext {
             boot_id: storage.boot_id(),
@@ -289,6 +301,7 @@ impl Log {
             recovery_point: Offset::ZERO,
             outside: Outside::default(),
             meter: Arc::default(),
+            syncs,
         })
     }
 
@@ -767,20 +780,6 @@ impl Inner {
     fn index_sizes(&self) -> IndexSizes {
         let config = self.config.load();
         IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes }
-    }
-
-    /// A random part of `segment.jitter.ms`, so that segments of many partitions do not roll at once.
-    fn jitter(&self) -> Duration {
-        let limit = self.config.load().segment_jitter;
-        if limit.is_zero() {
-            return Duration::ZERO;
-        }
-        let mut random = [0; 4];
-        // Without randomness there is no jitter, which harms nobody.
-        match getrandom::fill(&mut random) {
-            Ok(()) => limit.mul_f64(f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX)),
-            Err(_) => Duration::ZERO,
-        }
     }
 }
 

@@ -75,22 +75,19 @@ pub(super) fn recover(
     config: &LogConfig,
     notes: Option<&StateSlot>,
 ) -> Result<Recovered> {
-    let noted = context.slot.as_ref().and_then(|slot| slot.load());
-    let in_doubt = noted.filter(|slot| slot.poisoned && slot.boot_id == context.boot_id);
-    let slot = noted.filter(|slot| !slot.unknown);
-    let is_foreign = noted.is_some_and(|slot| slot.foreign);
-    let recovery = Recovery { context, home, config, notes, slot: slot.as_ref(), is_foreign, rebuilt: Cell::default() };
-    let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
     super::swaps::finish(home)?;
-    let Some(mut listed) = recovery.list()? else {
-        return recovery.finish(Vec::new(), Listed::default(), false);
-    };
+    let listed = list(home)?;
+    let has_dir = listed.is_some();
+    let mut listed = listed.unwrap_or_default();
+    let sizes = IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes };
+    let mut noted = context.slot.as_ref().and_then(|slot| slot.load());
+    let known = noted.filter(|slot| !slot.unknown);
     let mut segments = Vec::with_capacity(listed.bases.len());
     for &base in &listed.bases {
         let path = FileKind::Log.path(&home.dir, base);
         let found = context.storage.metadata(&path).map_err(|e| Error::io("cannot look at a segment", path, e))?;
         let segment = Segment::existing(home.clone(), base, sizes, found.len);
-        if slot.is_none_or(|slot| base < slot.doubted_below) {
+        if known.is_none_or(|slot| base < slot.doubted_below) {
             segment.doubt();
         }
         if listed.seals.remove(&base) {
@@ -98,10 +95,15 @@ pub(super) fn recover(
         }
         segments.push(Arc::new(segment));
     }
+    super::reopen::settle_doubts(context, &home.dir, &segments, &mut noted, notes)?;
+    let in_doubt = noted.filter(|slot| slot.poisoned && slot.boot_id == context.boot_id);
     if let Some(frontier) = in_doubt.map(|slot| slot.frontier).or(context.outside.doubted) {
         super::reopen::write_again(&segments, frontier)?;
     }
-    recovery.finish(segments, listed, true)
+    let slot = noted.filter(|slot| !slot.unknown);
+    let is_foreign = noted.is_some_and(|slot| slot.foreign);
+    let recovery = Recovery { context, home, config, notes, slot: slot.as_ref(), is_foreign, rebuilt: Cell::default() };
+    recovery.finish(segments, listed, has_dir)
 }
 
 /// What a partition's directory holds.
@@ -117,6 +119,31 @@ struct Listed {
     indexes: usize,
     /// A segment has a transaction index: aborted records are there, whether or not their producers are known.
     has_aborted: bool,
+}
+
+/// What is there; `None` when there is no directory. Files that wait for deletion go.
+fn list(home: &SegmentHome) -> Result<Option<Listed>> {
+    let (storage, dir) = (&*home.storage, &*home.dir);
+    let entries = match storage.list(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        listed => listed.map_err(|e| Error::io("cannot list a partition's directory", dir, e))?,
+    };
+    let mut listed = Listed::default();
+    for entry in entries {
+        match FileKind::parse(&entry.name) {
+            Some((FileKind::Log, base)) => drop(listed.bases.insert(base)),
+            Some((FileKind::Seal, base)) => drop(listed.seals.insert(base)),
+            Some((FileKind::OffsetIndex | FileKind::TimeIndex, _)) => listed.indexes += 1,
+            Some((FileKind::TxnIndex, _)) => listed.has_aborted = true,
+            Some((FileKind::Snapshot, at)) => drop(listed.snapshots.insert(at)),
+            None if entry.name.ends_with(".deleted") => {
+                let path = dir.join(&entry.name);
+                storage.remove_file(&path).map_err(|e| Error::io("cannot remove a deleted file", path, e))?;
+            }
+            None => {}
+        }
+    }
+    Ok(Some(listed))
 }
 
 pub(super) struct Recovery<'a> {
@@ -162,31 +189,6 @@ impl Recovery<'_> {
         let reserved = slot.reserved.max(end);
         notes.store(&SlotState { clean: false, weak_acks: true, reserved, ..slot })?;
         notes.sync()
-    }
-
-    /// What is there; `None` when there is no directory. Files that wait for deletion go.
-    fn list(&self) -> Result<Option<Listed>> {
-        let (storage, dir) = (&*self.context.storage, &*self.home.dir);
-        let entries = match storage.list(dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            listed => listed.map_err(|e| Error::io("cannot list a partition's directory", dir, e))?,
-        };
-        let mut listed = Listed::default();
-        for entry in entries {
-            match FileKind::parse(&entry.name) {
-                Some((FileKind::Log, base)) => drop(listed.bases.insert(base)),
-                Some((FileKind::Seal, base)) => drop(listed.seals.insert(base)),
-                Some((FileKind::OffsetIndex | FileKind::TimeIndex, _)) => listed.indexes += 1,
-                Some((FileKind::TxnIndex, _)) => listed.has_aborted = true,
-                Some((FileKind::Snapshot, at)) => drop(listed.snapshots.insert(at)),
-                None if entry.name.ends_with(".deleted") => {
-                    let path = dir.join(&entry.name);
-                    storage.remove_file(&path).map_err(|e| Error::io("cannot remove a deleted file", path, e))?;
-                }
-                None => {}
-            }
-        }
-        Ok(Some(listed))
     }
 
     fn finish(&self, mut segments: Vec<Arc<Segment>>, mut listed: Listed, has_dir: bool) -> Result<Recovered> {

@@ -17,8 +17,13 @@ pub(crate) fn look_first(context: &LogContext, dir: &Path, config: &LogConfig) -
     }
     let overlay = OverlayStorage::new(Arc::clone(&context.storage), Arc::clone(&context.clock));
     // What is found is told by the opening that goes on, or by the error.
-    let look =
-        LogContext { storage: Arc::new(overlay), findings: Arc::default(), meter: Arc::default(), ..context.clone() };
+    let look = LogContext {
+        storage: Arc::new(overlay),
+        findings: Arc::default(),
+        meter: Arc::default(),
+        syncs: Arc::default(),
+        ..context.clone()
+    };
     let found = recover::recover(&look, &home(&look, dir, config), config, None)?;
     match found.report.refusal() {
         Some(error) => Err(error.partition(context.partition.clone()).path(dir)),

@@ -5,16 +5,19 @@
 //! were; recovery then judges and syncs it like any unfinished write. Dropping pages from the cache instead is a
 //! request that a kernel may not follow.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
+use crate::record::BatchHeader;
 use crate::segment::{FileKind, Segment};
 use crate::storage::HaltingStorage;
 use crate::types::{Durability, Offset};
 
 use super::refuse::look_first;
-use super::{Inner, Log, LogConfig, LogRecovery, Signal};
+use super::state::{SlotState, StateSlot};
+use super::{Inner, Log, LogConfig, LogContext, LogRecovery, Signal};
 
 /// Pages are no larger on the systems that we run on.
 const PAGE: u64 = 64 << 10;
@@ -144,16 +147,65 @@ pub(super) fn write_again(segments: &[Arc<Segment>], frontier: Offset) -> Result
         while let Some(header) = segment.header_at(position)?.filter(|header| header.next_offset() <= frontier) {
             position += header.size_bytes() as u64;
         }
-        let file = segment.file()?;
-        let failed = |e| Error::io("cannot write again what was not synced", segment.path(FileKind::Log), e);
-        let mut bytes = vec![0; PAGE as usize];
-        let mut at = position - position % PAGE;
-        while at < segment.written() {
-            let n = usize::try_from(segment.written() - at).map_or(bytes.len(), |left| left.min(bytes.len()));
-            file.read_exact_at(&mut bytes[..n], at).map_err(failed)?;
-            file.write_all_at(&bytes[..n], at).map_err(failed)?;
-            at += n as u64;
-        }
+        write_again_from(segment, position)?;
     }
+    Ok(())
+}
+
+fn write_again_from(segment: &Segment, position: u64) -> Result<()> {
+    let file = segment.file()?;
+    let failed = |e| Error::io("cannot write again what was not synced", segment.path(FileKind::Log), e);
+    let mut bytes = vec![0; PAGE as usize];
+    let mut at = position - position % PAGE;
+    while at < segment.written() {
+        let n = usize::try_from(segment.written() - at).map_or(bytes.len(), |left| left.min(bytes.len()));
+        file.read_exact_at(&mut bytes[..n], at).map_err(failed)?;
+        file.write_all_at(&bytes[..n], at).map_err(failed)?;
+        at += n as u64;
+    }
+    Ok(())
+}
+
+/// Writes again and syncs what may not be on the disk after a sync that failed in this boot, or that nobody saw end.
+/// Where some of it can be read no more, `noted` says from then on what it says after a failed sync.
+pub(super) fn settle_doubts(
+    context: &LogContext,
+    dir: &Path,
+    segments: &[Arc<Segment>],
+    noted: &mut Option<SlotState>,
+    notes: Option<&StateSlot>,
+) -> Result<()> {
+    for segment in segments {
+        let path = segment.path(FileKind::Log);
+        let Some(bytes) = context.syncs.of(&path) else { continue };
+        // What is durable for sure is not.
+        let durable = noted.filter(|slot| !slot.unknown).map_or(Offset::ZERO, |slot| slot.frontier);
+        let is_certain = |header: &BatchHeader, end| end <= bytes.start || header.next_offset() <= durable;
+        let mut from = 0;
+        while let Some(header) = segment.header_at(from)? {
+            let end = from + header.size_bytes() as u64;
+            if !is_certain(&header, end) {
+                break;
+            }
+            from = end;
+        }
+        let mut sound = from;
+        while sound < bytes.end
+            && let Some(header) = segment.sound_header_at(sound)?
+        {
+            sound += header.size_bytes() as u64;
+        }
+        if sound < bytes.end {
+            let before = noted.unwrap_or(SlotState { unknown: true, ..SlotState::default() });
+            let lost = SlotState { clean: false, poisoned: true, boot_id: context.boot_id, ..before };
+            notes.map_or(Ok(()), |notes| notes.store(&lost))?;
+            *noted = Some(lost);
+        }
+        write_again_from(segment, from)?;
+        segment.file()?.sync_data().map_err(|e| Error::unsynced(&path, e))?;
+        context.syncs.settle(&path);
+    }
+    // The rest is gone.
+    context.syncs.settle(dir);
     Ok(())
 }

@@ -453,7 +453,7 @@ impl<'a> Scan<'a> {
         }
         let Recovery { context, slot, is_foreign, .. } = *self.recovery;
         let is_lost = context.slot.is_some() && !is_foreign;
-        let power_cut = slot.map_or(is_lost, |slot| slot.boot_id != context.boot_id);
+        let was_cut = slot.map_or(is_lost, |_| self.recovery.was_cut());
         // Where offsets were left out, the higher epoch above is durable before its first batch is written.
         let risen = self.epochs.noted.as_ref().and_then(|noted| noted.start_after(before.epoch));
         let risen = risen.filter(|at| (before.end..=segment.base()).contains(at)).unwrap_or(before.end);
@@ -462,7 +462,7 @@ impl<'a> Scan<'a> {
         }
         // A rise below it may be that of another leader: what is told then is all that may be missing.
         let hole = before.end..segment.base();
-        if power_cut && self.recovery.level() < Durability::PowerLoss && risen >= self.durable {
+        if was_cut && self.recovery.level() < Durability::PowerLoss && risen >= self.durable {
             return Ok(false);
         }
         if self.found.missing.iter().any(|gone| gone.start < hole.end && hole.start < gone.end) {

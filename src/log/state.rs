@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind, Findings};
 use crate::mutants::{Mutant, is_on};
-use crate::storage::{File, OpenMode, Storage, read_file, replace_file};
+use crate::storage::{File, OpenMode, Storage, SyncNotes, read_file, replace_file};
 use crate::types::{LeaderEpoch, Offset, PartitionId, RecoveryPolicy, Uuid};
 
 /// How much of the active segment's end [`SlotState::tail_crc`] covers at most, in bytes.
@@ -216,7 +216,15 @@ impl StateFile {
         storage: &Arc<dyn Storage>,
         path: &Path,
         findings: &Findings,
+        syncs: &SyncNotes,
     ) -> Result<Self> {
+        if syncs.of(path).is_some() {
+            // What the cache holds is written once more.
+            if let Some(bytes) = read_file(&**storage, path, FILE_BYTES_MAX)? {
+                replace_file(&**storage, path, &bytes)?;
+            }
+            syncs.settle(path);
+        }
         let opened = Self::open_or_begin(policy, &**storage, path, findings)?;
         opened.shared.storage.get_or_init(|| Arc::clone(storage));
         Ok(opened)

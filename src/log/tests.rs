@@ -744,6 +744,7 @@ impl Cuttable {
             recovery_point: Offset::ZERO,
             outside: Outside::default(),
             meter: Arc::default(),
+            syncs: Arc::default(),
             storage,
         }
     }

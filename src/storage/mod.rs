@@ -18,9 +18,11 @@ mod atomic_file;
 #[cfg(any(test, feature = "testing"))]
 mod conformance;
 mod disk;
+
 mod halt;
 mod heap;
 mod memory;
+mod noting;
 mod overlay;
 mod pool;
 mod reserve;
@@ -31,8 +33,10 @@ pub(crate) use atomic_file::{place_file, read_file, replace_file, tmp_path};
 pub use conformance::storage_conformance;
 pub use disk::DiskStorage;
 pub(crate) use disk::is_device_error;
+
 pub(crate) use halt::HaltingStorage;
 pub use memory::MemoryStorage;
+pub(crate) use noting::{NotingStorage, SYNCS, SyncNotes};
 pub(crate) use overlay::OverlayStorage;
 pub(crate) use pool::PooledStorage;
 pub(crate) use reserve::{RESERVE, ReservedStorage};

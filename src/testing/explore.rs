@@ -289,7 +289,7 @@ impl<C> Explorer<'_, C> {
         self.report.crashes += 1;
         self.report.nested += u64::from(path.crashes.len() > 1);
         let disk = moment.crash(choice);
-        let history = history.crashed(moment.number, choice);
+        let history = history.crashed(moment.number, moment.taken(choice));
         if path.crashes.len() < self.config.depth || self.config.replay.is_some() {
             disk.record();
         }

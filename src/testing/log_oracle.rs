@@ -205,14 +205,23 @@ impl WatchedLog {
     /// As [`Log::reopen`].
     pub fn reopen(&self) -> Result<()> {
         // Also what failed where nobody waited for it.
-        if let Some(frontier) = self.log.doubted_from() {
-            self.note(LogEvent::InDoubt(frontier));
+        self.note_doubt();
+        let reopened = self.log.reopen();
+        if reopened.is_err() {
+            // What that synced in vain.
+            self.note_doubt();
         }
-        let recovery = self.log.reopen()?;
+        let recovery = reopened?;
         recovery.rows.iter().for_each(|row| self.history.hit(row));
         self.note(LogEvent::Reopened);
         self.note_shown();
         Ok(())
+    }
+
+    fn note_doubt(&self) {
+        if let Some(frontier) = self.log.doubted_from() {
+            self.note(LogEvent::InDoubt(frontier));
+        }
     }
 
     /// Writes and syncs everything.

@@ -28,7 +28,7 @@ use crate::log::{
 };
 use crate::record::RecordBatch;
 use crate::segment::{BufferPool, FileKind};
-use crate::storage::Storage;
+use crate::storage::{Storage, SyncNotes};
 use crate::types::{
     Durability, Isolation, LeaderEpoch, Offset, ReadMode, RecoveryPolicy, Timestamp, TopicPartition, Uuid, Verify,
 };
@@ -110,6 +110,7 @@ pub(crate) struct PartitionContext {
     pub(crate) findings: Arc<Findings>,
     pub(crate) root: PathBuf,
     pub(crate) buffers: BufferPool,
+    pub(crate) syncs: Arc<SyncNotes>,
     pub(crate) reading: (ReadMode, Verify),
     pub(crate) commit_gather: Duration,
     pub(crate) recovery: RecoveryPolicy,
@@ -303,6 +304,7 @@ impl Partition {
             recovery_point: self.found.recovery_point,
             outside: Outside { high_watermark: self.found.high_watermark, clean: self.found.clean, doubted: None },
             meter: Arc::clone(&self.meter),
+            syncs: Arc::clone(&self.context.syncs),
         };
         let (mode, verify) = self.context.reading;
         let config = self.log_config(&self.settings.load()).read_mode(mode).verify(verify).recovery_policy(policy);

@@ -170,7 +170,7 @@ impl<'a> Work<'a> {
     /// Does something in which an operation fails; gives the error where it was that operation's.
     fn with_fault(&mut self, path: &str, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<Option<Error>> {
         let operation = self.dice.one_of(&[Operation::Sync, Operation::Write]);
-        let after = after_a_failed_sync(self.disk, &self.dice);
+        let after = after_a_failed_sync(&self.dice);
         let fault = Fault::new(Errno::Io, Repeat::Once).on(operation).path(path).leaves(after);
         self.disk.add_fault(fault.clone());
         let done = act(self);

@@ -28,11 +28,9 @@ impl Dice {
     }
 }
 
-/// What a failed sync is to leave so that later ones work again. Where another fault may keep the note of it from the disk
-/// nothing is lost: that takes a restart of the machine, as `docs::guarantees` says.
-pub(crate) fn after_a_failed_sync(disk: &SimStorage, dice: &Dice) -> AfterFailedSync {
-    let after = dice.one_of(&[AfterFailedSync::KeepsNew, AfterFailedSync::DropsToOld, AfterFailedSync::StaysDirty]);
-    if disk.has_faults() { AfterFailedSync::StaysDirty } else { after }
+/// What a failed sync is to leave so that later ones work again.
+pub(crate) fn after_a_failed_sync(dice: &Dice) -> AfterFailedSync {
+    dice.one_of(&[AfterFailedSync::KeepsNew, AfterFailedSync::DropsToOld, AfterFailedSync::StaysDirty])
 }
 
 /// Whether all is to be looked at that the gate looks at.

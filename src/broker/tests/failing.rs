@@ -146,3 +146,46 @@ fn a_topic_whose_deletion_was_cut_short_does_not_come_back_under_one_of_its_name
         assert_eq!(new.send("new").unwrap().offset, 0);
     }
 }
+
+/// What a failed sync may have taken is known to the next opening in the same boot, whoever had the directory since and
+/// whoever asked for the sync; the cache is not believed.
+#[test]
+fn a_sync_that_failed_is_known_to_the_next_opening_after_a_kill_a_sweep_and_a_stock_broker() {
+    for (max_open_files, is_foreign) in [(1024, false), (1024, true), (1, false), (1, true)] {
+        let what = format!("{max_open_files} files, foreign: {is_foreign}");
+        let disk = SimStorage::new();
+        let open = |disk: &SimStorage| {
+            let clock = ManualClock::new(Timestamp::new(1_700_000_000_000));
+            let options = Broker::builder("data").storage(disk.clone()).clock(clock).manual();
+            options.durability(Durability::ProcessCrash).max_open_files(max_open_files).open().unwrap()
+        };
+        let broker = open(&disk);
+        let partition = broker.topic("t").create().unwrap().partition(0).unwrap();
+        append(&partition, &["durable"]);
+        partition.sync().unwrap();
+        append(&partition, &["told"]);
+        let fault = Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path("t-0/00000000000000000000.log");
+        disk.add_fault(fault.leaves(AfterFailedSync::KeepsNew));
+        if max_open_files == 1 {
+            // What comes between needs its descriptor.
+            broker.topic("other").create().unwrap().send("one").unwrap();
+        } else {
+            partition.sync().unwrap_err();
+        }
+        assert_eq!(disk.struck(), 1, "{what}");
+        drop((partition, broker));
+        let disk = disk.crash(Choice::ProcessCrash);
+        if is_foreign {
+            disk.remove_file(Path::new("data/thalweg.epoch")).unwrap();
+        }
+        let broker = open(&disk);
+        let topic = broker.topic("t").open().unwrap();
+        assert_eq!(values(topic.scan(Start::Earliest)), ["durable", "told"], "{what}");
+        topic.partition(0).unwrap().sync().unwrap();
+        drop((topic, broker));
+        let broker = open(&disk.crash(Choice::Nothing));
+        assert!(!broker.recovery_report().foreign_writer, "{what}");
+        let topic = broker.topic("t").open().unwrap();
+        assert_eq!(values(topic.scan(Start::Earliest)), ["durable", "told"], "{what}");
+    }
+}

@@ -138,7 +138,7 @@ fn after_a_failed_sync_the_next_opening_in_this_boot_finds_what_was_stored() {
     let storage: Arc<dyn Storage> = Arc::new(PooledStorage::new(Arc::new(disk.clone()), 10));
     let reopen = |storage: &Arc<dyn Storage>| {
         let policy = RecoveryPolicy::Degraded;
-        StateFile::open_by(policy, storage, Path::new(PATH), &Findings::default()).unwrap()
+        StateFile::open_by(policy, storage, Path::new(PATH), &Findings::default(), &SyncNotes::default()).unwrap()
     };
     let file = reopen(&storage);
     let (one, two) = (file.slot(topic(1), 0.into()), file.slot(topic(2), 0.into()));

@@ -127,6 +127,7 @@ pub(super) fn context(bed: &Bed, outside: Outside, recovery_point: i64) -> LogCo
         recovery_point: Offset::new(recovery_point),
         outside,
         meter: Arc::default(),
+        syncs: Arc::default(),
     }
 }
 

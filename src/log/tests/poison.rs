@@ -300,3 +300,63 @@ fn an_opening_that_failed_without_a_failed_sync_leaves_nothing_in_doubt() {
     assert_eq!(judged[0].0, [Offset::new(3)..Offset::new(4)]);
     assert_eq!(judged[0], judged[1]);
 }
+
+/// The process is killed between the sync and its note of that, which is what a state file that takes no write leaves.
+#[test]
+fn a_sync_that_failed_is_known_to_the_next_opening_although_nobody_noted_that() {
+    for level in [Durability::ProcessCrash, Durability::PowerLoss] {
+        for after in AfterFailedSync::ALL {
+            let disk = disk();
+            let log = open(&disk, level);
+            put(&log, &["durable"]);
+            log.sync().unwrap();
+            let appended = log.append_records(["told"]).unwrap();
+            log.wait(appended.position, Durability::ProcessCrash).unwrap();
+            disk.add_fault(Fault::new(Errno::Io, Repeat::Forever).on(Operation::Write).path("log.state"));
+            fail_syncs(&disk, after, Repeat::Once);
+            log.sync().unwrap_err();
+            let disk = disk.crash(Choice::ProcessCrash);
+            disk.mend();
+            let log = open(&disk, level);
+            let kept = all(&log).contains(&(1, "told".to_owned()));
+            assert!(kept || after == AfterFailedSync::DropsToOld, "{level:?} {after:?}");
+            assert!(put(&log, &["next"]).base_offset > 1, "{level:?} {after:?}: offset 1 was told");
+            log.sync().unwrap();
+            let told = all(&log);
+            assert_eq!(survivors(&disk), told, "{level:?} {after:?}: the cache was believed");
+        }
+    }
+}
+
+/// The first segment was cut to nothing, and the others were to go: who comes after takes the hole for what it is.
+#[test]
+fn an_opening_that_dies_while_it_cuts_what_a_failed_sync_lost_leaves_no_damage() {
+    let spoilt = disk();
+    let open = |disk: &SimStorage| {
+        let config = LogConfig::default().durability(Durability::ProcessCrash).segment_bytes(150);
+        Log::open_on(Arc::new(disk.clone()), Arc::new(ManualClock::new(Timestamp::new(T))), DIR, config)
+    };
+    let log = open(&spoilt).unwrap();
+    for value in ["one", "two", "three"] {
+        let appended = log.append_records([value.repeat(10)]).unwrap();
+        log.wait(appended.position, Durability::ProcessCrash).unwrap();
+    }
+    fail_syncs(&spoilt, AfterFailedSync::DropsToOld, Repeat::Once);
+    log.sync().unwrap_err();
+    drop(log);
+    // The cache shows what the disk has.
+    let first = Path::new("data/t-0/00000000000000000000.log");
+    (0..spoilt.metadata(first).unwrap().len).for_each(|at| spoilt.put_byte(first, at, 0).unwrap());
+    for operations in 0..1000 {
+        let disk = spoilt.crash(Choice::ProcessCrash);
+        disk.limit_operations(disk.operations() + operations);
+        let opened = open(&disk);
+        let log = open(&disk.crash(Choice::ProcessCrash)).unwrap();
+        assert_eq!(log.recovery().damaged, [], "{operations}: {}", log.recovery());
+        assert!(put(&log, &["new"]).base_offset > 2, "{operations}: {}", log.recovery());
+        if let Ok(log) = opened {
+            assert!(log.recovery().rows.contains(&RecoveryRow::TornUnsynced), "{}", log.recovery());
+            return;
+        }
+    }
+}

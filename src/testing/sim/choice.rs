@@ -121,15 +121,8 @@ impl Choice {
     }
 
     /// About `count` different choices for a disk in this state. All subsets of what is unsynced when there are at
-    /// most `exhaustive` items, otherwise the corners and random ones. No process dies in the instant between a sync that
-    /// failed and the note of it: `docs::recovery` says what that costs.
+    /// most `exhaustive` items, otherwise the corners and random ones.
     pub(super) fn some(disk: &Disk, count: usize, exhaustive: usize, luck: &mut Luck) -> Vec<Self> {
-        let mut choices = Self::any(disk, count, exhaustive, luck);
-        choices.retain(|choice| !disk.untold || choice.is_power_cut());
-        choices
-    }
-
-    fn any(disk: &Disk, count: usize, exhaustive: usize, luck: &mut Luck) -> Vec<Self> {
         let items = disk.unsynced().len();
         if items == 0 {
             return vec![Self::ProcessCrash, Self::Nothing];

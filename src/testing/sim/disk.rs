@@ -94,8 +94,8 @@ pub(super) struct Disk {
     stamp: u64,
     /// How many power cuts the disk has seen.
     pub(super) boot: u64,
-    /// A sync has failed that may have cost pages, and nobody did anything since.
-    pub(super) untold: bool,
+    /// A sync that failed has taken what was cached, and nobody did anything since.
+    pub(super) has_dropped: bool,
 }
 
 /// What is at a path.
@@ -298,7 +298,7 @@ impl Disk {
     pub(super) fn new(now: Timestamp) -> Self {
         let root = DirectoryNode { modified: now, ..DirectoryNode::default() };
         let nodes = BTreeMap::from([(ROOT, Arc::new(Node::Directory(root)))]);
-        Self { nodes, next: ROOT + 1, pending: Vec::new(), stamp: 0, boot: 0, untold: false }
+        Self { nodes, next: ROOT + 1, pending: Vec::new(), stamp: 0, boot: 0, has_dropped: false }
     }
 
     fn tick(&mut self) -> u64 {
@@ -545,7 +545,7 @@ impl Disk {
 
     pub(super) fn fail_sync(&mut self, id: Id, then: AfterFailedSync, luck: &mut Luck) -> io::Result<()> {
         self.file_mut(id)?.fail_sync(then, luck);
-        self.untold = matches!(then, AfterFailedSync::KeepsNew | AfterFailedSync::DropsToOld);
+        self.has_dropped = then == AfterFailedSync::DropsToOld;
         Ok(())
     }
 
@@ -644,7 +644,6 @@ impl Disk {
         let named = left.named();
         left.nodes.retain(|id, _| named.contains(id));
         left.boot += 1;
-        left.untold = false;
         Ok(left)
     }
 }

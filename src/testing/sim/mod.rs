@@ -103,6 +103,12 @@ impl Moment {
         SimStorage::after(&self.disk, choice, self.number, Arc::clone(&self.clock))
     }
 
+    /// What a crash takes from those who were promised something: as much as a power cut, where a sync that nobody
+    /// knows of yet has failed and taken it already.
+    pub(super) fn taken(&self, choice: Choice) -> Choice {
+        if self.disk.has_dropped && !choice.is_power_cut() { Choice::Nothing } else { choice }
+    }
+
     /// See [`Choice::some`].
     pub(super) fn choices(&self, count: usize, exhaustive: usize, luck: &mut Luck) -> Vec<Choice> {
         Choice::some(&self.disk, count, exhaustive, luck)
@@ -189,12 +195,6 @@ impl SimStorage {
         let before = faults.len();
         faults.retain(|it| it != fault);
         faults.len() < before
-    }
-
-    /// Whether there are faults that may strike yet.
-    #[must_use]
-    pub fn has_faults(&self) -> bool {
-        !self.sim.lock().faults.is_empty()
     }
 
     /// Does `work` while no fault strikes: that of another program, say, which would tell nobody of a sync that failed.
@@ -338,7 +338,7 @@ impl Sim {
     fn begin(&mut self, operation: Operation, path: &Path, clock: &Arc<dyn Clock>) -> io::Result<()> {
         if operation.changes_the_disk() {
             self.keep_moment(|| format!("{operation:?} {}", path.display()), clock);
-            self.disk.untold = false;
+            self.disk.has_dropped = false;
         }
         if self.moments.is_some() {
             self.trace.push((operation, path.to_owned()));

@@ -48,6 +48,7 @@ impl Dir {
             recovery_point: Offset::ZERO,
             outside: crate::log::Outside::default(),
             meter: Arc::default(),
+            syncs: Arc::default(),
         };
         Reading::new(&*self.storage, self.path(), self.options.clone())?.open(context)
     }

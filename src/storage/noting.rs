@@ -1,0 +1,497 @@
+//! A storage that notes which bytes it is about to sync. A system tells of bytes that it could not write once, and may
+//! show them from its cache as if they were on the disk: to who comes after a process that was killed between a sync that
+//! failed and its own note of that, nothing else tells. A note is written before each sync and taken back after it; it is
+//! for the same boot, and never synced. Told of are logs and the state file: all else can be made anew from these.
+//!
+//! ```text
+//! header, 512 bytes: magic "thalweg syncs\0" | version u32 | boot id, 16 bytes | CRC-32C u32 of these
+//! note, 512 bytes:   CRC-32C u32 of the rest | from u64 | to u64 | length of the path u16 | path below the directory
+//! ```
+//!
+//! Invariant: whatever was written and not synced since lies in a note while a sync of its file runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::mem;
+use std::ops::{Bound, Range};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use bytes::{Buf, BufMut};
+use crc32c::crc32c;
+use parking_lot::{Mutex, RwLock};
+
+use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mutants::{Mutant, is_on};
+
+/// The file's name, which means nothing to Kafka.
+pub(crate) const SYNCS: &str = "thalweg.syncs";
+
+const MAGIC: &[u8; 14] = b"thalweg syncs\0";
+const VERSION: u32 = 1;
+const HEADER_LEN: usize = MAGIC.len() + 4 + 16 + 4;
+/// Of the header and of a note. The path of a partition's file has less than 300 bytes.
+const PLACE_LEN: usize = 512;
+/// Made when the file is, so that a full disk is no reason not to sync.
+const PLACES: usize = 7;
+/// A million syncs at once; a longer file is none of ours.
+const FILE_BYTES_MAX: u64 = 512 << 20;
+/// Of a note, before its path.
+const FRONT_LEN: usize = 4 + 8 + 8 + 2;
+
+/// A storage that notes its syncs; its clones share the notes.
+#[derive(Clone, Debug)]
+pub(crate) struct NotingStorage {
+    below: Arc<dyn Storage>,
+    syncs: Arc<SyncNotes>,
+}
+
+/// Which bytes may not be on the disk although they can be read: of files whose sync failed in this boot, or was begun
+/// by a process that did not live to see its end.
+#[derive(Default)]
+pub(crate) struct SyncNotes {
+    /// The directory that the notes stand in and speak of.
+    root: PathBuf,
+    /// None before [`NotingStorage::begin`].
+    file: RwLock<Option<Arc<dyn File>>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// By path below the root, each with the place of its note.
+    in_doubt: BTreeMap<PathBuf, Vec<(usize, Range<u64>)>>,
+    free: Vec<usize>,
+    /// How many there are.
+    places: usize,
+    /// The files that are open for writing.
+    open: BTreeMap<PathBuf, Weak<Tracked>>,
+}
+
+/// A file that is open for writing: what its handles share. Locked before the table.
+#[derive(Default)]
+struct Tracked(Mutex<Unsynced>);
+
+#[derive(Default)]
+struct Unsynced {
+    /// Below the root; none once the name is gone.
+    path: Option<PathBuf>,
+    /// Written since the last sync began.
+    range: Range<u64>,
+    /// Who had the file before may have left any of its bytes unsynced.
+    is_all: bool,
+    /// The syncs that run, each with the place of its note.
+    running: Vec<(usize, Range<u64>)>,
+}
+
+/// The smallest range that holds both.
+fn join(one: &Range<u64>, other: &Range<u64>) -> Range<u64> {
+    match (one.is_empty(), other.is_empty()) {
+        (true, _) => other.clone(),
+        (_, true) => one.clone(),
+        _ => one.start.min(other.start)..one.end.max(other.end),
+    }
+}
+
+/// What of a map of paths is at `path` or below it.
+fn at_or_below<T: Clone>(map: &BTreeMap<PathBuf, T>, path: &Path) -> Vec<(PathBuf, T)> {
+    let from_there = map.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
+    from_there.take_while(|(below, _)| below.starts_with(path)).map(|(p, t)| (p.clone(), t.clone())).collect()
+}
+
+impl NotingStorage {
+    pub(crate) fn new(below: Arc<dyn Storage>, root: &Path) -> Self {
+        Self { below, syncs: Arc::new(SyncNotes { root: root.to_owned(), ..SyncNotes::default() }) }
+    }
+
+    /// Reads what an earlier process of this boot noted, and notes every sync from here on. The caller holds the
+    /// directory's lock.
+    ///
+    /// # Errors
+    /// `Unsupported` when a newer release noted it in this boot; `StorageFull`, `Io`.
+    pub(crate) fn begin(&self) -> Result<()> {
+        let path = self.syncs.root.join(SYNCS);
+        let failed = |e| Error::io("cannot open the notes of syncs", &path, e);
+        let file = self.below.open(&path, OpenMode::CreateIfAbsent).map_err(failed)?;
+        let len = file.len().map_err(failed)?;
+        let mut bytes = vec![0; if len > FILE_BYTES_MAX { 0 } else { len as usize }];
+        file.read_exact_at(&mut bytes, 0).map_err(failed)?;
+        let boot_id = self.below.boot_id();
+        let table = &mut *self.syncs.table.lock();
+        if is_of_boot(&bytes, boot_id).map_err(|e| e.path(&path))? {
+            for (place, note) in bytes[PLACE_LEN..].chunks(PLACE_LEN).enumerate() {
+                match decode(note) {
+                    Some((path, range)) => table.in_doubt.entry(path).or_default().push((place, range)),
+                    None => table.free.push(place),
+                }
+                table.places = place + 1;
+            }
+        } else {
+            let mut bytes = encode_header(VERSION, boot_id);
+            bytes.resize(PLACE_LEN * (1 + PLACES), 0);
+            file.set_len(0).and_then(|()| file.write_all_at(&bytes, 0)).map_err(failed)?;
+            (table.places, table.free) = (PLACES, (0..PLACES).collect());
+        }
+        table.free.reverse();
+        *self.syncs.file.write() = Some(file);
+        Ok(())
+    }
+
+    /// Notes nothing any more, as nothing is synced any more.
+    pub(crate) fn close(&self) {
+        *self.syncs.file.write() = None;
+    }
+
+    pub(crate) fn notes(&self) -> Arc<SyncNotes> {
+        Arc::clone(&self.syncs)
+    }
+}
+
+impl SyncNotes {
+    fn below_root<'a>(&self, path: &'a Path) -> &'a Path {
+        path.strip_prefix(&self.root).unwrap_or(path)
+    }
+
+    /// The bytes of a file that may not be on the disk.
+    pub(crate) fn of(&self, path: &Path) -> Option<Range<u64>> {
+        let table = self.table.lock();
+        let ranges = table.in_doubt.get(self.below_root(path))?;
+        Some(ranges.iter().fold(0..0, |all, (_, range)| join(&all, range)))
+    }
+
+    /// Says that nothing at `path` or below it is in doubt any more: it was written once more and synced, or is gone.
+    pub(crate) fn settle(&self, path: &Path) {
+        let path = self.below_root(path);
+        let mut table = self.table.lock();
+        for (settled, notes) in at_or_below(&table.in_doubt, path) {
+            table.in_doubt.remove(&settled);
+            notes.into_iter().for_each(|(place, _)| self.free(&mut table, place));
+        }
+    }
+
+    fn write(&self, place: usize, bytes: &[u8]) -> io::Result<()> {
+        let file = self.file.read();
+        let Some(file) = &*file else { return Ok(()) };
+        file.write_all_at(bytes, (PLACE_LEN * (1 + place)) as u64)
+    }
+
+    /// A note that stays although it should not is a doubt too many.
+    fn free(&self, table: &mut Table, place: usize) {
+        drop(self.write(place, &[0; FRONT_LEN]));
+        table.free.push(place);
+    }
+
+    /// Notes that a sync begins.
+    fn note(&self, path: &Path, range: &Range<u64>) -> io::Result<usize> {
+        let place = {
+            let mut table = self.table.lock();
+            table.free.pop().unwrap_or_else(|| {
+                table.places += 1;
+                table.places - 1
+            })
+        };
+        let noted = encode(path, range).and_then(|note| self.write(place, &note));
+        if let Err(e) = noted {
+            self.table.lock().free.push(place);
+            return Err(io::Error::new(e.kind(), format!("a sync was not begun, as it could not be noted: {e}")));
+        }
+        Ok(place)
+    }
+
+    fn tracked(&self, path: &Path, mode: OpenMode) -> Arc<Tracked> {
+        let path = self.below_root(path);
+        let mut table = self.table.lock();
+        if let Some(open) = table.open.get(path).and_then(Weak::upgrade) {
+            return open;
+        }
+        table.open.retain(|_, file| file.strong_count() > 0);
+        let is_all = mode != OpenMode::CreateNew;
+        let tracked =
+            Arc::new(Tracked(Mutex::new(Unsynced { path: Some(path.to_owned()), is_all, ..Unsynced::default() })));
+        table.open.insert(path.to_owned(), Arc::downgrade(&tracked));
+        tracked
+    }
+
+    /// What is at `path` is gone.
+    fn remove(&self, path: &Path) {
+        self.settle(path);
+        let gone = {
+            let mut table = self.table.lock();
+            let gone = at_or_below(&table.open, self.below_root(path));
+            gone.iter().for_each(|(path, _)| drop(table.open.remove(path)));
+            gone
+        };
+        gone.into_iter().filter_map(|(_, file)| file.upgrade()).for_each(|file| file.0.lock().path = None);
+    }
+
+    /// What was at `from` is at `to`.
+    fn rename(&self, from: &Path, to: &Path) {
+        self.remove(to);
+        let (from, to) = (self.below_root(from), self.below_root(to));
+        let moved = |path: &Path| match path.strip_prefix(from) {
+            Ok(below) if below.as_os_str().is_empty() => to.to_owned(),
+            Ok(below) => to.join(below),
+            Err(_) => path.to_owned(),
+        };
+        let mut table = self.table.lock();
+        let open = at_or_below(&table.open, from);
+        for (path, file) in &open {
+            table.open.remove(path);
+            table.open.insert(moved(path), file.clone());
+        }
+        for (path, notes) in at_or_below(&table.in_doubt, from) {
+            table.in_doubt.remove(&path);
+            notes.iter().for_each(|(place, range)| self.note_again(*place, &moved(&path), range));
+            table.in_doubt.insert(moved(&path), notes);
+        }
+        drop(table);
+        for (path, file) in open.into_iter().filter_map(|(path, file)| Some((moved(&path), file.upgrade()?))) {
+            let mut file = file.0.lock();
+            file.running.iter().for_each(|(place, range)| self.note_again(*place, &path, range));
+            file.path = Some(path);
+        }
+    }
+
+    /// In the place of an earlier note.
+    fn note_again(&self, place: usize, path: &Path, range: &Range<u64>) {
+        drop(encode(path, range).and_then(|note| self.write(place, &note)));
+    }
+}
+
+impl Tracked {
+    /// Takes note of bytes that are about to be written. A sync that runs may cost them as well.
+    fn write(&self, syncs: &SyncNotes, range: Range<u64>) {
+        let file = &mut *self.0.lock();
+        file.range = join(&file.range, &range);
+        for (place, running) in &mut file.running {
+            let wider = join(running, &range);
+            if wider != *running
+                && let Some(path) = &file.path
+            {
+                syncs.note_again(*place, path, &wider);
+                *running = wider;
+            }
+        }
+    }
+
+    fn set_len(&self, len: u64) {
+        let range = &mut self.0.lock().range;
+        *range = range.start.min(len)..range.end.min(len);
+    }
+
+    /// Runs `sync` of a file that is as long as `len` says.
+    fn sync(
+        &self,
+        syncs: &SyncNotes,
+        len: impl FnOnce() -> io::Result<u64>,
+        sync: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut file = self.0.lock();
+        if file.is_all {
+            file.range = join(&file.range, &(0..len()?));
+            file.is_all = false;
+        }
+        let Some(path) = file.path.as_ref().filter(|_| !file.range.is_empty() && !is_on(Mutant::SyncUnnoted)) else {
+            drop(file);
+            return sync();
+        };
+        let place = syncs.note(path, &file.range)?;
+        let range = mem::take(&mut file.range);
+        file.running.push((place, range));
+        drop(file);
+        let synced = sync();
+        let mut file = self.0.lock();
+        let Some(at) = file.running.iter().position(|(running, _)| *running == place) else { return synced };
+        let (_, range) = file.running.swap_remove(at);
+        let mut table = syncs.table.lock();
+        match (&synced, &file.path) {
+            (Err(_), Some(path)) => table.in_doubt.entry(path.clone()).or_default().push((place, range)),
+            _ => syncs.free(&mut table, place),
+        }
+        synced
+    }
+}
+
+fn encode_header(version: u32, boot_id: [u8; 16]) -> Vec<u8> {
+    let mut header = Vec::with_capacity(HEADER_LEN);
+    header.put_slice(MAGIC);
+    header.put_u32(version);
+    header.put_slice(&boot_id);
+    header.put_u32(crc32c(&header));
+    header
+}
+
+/// Whether notes were made in this boot: those of another say nothing.
+fn is_of_boot(bytes: &[u8], boot_id: [u8; 16]) -> Result<bool> {
+    let Some(mut fields) = bytes.strip_prefix(MAGIC).filter(|_| bytes.len() >= PLACE_LEN) else { return Ok(false) };
+    let version = fields.get_u32();
+    if bytes[..HEADER_LEN] != encode_header(version, boot_id)[..] {
+        return Ok(false);
+    }
+    if version > VERSION {
+        let why = format!("the notes of syncs have version {version}, this release reads up to {VERSION}");
+        return Err(Error::new(ErrorKind::Unsupported, why).remedy("open it with the release that wrote it"));
+    }
+    Ok(true)
+}
+
+fn encode(path: &Path, range: &Range<u64>) -> io::Result<Vec<u8>> {
+    let name = path.to_str().filter(|name| name.len() <= PLACE_LEN - FRONT_LEN);
+    let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidFilename, "a path that cannot be noted"))?;
+    let mut note = Vec::with_capacity(FRONT_LEN + name.len());
+    note.put_u32(0);
+    note.put_u64(range.start);
+    note.put_u64(range.end);
+    note.put_u16(name.len() as u16);
+    note.put_slice(name.as_bytes());
+    let crc = crc32c(&note[4..]);
+    note[..4].copy_from_slice(&crc.to_be_bytes());
+    Ok(note)
+}
+
+/// `None` where no sync is noted.
+fn decode(note: &[u8]) -> Option<(PathBuf, Range<u64>)> {
+    let (mut front, rest) = note.split_at_checked(FRONT_LEN)?;
+    let (crc, start, end, len) = (front.get_u32(), front.get_u64(), front.get_u64(), front.get_u16());
+    let name = rest.get(..usize::from(len)).filter(|name| !name.is_empty())?;
+    if crc != crc32c(&note[4..FRONT_LEN + name.len()]) {
+        return None;
+    }
+    Some((std::str::from_utf8(name).ok()?.into(), start..end))
+}
+
+/// Whether what it loses could not be made anew: a log, under whatever name it has until it is one, or our state.
+fn is_noted(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.contains(".log") || name.ends_with(".state")
+}
+
+impl fmt::Debug for SyncNotes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SyncNotes").field("in_doubt", &self.table.lock().in_doubt).finish_non_exhaustive()
+    }
+}
+
+impl Storage for NotingStorage {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let below = self.below.open(path, mode)?;
+        if mode == OpenMode::Read || !is_noted(path) {
+            return Ok(below);
+        }
+        let tracked = self.syncs.tracked(path, mode);
+        Ok(Arc::new(NotingFile { below, tracked, syncs: self.notes() }))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.below.create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.below.rename(from, to)?;
+        if from != to {
+            self.syncs.rename(from, to);
+        }
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.below.remove_file(path)?;
+        self.syncs.remove(path);
+        Ok(())
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.below.remove_dir_all(path)?;
+        self.syncs.remove(path);
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        self.below.list(path)
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.below.metadata(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.below.sync_dir(path)
+    }
+
+    fn sync_fs(&self, path: &Path) -> io::Result<()> {
+        self.below.sync_fs(path)
+    }
+
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
+        self.below.lock(path, holder)
+    }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        self.below.lock_shared(path)
+    }
+
+    fn boot_id(&self) -> [u8; 16] {
+        self.below.boot_id()
+    }
+
+    fn shortcoming(&self, path: &Path) -> Option<&'static str> {
+        self.below.shortcoming(path)
+    }
+}
+
+#[derive(Debug)]
+struct NotingFile {
+    below: Arc<dyn File>,
+    tracked: Arc<Tracked>,
+    syncs: Arc<SyncNotes>,
+}
+
+impl fmt::Debug for Tracked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tracked").field(&self.0.lock().path).finish()
+    }
+}
+
+impl File for NotingFile {
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.below.read_at(buf, position)
+    }
+
+    fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize> {
+        self.tracked.write(&self.syncs, position..position + buf.len() as u64);
+        self.below.write_at(buf, position)
+    }
+
+    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        let len: u64 = bufs.iter().map(|buf| buf.len() as u64).sum();
+        self.tracked.write(&self.syncs, position..position + len);
+        self.below.write_vectored_at(bufs, position)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.tracked.sync(&self.syncs, || self.below.len(), || self.below.sync_data())
+    }
+
+    fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
+        self.below.allocate(position, len)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.below.set_len(len)?;
+        self.tracked.set_len(len);
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.below.len()
+    }
+
+    fn map(&self, len: u64) -> io::Result<Box<dyn Map>> {
+        self.below.map(len)
+    }
+}
+
+#[cfg(test)]
+mod tests;
