@@ -45,7 +45,7 @@ fn callbacks_of_a_partition_run_once_and_in_order_before_flush_returns() {
                 assert_eq!(told.all(), ok(0..101));
             }
         }
-        producer.close_timeout(Duration::from_secs(60)).unwrap();
+        producer.close_timeout(Duration::from_secs(600)).unwrap();
         assert_eq!(told.all(), ok(0..200));
     }
 }
