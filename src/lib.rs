@@ -54,6 +54,8 @@ pub use record::{
 #[cfg(feature = "testing")]
 pub use storage::storage_conformance;
 pub use storage::{DirEntry, DiskStorage, EntryKind, File, Lock, Map, MemoryStorage, Metadata, OpenMode, Storage};
+#[cfg(feature = "async")]
+pub use topic::TailStream;
 pub use topic::{
     CleanupPolicy, ConfigEntry, ConfigSource, OnFull, OwnedRecord, ReadFrom, Scan, Tail, TailWaker, TopicConfig,
 };

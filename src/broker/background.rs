@@ -115,11 +115,15 @@ impl Background {
 
     /// Forgets `task`, and waits for a run of it that is under way: when this returns, no thread holds it.
     pub(crate) fn retire(&self, task: &Weak<dyn Task>) {
-        let forget = || self.queue.lock().tasks.retain(|pending| !pending.task.ptr_eq(task));
-        forget();
+        self.forget(task);
         drop(self.round.lock());
         // The run may have asked for another.
-        forget();
+        self.forget(task);
+    }
+
+    /// Forgets `task`; a run of it may be under way.
+    pub(super) fn forget(&self, task: &Weak<dyn Task>) {
+        self.queue.lock().tasks.retain(|pending| !pending.task.ptr_eq(task));
     }
 
     pub(super) fn stop(&self) {

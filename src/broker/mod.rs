@@ -18,6 +18,8 @@ mod registry;
 mod replay;
 mod report;
 mod survey;
+#[cfg(feature = "async")]
+mod timer;
 mod topic_builder;
 mod topics;
 mod verbs;
@@ -60,6 +62,8 @@ pub use topic_builder::{TopicBuilder, TopicRef};
 
 pub(crate) use background::Task;
 pub(crate) use registry::TopicEntry;
+#[cfg(feature = "async")]
+pub(crate) use timer::Timer;
 
 /// Counts events that a reader may wait for.
 pub(crate) use crate::log::Signal;

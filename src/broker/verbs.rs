@@ -168,6 +168,12 @@ impl Broker {
         self.inner.context.findings.add(partition.into_iter().fold(finding, Finding::partition));
     }
 
+    /// Undoes `run_at`, and waits for nothing.
+    #[cfg(feature = "async")]
+    pub(crate) fn forget(&self, task: &std::sync::Weak<dyn super::Task>) {
+        self.inner.background.forget(task);
+    }
+
     /// Undoes `run_at`; when it returns, no thread of the broker holds the task.
     pub(crate) fn retire(&self, task: &std::sync::Weak<dyn super::Task>) {
         self.inner.background.retire(task);

@@ -11,6 +11,8 @@ mod cursor;
 mod group_handle;
 mod membership;
 mod poll;
+#[cfg(feature = "async")]
+mod poll_async;
 mod position;
 mod records;
 mod subscription;

@@ -70,6 +70,15 @@ pub struct Consumer {
     pub(super) wakeup: Arc<Wakeup>,
 }
 
+/// What a look brought.
+pub(super) enum Seen {
+    /// Records, or none when the time is up.
+    Records(Records),
+    /// None yet: look again when the signal has counted more than `seen`, or after `wait`, which for the last wait is
+    /// all the time that is left.
+    Nothing { seen: u64, wait: Duration, is_last: bool },
+}
+
 pub(super) enum Reading {
     Nothing,
     Member(Member),
@@ -199,8 +208,21 @@ impl Consumer {
     ///
     /// No record is lost by an error: positions move only over records that are handed out.
     pub fn poll(&mut self, timeout: Duration) -> Result<Records> {
-        let clock = Arc::clone(self.broker.clock());
-        let until = clock.monotonic().saturating_add(timeout);
+        let until = self.broker.clock().monotonic().saturating_add(timeout);
+        loop {
+            match self.look(until)? {
+                Seen::Records(records) => return Ok(records),
+                Seen::Nothing { seen, wait, is_last } => {
+                    if !self.signal.wait_past(seen, Some(wait)) && is_last {
+                        return Ok(Records::default());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes part in the group and collects what is there, without waiting.
+    pub(super) fn look(&mut self, until: Duration) -> Result<Seen> {
         loop {
             let signal = Arc::clone(&self.signal);
             let seen = signal.count();
@@ -210,21 +232,15 @@ impl Consumer {
             self.broker.check_open()?;
             let look_again = self.keep_membership()?;
             let (records, moved) = if self.is_waiting() { Default::default() } else { self.collect()? };
-            let left = until.saturating_sub(clock.monotonic());
+            let left = until.saturating_sub(self.broker.clock().monotonic());
             if !records.is_empty() || left.is_zero() {
-                return Ok(records);
+                return Ok(Seen::Records(records));
             }
-            if moved {
-                // What was there is for nobody's eyes; what comes after it may be there already.
-                continue;
-            }
-            let wait = look_again.map_or(left, |again| again.min(left));
-            if !Arc::ptr_eq(&signal, &self.signal) {
-                // What it watches changed: look again before waiting there.
-                continue;
-            }
-            if !signal.wait_past(seen, Some(wait)) && wait == left {
-                return Ok(Records::default());
+            // What was there is for nobody's eyes, and what comes after it may be there already; or what it watches
+            // changed, and it has to look before waiting there.
+            if !moved && Arc::ptr_eq(&signal, &self.signal) {
+                let wait = look_again.map_or(left, |again| again.min(left));
+                return Ok(Seen::Nothing { seen, wait, is_last: wait == left });
             }
         }
     }

@@ -113,6 +113,14 @@ impl Signal {
         }
         false
     }
+
+    /// The same for a signal on which one task waits at a time: `waker` takes the place of those of before, whose
+    /// futures were dropped or moved to another task.
+    #[cfg(feature = "async")]
+    pub(crate) fn poll_past_alone(&self, seen: u64, waker: &Waker) -> bool {
+        lock!(self.state).wakers.clear();
+        self.poll_past(seen, waker)
+    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -19,6 +19,7 @@ use super::lane::{Lane, OpenBatch, Retries, State};
 use super::memory::{Memory, Share};
 use super::partitioner::Sticky;
 use super::rules;
+use super::wait::Wait;
 use crate::broker::{Broker, Task, TopicEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchPool, Compression, Record};
@@ -188,13 +189,14 @@ impl Accumulator {
     }
 
     /// Puts a record into its lane's batch. A callback is taken with it.
-    pub(super) fn push(
+    pub(super) fn push<W: Wait>(
         &self,
         lane: &Arc<Lane>,
         record: &Record,
         manner: Manner,
         callback: &mut Option<Callback>,
-    ) -> Result<Pushed> {
+        wait: &mut W,
+    ) -> Result<Pushed, W::Refusal> {
         if callback.is_some() && !self.broker.is_manual() {
             self.callbacks.start()?;
         }
@@ -207,7 +209,7 @@ impl Accumulator {
             if let Some(pushed) = self.try_push(lane, record, (bytes, timestamp), manner, (&mut share, callback))? {
                 return Ok(pushed);
             }
-            share = Some(self.take_memory(lane, bytes)?);
+            share = Some(wait.for_memory(self, lane, bytes)?);
         }
     }
 
@@ -285,7 +287,7 @@ impl Accumulator {
 
     /// Waits until there is memory for the batch of a record of so many bytes, for at most `max.block.ms`. No lock is
     /// held. Where the broker has threads they do the work, as for a future: a disk that hangs holds up nobody here.
-    fn take_memory(&self, lane: &Lane, bytes: usize) -> Result<Share> {
+    pub(super) fn take_memory(&self, lane: &Lane, bytes: usize) -> Result<Share> {
         let clock = self.broker.clock();
         let deadline = clock.monotonic().saturating_add(self.settings.max_block);
         loop {
@@ -312,16 +314,48 @@ impl Accumulator {
         self.memory.try_take(self.needed(bytes))
     }
 
+    /// As `take_memory`, for a task that has `waited`: the memory, or how much longer it may wait.
+    #[cfg(feature = "async")]
+    pub(super) fn poll_memory(
+        &self,
+        (lane, bytes): (&Lane, usize),
+        waited: Duration,
+        waker: &Waker,
+    ) -> Result<std::result::Result<Share, Duration>> {
+        loop {
+            let seen = self.memory.freed().count();
+            if let Some(share) = self.look_for_memory(bytes) {
+                return Ok(Ok(share));
+            }
+            lane.partition.check_alive()?;
+            let left = self.settings.max_block.saturating_sub(waited);
+            if left.is_zero() {
+                return Err(self.out_of_memory(lane));
+            }
+            if let Some(left) = self.watch_ends(left)
+                && !self.memory.freed().poll_past(seen, waker)
+            {
+                return Ok(Err(left));
+            }
+        }
+    }
+
     /// Waits until the end of some batch may be known, or memory came back since `seen`, and writes nothing itself.
     fn await_end(&self, seen: u64, limit: Duration) {
+        if let Some(limit) = self.watch_ends(limit) {
+            self.memory.freed().wait_past(seen, Some(limit));
+        }
+    }
+
+    /// Has those woken who wait for memory when the end of some batch may be known, and says how long to wait for that, of
+    /// `limit`; `None` when one is known now.
+    fn watch_ends(&self, limit: Duration) -> Option<Duration> {
         let (mut is_known, waker) = (false, self.memory.waker());
         let all_looked_at = self.visit(Busy::PassOver, |_, state| {
             let oldest = state.oldest();
             is_known |= oldest.is_some_and(|batch| batch.poll_settled(&waker).is_ready());
         });
-        if !is_known {
-            self.memory.freed().wait_past(seen, Some(if all_looked_at { limit } else { limit.min(BUSY) }));
-        }
+        (!is_known).then_some(if all_looked_at { limit } else { limit.min(BUSY) })
     }
 
     #[cfg(test)]

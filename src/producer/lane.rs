@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
+#[cfg(feature = "async")]
+use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -171,6 +173,12 @@ impl Lane {
     /// Waits where a byte budget makes appends wait and has no room for this record.
     pub(super) fn wait_for_room(&self, record: &Record) -> Result<()> {
         self.partition.wait_for_room(rules::alone(record) as u64)
+    }
+
+    /// The same for a task: how long its wait may go on after it has `waited`, or `None` when there is room.
+    #[cfg(feature = "async")]
+    pub(super) fn poll_room(&self, record: &Record, waited: Duration, waker: &Waker) -> Result<Option<Duration>> {
+        self.partition.poll_room(rules::alone(record) as u64, waited, waker)
     }
 
     /// Sends `batch` if it is this lane's open one.

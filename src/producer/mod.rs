@@ -8,10 +8,13 @@ mod accumulator;
 mod batch;
 mod callbacks;
 mod config;
+#[cfg(feature = "async")]
+mod enqueue_async;
 mod lane;
 mod memory;
 mod partitioner;
 mod rules;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +33,7 @@ use accumulator::{Accumulator, Manner, Pushed, Route, Settings};
 use callbacks::Callback;
 use lane::{Lane, Retries};
 use partitioner::{Placement, Sticky, checked};
+use wait::{Blocking, Wait};
 
 pub use batch::{RecordMetadata, Ticket};
 pub use partitioner::{Partitioner, partition_for_key};
@@ -335,7 +339,8 @@ impl Producer {
         T: TopicRef + ?Sized,
         F: FnOnce(Result<RecordMetadata>) + Send + 'static,
     {
-        let ticket = self.push_with(topic, record.into(), Waiting::Later, &mut Some(Box::new(callback)))?;
+        let ticket =
+            self.push_with(topic, &record.into(), Waiting::Later, &mut Some(Box::new(callback)), &mut Blocking)?;
         ticket.hand_over();
         Ok(())
     }
@@ -390,17 +395,18 @@ impl Producer {
     }
 
     fn push<T: TopicRef + ?Sized>(&self, topic: &T, record: Record, waiting: Waiting) -> Result<Ticket> {
-        self.push_with(topic, record, waiting, &mut None)
+        self.push_with(topic, &record, waiting, &mut None, &mut Blocking)
     }
 
     #[inline]
-    fn push_with<T: TopicRef + ?Sized>(
+    fn push_with<T: TopicRef + ?Sized, W: Wait>(
         &self,
         topic: &T,
-        record: Record,
+        record: &Record,
         waiting: Waiting,
         callback: &mut Option<Callback>,
-    ) -> Result<Ticket> {
+        wait: &mut W,
+    ) -> Result<Ticket, W::Refusal> {
         self.check_open()?;
         let accumulator = &self.shared.accumulator;
         let entry = accumulator.broker.resolve(topic)?;
@@ -414,13 +420,17 @@ impl Producer {
             }
         };
         let lanes = accumulator.lanes(route)?;
-        let pushed = self.place(route, &lanes, &record).and_then(|(lane, keyless)| {
+        let pushed = self.place(route, &lanes, record).map_err(W::Refusal::from).and_then(|(lane, keyless)| {
             // Before a lane is locked: the sync thread must not wait for whoever waits here.
-            lane.wait_for_room(&record)?;
+            wait.for_room(lane, record)?;
             let manner = Manner { quiet: waiting == Waiting::Later, keyless };
-            Ok((accumulator.push(lane, &record, manner, callback)?, keyless))
+            Ok((accumulator.push(lane, record, manner, callback, wait)?, keyless))
         });
-        let (pushed, keyless) = pushed.inspect_err(|_| route.topic.produced.failed(1))?;
+        let (pushed, keyless) = pushed.inspect_err(|refusal| {
+            if W::is_failure(refusal) {
+                route.topic.produced.failed(1);
+            }
+        })?;
         let Pushed { ticket, bytes, is_complete } = pushed;
         if keyless {
             route.sticky.count(bytes, accumulator.settings.batch_bytes, is_complete);

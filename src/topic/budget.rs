@@ -125,25 +125,46 @@ impl Budget {
 
     /// Waits for space where that is the policy.
     pub(super) fn wait_for_room(&self, partition: &Partition, bytes: u64) -> Result<()> {
-        let OnFull::Block(timeout) = self.on_full else { return Ok(()) };
         if self.has_room(bytes) {
             return Ok(());
         }
-        self.check_fits(partition, bytes)?;
-        let clock = partition.clock();
-        let deadline = clock.monotonic().saturating_add(timeout);
+        let now = || partition.clock().monotonic();
+        let begun = now();
         loop {
             let seen = self.sum.freed().count();
-            partition.check_alive()?;
-            if self.has_room(bytes) {
-                return Ok(());
-            }
-            let left = deadline.saturating_sub(clock.monotonic());
-            if left.is_zero() {
-                return Err(self.full(partition, bytes));
-            }
+            let Some(left) = self.look_for_room(partition, bytes, now().saturating_sub(begun))? else { return Ok(()) };
             self.sum.freed().wait_past(seen, Some(left));
         }
+    }
+
+    /// The same for a task that has `waited`: how much longer it may.
+    #[cfg(feature = "async")]
+    pub(super) fn poll_room(
+        &self,
+        partition: &Partition,
+        bytes: u64,
+        waited: Duration,
+        waker: &std::task::Waker,
+    ) -> Result<Option<Duration>> {
+        loop {
+            let seen = self.sum.freed().count();
+            let left = self.look_for_room(partition, bytes, waited)?;
+            if left.is_none() || !self.sum.freed().poll_past(seen, waker) {
+                return Ok(left);
+            }
+        }
+    }
+
+    /// How much longer whoever has `waited` may wait; `None` when it need not, as there is room or that is no policy.
+    fn look_for_room(&self, partition: &Partition, bytes: u64, waited: Duration) -> Result<Option<Duration>> {
+        let OnFull::Block(timeout) = self.on_full else { return Ok(None) };
+        if self.has_room(bytes) {
+            return Ok(None);
+        }
+        self.check_fits(partition, bytes)?;
+        partition.check_alive()?;
+        let left = timeout.saturating_sub(waited);
+        if left.is_zero() { Err(self.full(partition, bytes)) } else { Ok(Some(left)) }
     }
 
     /// Makes room for an append or refuses it; who may wait has waited.

@@ -10,12 +10,16 @@ mod partition;
 pub(crate) mod properties;
 mod reader;
 mod record;
+#[cfg(feature = "async")]
+mod stream;
 
 pub use budget::OnFull;
 pub use config::{CleanupPolicy, ConfigEntry, ConfigSource, TopicConfig};
 pub use reader::{Scan, Tail, TailWaker};
 pub(crate) use record::owned_headers;
 pub use record::{OwnedRecord, ReadFrom};
+#[cfg(feature = "async")]
+pub use stream::TailStream;
 
 pub(crate) use budget::Budgets;
 pub(crate) use keys::{Condition, KeyIndexes};

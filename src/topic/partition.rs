@@ -442,6 +442,18 @@ impl Partition {
         self.budgets.iter().try_for_each(|budget| budget.wait_for_room(self, bytes))
     }
 
+    /// The same for a task that has `waited`: how much longer it may, or `None` when there is room. `waker` is woken when
+    /// there may be.
+    #[cfg(feature = "async")]
+    pub(crate) fn poll_room(&self, bytes: u64, waited: Duration, waker: &std::task::Waker) -> Result<Option<Duration>> {
+        for budget in &self.budgets {
+            if let Some(left) = budget.poll_room(self, bytes, waited, waker)? {
+                return Ok(Some(left));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether its oldest records may go to make room for others.
     pub(super) fn may_drop(&self) -> bool {
         self.meter.held() > 0 && self.settings.load().cleanup_policy.deletes()

@@ -318,26 +318,48 @@ impl Tail {
         let now = || clock.as_ref().map_or(Duration::ZERO, |clock| clock.monotonic());
         let deadline = timeout.map(|timeout| now().saturating_add(timeout));
         loop {
-            let seen = self.control.signal.count();
-            if self.ended || self.control.ended.load(Ordering::Acquire) {
-                return None;
-            }
-            if self.control.interrupted.swap(false, Ordering::AcqRel) {
-                return Some(Err(Error::new(ErrorKind::Interrupted, "a waker interrupted the tail")));
-            }
-            if seen != self.looked_at {
-                // Partitions may have been added; what they hold already is wanted, too.
-                self.looked_at = seen;
-                if let Err(error) = self.join_partitions(Start::Earliest.into()) {
-                    self.failed = Some(error);
+            match self.look() {
+                Ok(item) => return item,
+                Err(seen) => {
+                    let left = deadline.map(|deadline| deadline.saturating_sub(now()));
+                    if !self.control.signal.wait_past(seen, left) {
+                        return None;
+                    }
                 }
             }
-            if let Some(item) = self.next_ready() {
-                return Some(item);
+        }
+    }
+
+    /// What comes next as far as it is there, or the count past which to look again.
+    fn look(&mut self) -> std::result::Result<Option<Result<OwnedRecord>>, u64> {
+        let seen = self.control.signal.count();
+        if self.ended || self.control.ended.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        if self.control.interrupted.swap(false, Ordering::AcqRel) {
+            return Ok(Some(Err(Error::new(ErrorKind::Interrupted, "a waker interrupted the tail"))));
+        }
+        if seen != self.looked_at {
+            // Partitions may have been added; what they hold already is wanted, too.
+            self.looked_at = seen;
+            if let Err(error) = self.join_partitions(Start::Earliest.into()) {
+                self.failed = Some(error);
             }
-            let left = deadline.map(|deadline| deadline.saturating_sub(now()));
-            if !self.ended && !self.control.signal.wait_past(seen, left) {
-                return None;
+        }
+        match self.next_ready() {
+            None if !self.ended => Err(seen),
+            item => Ok(item),
+        }
+    }
+
+    /// As `next`, for a task instead of a thread.
+    #[cfg(feature = "async")]
+    pub(super) fn poll_look(&mut self, cx: &std::task::Context<'_>) -> std::task::Poll<Option<Result<OwnedRecord>>> {
+        loop {
+            match self.look() {
+                Ok(item) => return std::task::Poll::Ready(item),
+                Err(seen) if self.control.signal.poll_past_alone(seen, cx.waker()) => {}
+                Err(_) => return std::task::Poll::Pending,
             }
         }
     }

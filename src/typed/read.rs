@@ -4,14 +4,23 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
+#[cfg(feature = "async")]
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
+#[cfg(feature = "async")]
+use futures_core::Stream;
 
 use super::Formats;
 use super::format::{Deserializer, RecordField, RecordPart};
 use crate::consumer::ConsumerRecord;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Header;
+#[cfg(feature = "async")]
+use crate::topic::TailStream;
 use crate::topic::{OwnedRecord, Tail};
 
 /// A record whose key and value are bytes: an [`OwnedRecord`] or a [`ConsumerRecord`]. Sealed.
@@ -221,6 +230,25 @@ impl<K: Deserializer, V: Deserializer> TypedRecords<Tail, K, V> {
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Decoded<Tail, K, V>> {
         let record = self.reader.next_timeout(timeout)?;
         Some(record.and_then(|record| decode(&self.formats, record)))
+    }
+}
+
+#[cfg(feature = "async")]
+impl<K, V> TypedRecords<Tail, K, V> {
+    /// As [`Tail::into_stream`].
+    pub fn into_stream(self) -> TypedRecords<TailStream, K, V> {
+        TypedRecords { reader: self.reader.into_stream(), formats: self.formats }
+    }
+}
+
+/// Cancel safe as [`TailStream`] is.
+#[cfg(feature = "async")]
+impl<K: Deserializer, V: Deserializer> Stream for TypedRecords<TailStream, K, V> {
+    type Item = Result<TypedRecord<OwnedRecord, K::Output, V::Output>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let read = Pin::new(&mut self.reader).poll_next(cx);
+        read.map(|record| record.map(|record| record.and_then(|record| decode(&self.formats, record))))
     }
 }
 
