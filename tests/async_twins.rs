@@ -3,8 +3,8 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -460,4 +460,122 @@ fn an_enqueue_tells_what_an_enqueue_tells() {
     );
     producer.close().unwrap();
     assert_eq!(block_on(producer.enqueue_async(&topic, "x")).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+/// Does in its wake-up what a task may do that runs there and then, or that nobody but its waker held.
+struct Meddler(Mutex<Option<Box<dyn FnOnce() + Send>>>, Arc<Alarm>);
+
+impl Meddler {
+    fn waker(work: impl FnOnce() + Send + 'static) -> (Waker, Arc<Alarm>) {
+        let alarm = Alarm::new();
+        (Waker::from(Arc::new(Self(Mutex::new(Some(Box::new(work))), Arc::clone(&alarm)))), alarm)
+    }
+}
+
+impl Wake for Meddler {
+    fn wake(self: Arc<Self>) {
+        let work = self.0.lock().unwrap().take();
+        if let Some(work) = work {
+            work();
+        }
+        Arc::clone(&self.1).wake();
+    }
+}
+
+/// Whatever wakes a task holds no lock that the task could want.
+#[test]
+fn a_task_may_do_anything_in_its_wake_up() {
+    let own_threads = || Broker::in_memory().unwrap();
+    let on_this_thread = || manual().0;
+    for open in [&own_threads as &dyn Fn() -> Broker, &on_this_thread] {
+        let broker = open();
+        let topic = broker.topic("t").durability(Durability::ProcessCrash).create().unwrap();
+        // It uses what the broker has, then lets go of what it had.
+        let meddle = |producer: Producer| {
+            let (broker, topic) = (broker.clone(), topic.clone());
+            Meddler::waker(move || {
+                producer.enqueue(&topic, "from a wake-up").unwrap().wait().unwrap();
+                drop(topic.tail(Start::Earliest));
+                drop(broker.topic("of-a-wake-up").open_or_create().unwrap());
+                drop(broker.consumer_group("m").consumer(["t"]).join().unwrap());
+                producer.flush().unwrap();
+                drop((producer, topic, broker));
+            })
+        };
+        let producer = |bytes: usize| broker.producer().batch_size(100).buffer_memory(bytes).build().unwrap();
+        let run = |alarm: &Alarm| {
+            if alarm.rang() == 0 {
+                broker.run_maintenance().unwrap();
+            }
+            alarm.wait_past(0);
+        };
+
+        // A ticket, whose batch is sent with its lane locked.
+        let mine = producer(1_000);
+        let mut ticket = mine.enqueue(&topic, "x").unwrap();
+        let (waker, alarm) = meddle(mine.clone());
+        assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(mine.enqueue(&topic, vec![7; 80]).unwrap());
+        run(&alarm);
+
+        // Memory, which comes back when what is in flight is looked through.
+        let mine = producer(200);
+        drop(mine.enqueue(&topic, vec![7; 60]).unwrap());
+        let (waker, alarm) = meddle(mine.clone());
+        {
+            let mut waiting = pin!(mine.enqueue_async(&topic, vec![7; 60]));
+            if waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+                run(&alarm);
+            }
+        }
+
+        // A tail, told by a log and by its topic.
+        for tell in [&(|| drop(topic.send("x").unwrap())) as &dyn Fn(), &(|| topic.add_partitions(2).unwrap())] {
+            let mut tail = topic.tail(Start::Latest).into_stream();
+            let (waker, alarm) = meddle(producer(1_000));
+            assert!(Pin::new(&mut tail).poll_next(&mut Context::from_waker(&waker)).is_pending());
+            tell();
+            alarm.wait_past(0);
+        }
+
+        // Time, in the round that a producer which is dropped waits for; and a group, by a member that joins.
+        let member =
+            || broker.consumer_group("g").consumer(["t"]).start(Start::Latest).max_poll_interval(2 * HOUR).join();
+        let mut reader = member().unwrap();
+        assert!(reader.poll(Duration::ZERO).unwrap().is_empty());
+        let (waker, alarm) = meddle(producer(1_000));
+        {
+            let mut poll = pin!(reader.poll_async(HOUR));
+            assert!(poll.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            let joining = member().unwrap();
+            alarm.wait_past(0);
+            drop(joining);
+        }
+        reader.close().unwrap();
+
+        // And the end.
+        let mut tail = topic.tail(Start::Latest).into_stream();
+        let (held, also) = (broker.clone(), topic.clone());
+        let (waker, alarm) = Meddler::waker(move || {
+            assert_eq!(also.send("late").unwrap_err().kind(), ErrorKind::Closed);
+            held.close().unwrap();
+        });
+        assert!(Pin::new(&mut tail).poll_next(&mut Context::from_waker(&waker)).is_pending());
+        broker.close().unwrap();
+        alarm.wait_past(0);
+    }
+}
+
+#[test]
+fn the_last_producer_may_go_in_the_round_that_its_end_waits_for() {
+    let (broker, clock) = manual();
+    broker.topic("t").create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    let mut consumer = consumer(&broker);
+    let (waker, alarm) = Meddler::waker(move || drop(producer));
+    let mut poll = pin!(consumer.poll_async(Duration::from_secs(1)));
+    assert!(poll.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    clock.advance(Duration::from_secs(2));
+    broker.run_maintenance().unwrap();
+    assert_eq!(alarm.rang(), 1);
 }

@@ -19,7 +19,7 @@ use super::Inner;
 use super::options::Threads;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::Signal;
+use crate::log::{Quiet, Signal};
 use crate::topic::{self, Urgency};
 
 /// How long appends that nobody waits for gather before one sync takes them all.
@@ -140,6 +140,8 @@ impl Background {
     /// Runs what is due and answers how long it is to the next.
     fn run_due_tasks(&self) -> Option<Duration> {
         let now = self.clock.monotonic();
+        // A waker may retire a task, or wait for somebody who does.
+        let _quiet = Quiet::new();
         let _round = self.round.lock();
         let mut queue = self.queue.lock();
         let (due, mut later): (Vec<_>, Vec<_>) = queue.tasks.drain(..).partition(|t| t.due <= now);

@@ -21,7 +21,7 @@ use crate::group::{
     CommittedOffset, Context, Effects, Generation, GroupCoordinator, GroupDescription, GroupListing, JoinRequest,
     LogAppend, Membership, Misplaced, OffsetCommit, partition_for_group,
 };
-use crate::log::LogPosition;
+use crate::log::{LogPosition, Quiet};
 use crate::record::BatchBuilder;
 use crate::topic::name::CONSUMER_OFFSETS;
 use crate::topic::{self, CleanupPolicy, TopicConfig};
@@ -56,6 +56,7 @@ struct Written {
 impl Groups {
     /// Has everybody who waits look again.
     pub(super) fn notify(&self) {
+        let _quiet = Quiet::new();
         self.watchers.lock().iter().filter_map(Weak::upgrade).for_each(|signal| signal.notify());
     }
 
@@ -182,6 +183,7 @@ impl Inner {
 
     fn with_state<T>(&self, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         self.check_open()?;
+        let _quiet = Quiet::new();
         let mut state = self.groups.state.lock();
         if !state.loaded {
             state.log = self.registry.get(CONSUMER_OFFSETS);

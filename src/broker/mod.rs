@@ -66,7 +66,7 @@ pub(crate) use registry::TopicEntry;
 pub(crate) use timer::Timer;
 
 /// Counts events that a reader may wait for.
-pub(crate) use crate::log::Signal;
+pub(crate) use crate::log::{Quiet, Signal, wake_all};
 
 /// A directory of topics, open in this process. Clones are handles to the same one; all methods may be
 /// called from many threads.
@@ -375,6 +375,7 @@ impl Inner {
         open.workers.lock().drain(..).for_each(Worker::join);
         // After the thread that may just have been at them, and would have put them off.
         let mut first = self.background.run_tasks_now();
+        let _quiet = Quiet::new();
         // Whoever holds this may still be making a topic.
         let _changes = self.changes.lock();
         if self.context.closed.swap(true, Ordering::AcqRel) {

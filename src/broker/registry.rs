@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::Signal;
+use crate::log::{Quiet, Signal};
 use crate::metrics::ProduceMeter;
 use crate::topic::config::{BrokerDefaults, TopicSettings};
 use crate::topic::{self, PartitionSource, TopicConfig, name};
@@ -140,6 +140,7 @@ impl TopicEntry {
     }
 
     pub(crate) fn notify(&self) {
+        let _quiet = Quiet::new();
         self.watchers.lock().iter().filter_map(Weak::upgrade).for_each(|signal| signal.notify());
     }
 }

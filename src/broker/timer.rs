@@ -3,13 +3,14 @@
 //!
 //! Protocol: look at the clock, then `wake_at`. What is due already wakes at once.
 
+use std::mem;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Broker, Task};
+use super::{Broker, Task, wake_all};
 use crate::error::Result;
 
 /// One future's alarm. Dropped, it is forgotten.
@@ -36,10 +37,14 @@ impl Timer {
     /// Has `waker` woken at `due`, in monotonic time, or before.
     pub(crate) fn wake_at(&self, due: Duration, waker: &Waker) {
         let mut set = self.ring.0.lock();
-        set.waker = Some(waker.clone());
-        if set.due.is_none_or(|arranged| due < arranged) {
+        let before = set.waker.replace(waker.clone());
+        let is_earlier = set.due.is_none_or(|arranged| due < arranged);
+        if is_earlier {
             set.due = Some(due);
-            drop(set);
+        }
+        drop(set);
+        drop(before);
+        if is_earlier {
             self.broker.run_at(due, self.task());
         }
     }
@@ -58,10 +63,8 @@ impl Drop for Timer {
 
 impl Ring {
     fn ring(&self) {
-        let Set { waker, .. } = std::mem::take(&mut *self.0.lock());
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        let Set { waker, .. } = mem::take(&mut *self.0.lock());
+        wake_all(waker.into_iter().collect());
     }
 }
 

@@ -23,7 +23,7 @@ use crate::types::{Durability, Offset};
 use super::append::{Group, Seal};
 use super::checkpoint;
 use super::waiters::Gather;
-use super::{Inner, LogConfig, LogPosition};
+use super::{Inner, LogConfig, LogPosition, Quiet};
 
 /// Segments that ended and whose files are not complete, at most: beyond, the append that rolls completes one.
 const SEALED_MAX: usize = 4;
@@ -85,6 +85,7 @@ pub(super) struct WriterGuard<'a> {
     // Dropped in this order.
     guard: MutexGuard<'a, Writer>,
     tell: Tell<'a>,
+    _quiet: Quiet,
     was_panicking: bool,
 }
 
@@ -125,7 +126,7 @@ impl Inner {
     }
 
     fn guard<'a>(&'a self, guard: MutexGuard<'a, Writer>) -> WriterGuard<'a> {
-        WriterGuard { guard, tell: Tell(self), was_panicking: thread::panicking() }
+        WriterGuard { guard, tell: Tell(self), _quiet: Quiet::new(), was_panicking: thread::panicking() }
     }
 
     /// Whether the bytes of an append at `position` are where `level` asks them to be.

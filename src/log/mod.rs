@@ -86,7 +86,7 @@ pub use read::LogRead;
 pub(crate) use refuse::{look_first, refused};
 pub use report::{LogRecovery, RecoveryRow};
 use reserved::{Covered, Reserved};
-pub(crate) use signal::Signal;
+pub(crate) use signal::{Quiet, Signal, wake_all};
 pub(crate) use state::{SlotState, StateFile, StateSlot};
 pub(crate) use trim::Oldest;
 
@@ -771,6 +771,7 @@ impl Inner {
 
     fn notify_watchers(&self) {
         if self.watched.load(Ordering::Acquire) > 0 {
+            let _quiet = Quiet::new();
             for watcher in self.watchers.lock().iter().filter_map(Weak::upgrade) {
                 watcher.notify();
             }

@@ -13,7 +13,7 @@ use super::checkpoint;
 use super::commit::{Writer, half_of};
 use super::marks::Point;
 use super::state::SlotState;
-use super::{Inner, Reserved, recover};
+use super::{Inner, Quiet, Reserved, recover};
 
 impl Inner {
     /// What the state slot should say now.
@@ -185,6 +185,7 @@ impl Inner {
     }
 
     pub(super) fn close(&self) -> Result<()> {
+        let _quiet = Quiet::new();
         let _preparing = self.preparing.lock();
         let mut writer = self.writer();
         if self.closed.load(Ordering::Acquire) {

@@ -3,7 +3,12 @@
 //! Protocol against lost wake-ups: read `count`, then look at the state that events announce, then
 //! wait past that count. An event between the look and the wait makes the wait return at once. The
 //! announcer changes the state first and notifies after. Model-checked with loom (`loom_` tests).
+//!
+//! Wakers are called and dropped under no lock of ours: what they do is not ours.
 
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::mem;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -54,15 +59,13 @@ impl Signal {
     pub(crate) fn notify(&self) {
         let mut state = lock!(self.state);
         state.count += 1;
-        let wakers = std::mem::take(&mut state.wakers);
+        let wakers = mem::take(&mut state.wakers);
         let waiting = state.waiting > 0;
         drop(state);
         if waiting {
             self.changed.notify_all();
         }
-        for waker in wakers {
-            waker.wake();
-        }
+        wake_all(wakers);
     }
 
     /// Waits until there were more than `seen` events; `false` when the time ran out first. Without a
@@ -118,9 +121,62 @@ impl Signal {
     /// futures were dropped or moved to another task.
     #[cfg(feature = "async")]
     pub(crate) fn poll_past_alone(&self, seen: u64, waker: &Waker) -> bool {
-        lock!(self.state).wakers.clear();
-        self.poll_past(seen, waker)
+        let before = mem::take(&mut lock!(self.state).wakers);
+        let is_past = self.poll_past(seen, waker);
+        drop(before);
+        is_past
     }
+}
+
+thread_local! {
+    static KEPT: RefCell<Kept> = const { RefCell::new(Kept { quiet: 0, wakers: Vec::new() }) };
+}
+
+struct Kept {
+    /// How many [`Quiet`]s the thread has.
+    quiet: usize,
+    wakers: Vec<Waker>,
+}
+
+/// While a thread has one, it calls no waker: the last one that it drops does. To be made before a lock is taken under
+/// which something may be announced, and dropped after. A waker may poll its future at once, or be the last to hold it;
+/// what that future does then takes locks.
+#[derive(Debug)]
+pub(crate) struct Quiet(PhantomData<*const ()>);
+
+impl Quiet {
+    pub(crate) fn new() -> Self {
+        with_kept(|kept| kept.quiet += 1);
+        Self(PhantomData)
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        let wakers = with_kept(|kept| {
+            kept.quiet -= 1;
+            if kept.quiet == 0 { mem::take(&mut kept.wakers) } else { Vec::new() }
+        });
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+/// Calls these wakers, or has them called when the thread's quiet ends.
+pub(crate) fn wake_all(mut wakers: Vec<Waker>) {
+    if wakers.is_empty() {
+        return;
+    }
+    with_kept(|kept| {
+        if kept.quiet > 0 {
+            kept.wakers.append(&mut wakers);
+        }
+    });
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+/// `None` in a thread that ends and has given up what was its own.
+fn with_kept<T>(work: impl FnOnce(&mut Kept) -> T) -> Option<T> {
+    KEPT.try_with(|kept| work(&mut kept.borrow_mut())).ok()
 }
 
 #[cfg(all(test, not(loom)))]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::lane::Lane;
-use crate::broker::{Broker, Signal};
+use crate::broker::{Broker, Signal, wake_all};
 use crate::error::{Error, Result};
 use crate::log::{Appended, Committed, LogPosition};
 use crate::types::{Durability, Offset, PartitionId, Timestamp, TopicPartition};
@@ -102,7 +102,7 @@ impl Batch {
         let before = std::mem::replace(&mut *self.state.lock(), next);
         self.changed.notify_all();
         if let State::Open(wakers) = before {
-            wakers.into_iter().for_each(Waker::wake);
+            wake_all(wakers);
         }
     }
 

@@ -6,6 +6,7 @@
 //! Nobody waits for the disk with the lock held, so a partition that hangs holds up nobody who asks for others.
 
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
@@ -19,7 +20,7 @@ use super::accumulator::{Accumulator, Settings};
 use super::batch::Batch;
 use super::memory::Share;
 use super::rules;
-use crate::broker::TopicEntry;
+use crate::broker::{Quiet, TopicEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, LogPosition};
 use crate::metrics::BatchFigures;
@@ -60,6 +61,27 @@ pub(super) struct Lane {
     state: Mutex<State>,
     /// It is on its accumulator's list.
     pub(super) listed: AtomicBool,
+}
+
+/// The lock of a lane, with which nobody is woken: that follows when it is let go.
+pub(super) struct Locked<'a> {
+    // Dropped in this order.
+    state: MutexGuard<'a, State>,
+    _quiet: Quiet,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
 }
 
 #[derive(Default)]
@@ -162,12 +184,12 @@ impl Lane {
         self.partition.name()
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+    pub(super) fn lock(&self) -> Locked<'_> {
+        Locked { state: self.state.lock(), _quiet: Quiet::new() }
     }
 
-    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
-        self.state.try_lock()
+    pub(super) fn try_lock(&self) -> Option<Locked<'_>> {
+        Some(Locked { state: self.state.try_lock()?, _quiet: Quiet::new() })
     }
 
     /// Waits where a byte budget makes appends wait and has no room for this record.
