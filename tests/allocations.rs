@@ -123,6 +123,48 @@ fn records_are_enqueued_without_allocating() {
     producer.close().unwrap();
 }
 
+/// Open batches, those on their way and buffers to be used again, of many partitions, while no sync of any ends.
+#[test]
+fn a_producer_keeps_to_its_memory_while_a_disk_hangs() {
+    const PARTITIONS: i32 = 16;
+    const MEMORY: usize = 2 << 20;
+    // What a codec works with, the bookkeeping of batches, and what the logs note about each.
+    const BESIDE: usize = 1 << 20;
+    for codec in [Codec::None] {
+        for record_bytes in [100, 10_000] {
+            let disk = SimStorage::new();
+            let broker = Broker::builder("/data").storage(disk.clone()).open().unwrap();
+            let topic = broker.topic("t").partitions(PARTITIONS as u32).create().unwrap();
+            for partition in 0..PARTITIONS {
+                topic.send(Record::new("opens the log").partition(partition)).unwrap();
+            }
+            let held: Vec<_> = (0..PARTITIONS).map(|partition| disk.hold_sync(&format!("t-{partition}/"))).collect();
+            let builder = broker.producer().compression(codec).linger(Duration::from_secs(3600));
+            let producer = builder.buffer_memory(MEMORY).max_block(Duration::ZERO).build().unwrap();
+            let value = Bytes::from("many alike ".repeat(1_000)).slice(..record_bytes);
+            let (peak, taken) = peak_of(|| {
+                for n in 0.. {
+                    let record = Record::new(value.clone()).partition(n % PARTITIONS);
+                    match producer.enqueue(&topic, record) {
+                        Ok(ticket) => drop(ticket),
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::TimedOut);
+                            return n;
+                        }
+                    }
+                }
+                unreachable!("it takes no end of records")
+            });
+            println!("{codec}, records of {record_bytes} bytes: {taken} taken, {peak} bytes held");
+            assert!(peak <= MEMORY + BESIDE, "{codec}, records of {record_bytes} bytes: {peak}");
+            assert!(peak >= MEMORY / 2, "{codec}, records of {record_bytes} bytes: {peak}");
+            drop(held);
+            producer.close().unwrap();
+            broker.close().unwrap();
+        }
+    }
+}
+
 #[test]
 fn typed_numbers_of_a_poll_are_read_without_allocating() {
     let broker = Broker::in_memory().unwrap();
