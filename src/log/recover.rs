@@ -95,8 +95,8 @@ pub(super) fn recover(
         }
         segments.push(Arc::new(segment));
     }
-    super::reopen::settle_doubts(context, &home.dir, &segments, &mut noted, notes)?;
     let in_doubt = noted.filter(|slot| slot.poisoned && slot.boot_id == context.boot_id);
+    super::reopen::settle_doubts(context, &home.dir, &segments, &mut noted, notes)?;
     if let Some(frontier) = in_doubt.map(|slot| slot.frontier).or(context.outside.doubted) {
         super::reopen::write_again(&segments, frontier)?;
     }

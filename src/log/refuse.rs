@@ -21,7 +21,7 @@ pub(crate) fn look_first(context: &LogContext, dir: &Path, config: &LogConfig) -
         storage: Arc::new(overlay),
         findings: Arc::default(),
         meter: Arc::default(),
-        syncs: Arc::default(),
+        syncs: context.syncs.copy(),
         ..context.clone()
     };
     let found = recover::recover(&look, &home(&look, dir, config), config, None)?;

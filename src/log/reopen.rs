@@ -5,14 +5,15 @@
 //! were; recovery then judges and syncs it like any unfinished write. Dropping pages from the cache instead is a
 //! request that a kernel may not follow.
 
+use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
-use crate::record::BatchHeader;
 use crate::segment::{FileKind, Segment};
-use crate::storage::HaltingStorage;
+use crate::storage::{HaltingStorage, is_device_error};
 use crate::types::{Durability, Offset};
 
 use super::refuse::look_first;
@@ -21,6 +22,8 @@ use super::{Inner, Log, LogConfig, LogContext, LogRecovery, Signal};
 
 /// Pages are no larger on the systems that we run on.
 const PAGE: u64 = 64 << 10;
+/// Nor smaller.
+const SMALL_PAGE: u64 = 4 << 10;
 
 impl Log {
     /// Has `signal` notified whenever more becomes readable, the log start moves, or the log closes; for as long as
@@ -144,7 +147,9 @@ pub(super) fn write_again(segments: &[Arc<Segment>], frontier: Offset) -> Result
             continue;
         }
         let mut position = 0;
-        while let Some(header) = segment.header_at(position)?.filter(|header| header.next_offset() <= frontier) {
+        while let Ok(Some(header)) = segment.header_at(position)
+            && header.next_offset() <= frontier
+        {
             position += header.size_bytes() as u64;
         }
         write_again_from(segment, position)?;
@@ -154,14 +159,25 @@ pub(super) fn write_again(segments: &[Arc<Segment>], frontier: Offset) -> Result
 
 fn write_again_from(segment: &Segment, position: u64) -> Result<()> {
     let file = segment.file()?;
-    let failed = |e| Error::io("cannot write again what was not synced", segment.path(FileKind::Log), e);
     let mut bytes = vec![0; PAGE as usize];
+    let mut again = |at: u64, len: u64| -> io::Result<()> {
+        let bytes = &mut bytes[..len.min(segment.written() - at) as usize];
+        file.read_exact_at(bytes, at)?;
+        file.write_all_at(bytes, at)
+    };
+    let failed = |e| Error::io("cannot write again what was not synced", segment.path(FileKind::Log), e);
     let mut at = position - position % PAGE;
     while at < segment.written() {
-        let n = usize::try_from(segment.written() - at).map_or(bytes.len(), |left| left.min(bytes.len()));
-        file.read_exact_at(&mut bytes[..n], at).map_err(failed)?;
-        file.write_all_at(&bytes[..n], at).map_err(failed)?;
-        at += n as u64;
+        match again(at, PAGE) {
+            // What the disk does not give is not in the cache either.
+            Err(e) if is_device_error(&e) => {
+                for small in (at..segment.written().min(at + PAGE)).step_by(SMALL_PAGE as usize) {
+                    again(small, SMALL_PAGE).or_else(|e| if is_device_error(&e) { Ok(()) } else { Err(failed(e)) })?;
+                }
+            }
+            done => done.map_err(failed)?,
+        }
+        at += PAGE;
     }
     Ok(())
 }
@@ -175,37 +191,45 @@ pub(super) fn settle_doubts(
     noted: &mut Option<SlotState>,
     notes: Option<&StateSlot>,
 ) -> Result<()> {
-    for segment in segments {
-        let path = segment.path(FileKind::Log);
-        let Some(bytes) = context.syncs.of(&path) else { continue };
-        // What is durable for sure is not.
-        let durable = noted.filter(|slot| !slot.unknown).map_or(Offset::ZERO, |slot| slot.frontier);
-        let is_certain = |header: &BatchHeader, end| end <= bytes.start || header.next_offset() <= durable;
-        let mut from = 0;
-        while let Some(header) = segment.header_at(from)? {
-            let end = from + header.size_bytes() as u64;
-            if !is_certain(&header, end) {
-                break;
+    for doubt in context.syncs.at(dir) {
+        let path = |segment: &Segment| segment.path(FileKind::Log);
+        // The others are gone.
+        if let Some(segment) = segments.iter().find(|segment| context.syncs.is_of(&doubt, &path(segment))) {
+            let (from, is_whole) = look_at(segment, &doubt.bytes, noted.filter(|slot| !slot.unknown))?;
+            if !is_whole {
+                let before = noted.unwrap_or(SlotState { unknown: true, ..SlotState::default() });
+                let lost = SlotState { clean: false, poisoned: true, boot_id: context.boot_id, ..before };
+                notes.map_or(Ok(()), |notes| notes.store(&lost))?;
+                *noted = Some(lost);
             }
-            from = end;
+            write_again_from(segment, from)?;
+            segment.file()?.sync_data().map_err(|e| Error::unsynced(path(segment), e))?;
         }
-        let mut sound = from;
-        while sound < bytes.end
-            && let Some(header) = segment.sound_header_at(sound)?
-        {
-            sound += header.size_bytes() as u64;
-        }
-        if sound < bytes.end {
-            let before = noted.unwrap_or(SlotState { unknown: true, ..SlotState::default() });
-            let lost = SlotState { clean: false, poisoned: true, boot_id: context.boot_id, ..before };
-            notes.map_or(Ok(()), |notes| notes.store(&lost))?;
-            *noted = Some(lost);
-        }
-        write_again_from(segment, from)?;
-        segment.file()?.sync_data().map_err(|e| Error::unsynced(&path, e))?;
-        context.syncs.settle(&path);
+        context.syncs.settle(&doubt);
     }
-    // The rest is gone.
-    context.syncs.settle(dir);
     Ok(())
+}
+
+/// Where the batches begin that hold these bytes, and are not durable for sure; and whether all of them are sound.
+fn look_at(segment: &Segment, bytes: &Range<u64>, slot: Option<SlotState>) -> Result<(u64, bool)> {
+    segment.file()?;
+    let durable = slot.map_or(Offset::ZERO, |slot| slot.frontier);
+    let mut from = 0;
+    // What cannot be read is not sound.
+    while let Ok(Some(header)) = segment.header_at(from) {
+        let end = from + header.size_bytes() as u64;
+        if end > bytes.start && header.next_offset() > durable {
+            break;
+        }
+        from = end;
+    }
+    let mut sound = from;
+    while sound < bytes.end
+        && let Ok(Some(header)) = segment.sound_header_at(sound)
+    {
+        sound += header.size_bytes() as u64;
+    }
+    // Nobody was told of what may have been where there is room now.
+    let may_be_room = slot.is_some_and(|slot| slot.unsynced_max > 0 && !slot.weak_acks);
+    Ok((from, sound >= bytes.end || (may_be_room && segment.find_room()? <= sound)))
 }

@@ -218,12 +218,14 @@ impl StateFile {
         findings: &Findings,
         syncs: &SyncNotes,
     ) -> Result<Self> {
-        if syncs.of(path).is_some() {
-            // What the cache holds is written once more.
+        for doubt in syncs.at(path) {
+            // What the cache holds is written once more, in its place: that needs no space.
             if let Some(bytes) = read_file(&**storage, path, FILE_BYTES_MAX)? {
-                replace_file(&**storage, path, &bytes)?;
+                let failed = |e| Error::io("cannot write the state file again", path, e);
+                let file = storage.open(path, OpenMode::Write).map_err(failed)?;
+                file.write_all_at(&bytes, 0).and_then(|()| file.sync_data()).map_err(failed)?;
             }
-            syncs.settle(path);
+            syncs.settle(&doubt);
         }
         let opened = Self::open_or_begin(policy, &**storage, path, findings)?;
         opened.shared.storage.get_or_init(|| Arc::clone(storage));

@@ -8,15 +8,16 @@
 //! note, 512 bytes:   CRC-32C u32 of the rest | from u64 | to u64 | length of the path u16 | path below the directory
 //! ```
 //!
-//! Invariant: whatever was written and not synced since lies in a note while a sync of its file runs.
+//! Invariant: whatever somebody was told of, and that was not synced since, lies in a note while a sync of its file runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem;
 use std::ops::{Bound, Range};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::process;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 use crc32c::crc32c;
@@ -34,8 +35,8 @@ const VERSION: u32 = 1;
 const HEADER_LEN: usize = MAGIC.len() + 4 + 16 + 4;
 /// Of the header and of a note. The path of a partition's file has less than 300 bytes.
 const PLACE_LEN: usize = 512;
-/// Made when the file is, so that a full disk is no reason not to sync.
-const PLACES: usize = 7;
+/// For so many syncs at once there is space from the start.
+const PLACES: usize = 127;
 /// A million syncs at once; a longer file is none of ours.
 const FILE_BYTES_MAX: u64 = 512 << 20;
 /// Of a note, before its path.
@@ -52,6 +53,8 @@ pub(crate) struct NotingStorage {
 /// by a process that did not live to see its end.
 #[derive(Default)]
 pub(crate) struct SyncNotes {
+    /// The process whose notes they are: one that was forked from it has nothing to say.
+    owner: u32,
     /// The directory that the notes stand in and speak of.
     root: PathBuf,
     /// None before [`NotingStorage::begin`].
@@ -66,11 +69,11 @@ struct Table {
     free: Vec<usize>,
     /// How many there are.
     places: usize,
-    /// The files that are open for writing.
-    open: BTreeMap<PathBuf, Weak<Tracked>>,
+    /// The files that were opened for writing, and have a name.
+    open: BTreeMap<PathBuf, Arc<Tracked>>,
 }
 
-/// A file that is open for writing: what its handles share. Locked before the table.
+/// A file that was opened for writing: what its handles share. Locked before the table.
 #[derive(Default)]
 struct Tracked(Mutex<Unsynced>);
 
@@ -78,12 +81,19 @@ struct Tracked(Mutex<Unsynced>);
 struct Unsynced {
     /// Below the root; none once the name is gone.
     path: Option<PathBuf>,
-    /// Written since the last sync began.
+    /// Written since the last sync began. At first all that was there: who had the file before may have synced none of
+    /// it. Zeros that only make room are not missed.
     range: Range<u64>,
-    /// Who had the file before may have left any of its bytes unsynced.
-    is_all: bool,
     /// The syncs that run, each with the place of its note.
     running: Vec<(usize, Range<u64>)>,
+}
+
+/// Bytes of a file that may not be on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    path: PathBuf,
+    pub(crate) bytes: Range<u64>,
+    places: Vec<usize>,
 }
 
 /// The smallest range that holds both.
@@ -103,38 +113,57 @@ fn at_or_below<T: Clone>(map: &BTreeMap<PathBuf, T>, path: &Path) -> Vec<(PathBu
 
 impl NotingStorage {
     pub(crate) fn new(below: Arc<dyn Storage>, root: &Path) -> Self {
-        Self { below, syncs: Arc::new(SyncNotes { root: root.to_owned(), ..SyncNotes::default() }) }
+        let (owner, root) = (process::id(), root.to_owned());
+        Self { below, syncs: Arc::new(SyncNotes { owner, root, ..SyncNotes::default() }) }
     }
 
-    /// Reads what an earlier process of this boot noted, and notes every sync from here on. The caller holds the
-    /// directory's lock.
+    /// Reads what an earlier process of this boot noted, and notes every sync from here on; none where there is no space
+    /// for that. The caller holds the directory's lock.
     ///
     /// # Errors
-    /// `Unsupported` when a newer release noted it in this boot; `StorageFull`, `Io`.
+    /// `Unsupported` when a newer release noted it in this boot; `Io`, `TooManyOpenFiles`.
     pub(crate) fn begin(&self) -> Result<()> {
         let path = self.syncs.root.join(SYNCS);
-        let failed = |e| Error::io("cannot open the notes of syncs", &path, e);
-        let file = self.below.open(&path, OpenMode::CreateIfAbsent).map_err(failed)?;
-        let len = file.len().map_err(failed)?;
-        let mut bytes = vec![0; if len > FILE_BYTES_MAX { 0 } else { len as usize }];
-        file.read_exact_at(&mut bytes, 0).map_err(failed)?;
+        match self.begin_at(&path) {
+            Err(e) if e.kind() == ErrorKind::StorageFull => Ok(()),
+            begun => begun,
+        }
+    }
+
+    fn begin_at(&self, path: &Path) -> Result<()> {
+        let failed = |e| Error::io("cannot open the notes of syncs", path, e);
+        let file = self.below.open(path, OpenMode::CreateIfAbsent).map_err(failed)?;
+        let mut len = file.len().map_err(failed)?;
+        if len > FILE_BYTES_MAX {
+            file.set_len(0).map_err(failed)?;
+            len = 0;
+        }
+        let mut bytes = vec![0; len as usize];
+        if file.read_exact_at(&mut bytes, 0).is_err() {
+            // What the disk does not give is made anew.
+            bytes.fill(0);
+        }
         let boot_id = self.below.boot_id();
         let table = &mut *self.syncs.table.lock();
-        if is_of_boot(&bytes, boot_id).map_err(|e| e.path(&path))? {
+        table.places = PLACES;
+        if is_of_boot(&bytes, boot_id).map_err(|e| e.path(path))? {
             for (place, note) in bytes[PLACE_LEN..].chunks(PLACE_LEN).enumerate() {
-                match decode(note) {
-                    Some((path, range)) => table.in_doubt.entry(path).or_default().push((place, range)),
-                    None => table.free.push(place),
+                if let Some((path, range)) = decode(note) {
+                    table.in_doubt.entry(path).or_default().push((place, range));
                 }
-                table.places = place + 1;
+                table.places = table.places.max(place + 1);
             }
         } else {
-            let mut bytes = encode_header(VERSION, boot_id);
-            bytes.resize(PLACE_LEN * (1 + PLACES), 0);
-            file.set_len(0).and_then(|()| file.write_all_at(&bytes, 0)).map_err(failed)?;
-            (table.places, table.free) = (PLACES, (0..PLACES).collect());
+            // In place, over the notes of another boot, for which there is space.
+            file.allocate(0, (PLACE_LEN * (1 + PLACES)) as u64).ok();
+            bytes.fill(0);
+            let header = encode_header(VERSION, boot_id);
+            bytes.resize(bytes.len().max(PLACE_LEN), 0);
+            bytes[..header.len()].copy_from_slice(&header);
+            file.write_all_at(&bytes, 0).map_err(failed)?;
         }
-        table.free.reverse();
+        let used: BTreeSet<usize> = table.in_doubt.values().flatten().map(|(place, _)| *place).collect();
+        table.free = (0..table.places).rev().filter(|place| !used.contains(place)).collect();
         *self.syncs.file.write() = Some(file);
         Ok(())
     }
@@ -154,37 +183,59 @@ impl SyncNotes {
         path.strip_prefix(&self.root).unwrap_or(path)
     }
 
-    /// The bytes of a file that may not be on the disk.
-    pub(crate) fn of(&self, path: &Path) -> Option<Range<u64>> {
-        let table = self.table.lock();
-        let ranges = table.in_doubt.get(self.below_root(path))?;
-        Some(ranges.iter().fold(0..0, |all, (_, range)| join(&all, range)))
+    /// What is in doubt of the files at `path` or below it.
+    pub(crate) fn at(&self, path: &Path) -> Vec<Doubt> {
+        let found = at_or_below(&self.table.lock().in_doubt, self.below_root(path));
+        let doubt = |(path, notes): (PathBuf, Vec<(usize, Range<u64>)>)| Doubt {
+            path,
+            bytes: notes.iter().fold(0..0, |all, (_, range)| join(&all, range)),
+            places: notes.into_iter().map(|(place, _)| place).collect(),
+        };
+        found.into_iter().map(doubt).collect()
     }
 
-    /// Says that nothing at `path` or below it is in doubt any more: it was written once more and synced, or is gone.
-    pub(crate) fn settle(&self, path: &Path) {
-        let path = self.below_root(path);
-        let mut table = self.table.lock();
-        for (settled, notes) in at_or_below(&table.in_doubt, path) {
-            table.in_doubt.remove(&settled);
-            notes.into_iter().for_each(|(place, _)| self.free(&mut table, place));
+    /// Whether it is one of the file at `path`.
+    pub(crate) fn is_of(&self, doubt: &Doubt, path: &Path) -> bool {
+        self.below_root(path) == doubt.path
+    }
+
+    /// Says that these bytes were written once more and synced, or are gone. What came since stays in doubt.
+    pub(crate) fn settle(&self, doubt: &Doubt) {
+        {
+            let mut table = self.table.lock();
+            if let Some(notes) = table.in_doubt.get_mut(&doubt.path) {
+                notes.retain(|(place, _)| !doubt.places.contains(place));
+                if notes.is_empty() {
+                    table.in_doubt.remove(&doubt.path);
+                }
+            }
         }
+        doubt.places.iter().for_each(|place| self.free(*place));
+    }
+
+    /// The same doubts, for who looks only: nothing that becomes of them reaches the disk.
+    pub(crate) fn copy(&self) -> Arc<Self> {
+        let table = Table { in_doubt: self.table.lock().in_doubt.clone(), ..Table::default() };
+        Arc::new(Self { root: self.root.clone(), table: Mutex::new(table), ..Self::default() })
     }
 
     fn write(&self, place: usize, bytes: &[u8]) -> io::Result<()> {
         let file = self.file.read();
         let Some(file) = &*file else { return Ok(()) };
+        if process::id() != self.owner {
+            return Err(io::Error::other("it is another process's"));
+        }
         file.write_all_at(bytes, (PLACE_LEN * (1 + place)) as u64)
     }
 
     /// A note that stays although it should not is a doubt too many.
-    fn free(&self, table: &mut Table, place: usize) {
+    fn free(&self, place: usize) {
         drop(self.write(place, &[0; FRONT_LEN]));
-        table.free.push(place);
+        self.table.lock().free.push(place);
     }
 
-    /// Notes that a sync begins.
-    fn note(&self, path: &Path, range: &Range<u64>) -> io::Result<usize> {
+    /// Notes that a sync begins; `None` where there is no space for a note.
+    fn note(&self, path: &Path, range: &Range<u64>) -> io::Result<Option<usize>> {
         let place = {
             let mut table = self.table.lock();
             table.free.pop().unwrap_or_else(|| {
@@ -192,38 +243,40 @@ impl SyncNotes {
                 table.places - 1
             })
         };
-        let noted = encode(path, range).and_then(|note| self.write(place, &note));
-        if let Err(e) = noted {
-            self.table.lock().free.push(place);
-            return Err(io::Error::new(e.kind(), format!("a sync was not begun, as it could not be noted: {e}")));
+        match encode(path, range).and_then(|note| self.write(place, &note)) {
+            Ok(()) => Ok(Some(place)),
+            Err(e) => {
+                self.table.lock().free.insert(0, place);
+                match e.kind() {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Ok(None),
+                    kind => Err(io::Error::new(kind, format!("a sync was not begun, as it could not be noted: {e}"))),
+                }
+            }
         }
-        Ok(place)
     }
 
-    fn tracked(&self, path: &Path, mode: OpenMode) -> Arc<Tracked> {
+    /// A file that is opened for writing. `len` tells what was there of one that nobody of this process had opened before.
+    fn tracked(&self, path: &Path, len: impl FnOnce() -> io::Result<u64>) -> io::Result<Arc<Tracked>> {
         let path = self.below_root(path);
-        let mut table = self.table.lock();
-        if let Some(open) = table.open.get(path).and_then(Weak::upgrade) {
-            return open;
+        if let Some(open) = self.table.lock().open.get(path) {
+            return Ok(Arc::clone(open));
         }
-        table.open.retain(|_, file| file.strong_count() > 0);
-        let is_all = mode != OpenMode::CreateNew;
-        let tracked =
-            Arc::new(Tracked(Mutex::new(Unsynced { path: Some(path.to_owned()), is_all, ..Unsynced::default() })));
-        table.open.insert(path.to_owned(), Arc::downgrade(&tracked));
-        tracked
+        let unsynced = Unsynced { path: Some(path.to_owned()), range: 0..len()?, running: Vec::new() };
+        let tracked = Arc::new(Tracked(Mutex::new(unsynced)));
+        // Another one may have come between.
+        Ok(Arc::clone(self.table.lock().open.entry(path.to_owned()).or_insert(tracked)))
     }
 
     /// What is at `path` is gone.
     fn remove(&self, path: &Path) {
-        self.settle(path);
+        self.at(path).iter().for_each(|doubt| self.settle(doubt));
         let gone = {
             let mut table = self.table.lock();
             let gone = at_or_below(&table.open, self.below_root(path));
             gone.iter().for_each(|(path, _)| drop(table.open.remove(path)));
             gone
         };
-        gone.into_iter().filter_map(|(_, file)| file.upgrade()).for_each(|file| file.0.lock().path = None);
+        gone.into_iter().for_each(|(_, file)| file.0.lock().path = None);
     }
 
     /// What was at `from` is at `to`.
@@ -243,34 +296,34 @@ impl SyncNotes {
         }
         for (path, notes) in at_or_below(&table.in_doubt, from) {
             table.in_doubt.remove(&path);
-            notes.iter().for_each(|(place, range)| self.note_again(*place, &moved(&path), range));
+            notes.iter().for_each(|(place, range)| drop(self.note_again(*place, &moved(&path), range)));
             table.in_doubt.insert(moved(&path), notes);
         }
         drop(table);
-        for (path, file) in open.into_iter().filter_map(|(path, file)| Some((moved(&path), file.upgrade()?))) {
-            let mut file = file.0.lock();
-            file.running.iter().for_each(|(place, range)| self.note_again(*place, &path, range));
+        for (path, file) in open {
+            let (path, mut file) = (moved(&path), file.0.lock());
+            file.running.iter().for_each(|(place, range)| drop(self.note_again(*place, &path, range)));
             file.path = Some(path);
         }
     }
 
     /// In the place of an earlier note.
-    fn note_again(&self, place: usize, path: &Path, range: &Range<u64>) {
-        drop(encode(path, range).and_then(|note| self.write(place, &note)));
+    fn note_again(&self, place: usize, path: &Path, range: &Range<u64>) -> io::Result<()> {
+        encode(path, range).and_then(|note| self.write(place, &note))
     }
 }
 
 impl Tracked {
-    /// Takes note of bytes that are about to be written. A sync that runs may cost them as well.
-    fn write(&self, syncs: &SyncNotes, range: Range<u64>) {
+    /// Takes note of bytes that were written, and that nobody was told of yet. A sync that runs may cost them as well.
+    fn wrote(&self, syncs: &SyncNotes, range: Range<u64>) {
         let file = &mut *self.0.lock();
         file.range = join(&file.range, &range);
         for (place, running) in &mut file.running {
             let wider = join(running, &range);
             if wider != *running
                 && let Some(path) = &file.path
+                && syncs.note_again(*place, path, &wider).is_ok()
             {
-                syncs.note_again(*place, path, &wider);
                 *running = wider;
             }
         }
@@ -281,37 +334,34 @@ impl Tracked {
         *range = range.start.min(len)..range.end.min(len);
     }
 
-    /// Runs `sync` of a file that is as long as `len` says.
-    fn sync(
-        &self,
-        syncs: &SyncNotes,
-        len: impl FnOnce() -> io::Result<u64>,
-        sync: impl FnOnce() -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn sync(&self, syncs: &SyncNotes, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut file = self.0.lock();
-        if file.is_all {
-            file.range = join(&file.range, &(0..len()?));
-            file.is_all = false;
-        }
-        let Some(path) = file.path.as_ref().filter(|_| !file.range.is_empty() && !is_on(Mutant::SyncUnnoted)) else {
+        let noted = match &file.path {
+            Some(path) if !file.range.is_empty() && !is_on(Mutant::SyncUnnoted) => syncs.note(path, &file.range)?,
+            _ => None,
+        };
+        let range = mem::take(&mut file.range);
+        let Some(place) = noted else {
             drop(file);
             return sync();
         };
-        let place = syncs.note(path, &file.range)?;
-        let range = mem::take(&mut file.range);
         file.running.push((place, range));
         drop(file);
         let synced = sync();
         let mut file = self.0.lock();
         let Some(at) = file.running.iter().position(|(running, _)| *running == place) else { return synced };
         let (_, range) = file.running.swap_remove(at);
-        let mut table = syncs.table.lock();
         match (&synced, &file.path) {
-            (Err(_), Some(path)) => table.in_doubt.entry(path.clone()).or_default().push((place, range)),
-            _ => syncs.free(&mut table, place),
+            (Err(_), Some(path)) => syncs.table.lock().in_doubt.entry(path.clone()).or_default().push((place, range)),
+            _ => syncs.free(place),
         }
         synced
     }
+}
+
+/// Whether bytes are zeros that make room: a batch has others in its first few.
+fn is_room(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 fn encode_header(version: u32, boot_id: [u8; 16]) -> Vec<u8> {
@@ -380,7 +430,8 @@ impl Storage for NotingStorage {
         if mode == OpenMode::Read || !is_noted(path) {
             return Ok(below);
         }
-        let tracked = self.syncs.tracked(path, mode);
+        let len = || if mode == OpenMode::CreateNew { Ok(0) } else { below.len() };
+        let tracked = self.syncs.tracked(path, len)?;
         Ok(Arc::new(NotingFile { below, tracked, syncs: self.notes() }))
     }
 
@@ -460,18 +511,23 @@ impl File for NotingFile {
     }
 
     fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize> {
-        self.tracked.write(&self.syncs, position..position + buf.len() as u64);
-        self.below.write_at(buf, position)
+        let written = self.below.write_at(buf, position)?;
+        if !is_room(&buf[..written.min(buf.len())]) {
+            self.tracked.wrote(&self.syncs, position..position + written as u64);
+        }
+        Ok(written)
     }
 
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
-        let len: u64 = bufs.iter().map(|buf| buf.len() as u64).sum();
-        self.tracked.write(&self.syncs, position..position + len);
-        self.below.write_vectored_at(bufs, position)
+        let written = self.below.write_vectored_at(bufs, position)?;
+        if !bufs.iter().all(|buf| is_room(buf)) {
+            self.tracked.wrote(&self.syncs, position..position + written as u64);
+        }
+        Ok(written)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.tracked.sync(&self.syncs, || self.below.len(), || self.below.sync_data())
+        self.tracked.sync(&self.syncs, || self.below.sync_data())
     }
 
     fn allocate(&self, position: u64, len: u64) -> io::Result<()> {

@@ -8,7 +8,7 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
 
@@ -93,7 +93,14 @@ impl Storage for ReservedStorage {
         if mode == OpenMode::Read {
             return Ok(file);
         }
-        Ok(Arc::new(ReservedFile { below: file, reserve: Arc::clone(&self.0), holds_records: holds_records(path) }))
+        let holds_records = holds_records(path);
+        let was = if holds_records && mode == OpenMode::Write { file.len()? } else { 0 };
+        Ok(Arc::new(ReservedFile {
+            below: file,
+            reserve: Arc::clone(&self.0),
+            holds_records,
+            was: AtomicU64::new(was),
+        }))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -147,14 +154,21 @@ struct ReservedFile {
     below: Arc<dyn File>,
     reserve: Arc<Reserve>,
     holds_records: bool,
+    /// How long the file was when it was opened, as far as that is still there.
+    was: AtomicU64,
 }
 
 impl ReservedFile {
-    fn grow<T>(&self, mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        if self.holds_records {
-            return self.reserve.check_records().and_then(|()| call());
+    /// Runs what makes the file reach `end`, if it does not yet.
+    fn grow<T>(&self, end: u64, mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        if !self.holds_records {
+            return self.reserve.with(call);
         }
-        self.reserve.with(call)
+        match self.reserve.check_records() {
+            // What was there is written again in its place, and takes no space from anybody.
+            Err(e) if end > self.was.load(Ordering::Acquire) => Err(e),
+            _ => call(),
+        }
     }
 }
 
@@ -164,11 +178,12 @@ impl File for ReservedFile {
     }
 
     fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize> {
-        self.grow(|| self.below.write_at(buf, position))
+        self.grow(position + buf.len() as u64, || self.below.write_at(buf, position))
     }
 
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
-        self.grow(|| self.below.write_vectored_at(bufs, position))
+        let len: u64 = bufs.iter().map(|buf| buf.len() as u64).sum();
+        self.grow(position + len, || self.below.write_vectored_at(bufs, position))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -177,10 +192,11 @@ impl File for ReservedFile {
     }
 
     fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
-        self.grow(|| self.below.allocate(position, len))
+        self.grow(u64::MAX, || self.below.allocate(position, len))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.was.fetch_min(len, Ordering::AcqRel);
         // A cut needs no space, or little.
         self.reserve.with(|| self.below.set_len(len))
     }

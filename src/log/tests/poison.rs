@@ -320,6 +320,15 @@ fn a_sync_that_failed_is_known_to_the_next_opening_although_nobody_noted_that() 
             let log = open(&disk, level);
             let kept = all(&log).contains(&(1, "told".to_owned()));
             assert!(kept || after == AfterFailedSync::DropsToOld, "{level:?} {after:?}");
+            if after != AfterFailedSync::DropsToOld {
+                // Nothing that anybody wrote is missing, whatever room was made behind it.
+                assert!(
+                    !log.recovery().rows.contains(&RecoveryRow::Reserved),
+                    "{level:?} {after:?}: {}",
+                    log.recovery()
+                );
+                assert_eq!(log.offsets().end, 2, "{level:?} {after:?}");
+            }
             assert!(put(&log, &["next"]).base_offset > 1, "{level:?} {after:?}: offset 1 was told");
             log.sync().unwrap();
             let told = all(&log);
@@ -357,6 +366,39 @@ fn an_opening_that_dies_while_it_cuts_what_a_failed_sync_lost_leaves_no_damage()
         if let Ok(log) = opened {
             assert!(log.recovery().rows.contains(&RecoveryRow::TornUnsynced), "{}", log.recovery());
             return;
+        }
+    }
+    panic!("no opening gets through");
+}
+
+/// A full disk and a bad sector keep nobody from opening what a sync left in doubt.
+#[test]
+fn what_is_in_doubt_is_opened_on_a_full_disk_and_over_a_bad_sector() {
+    for trouble in ["full", "no notes", "sector", "notes"] {
+        let disk = disk();
+        let log = open(&disk, Durability::PowerLoss);
+        put(&log, &["durable"]);
+        log.append_records(["in doubt"]).unwrap();
+        disk.add_fault(Fault::new(Errno::Io, Repeat::Forever).on(Operation::Write).path("log.state"));
+        fail_syncs(&disk, AfterFailedSync::KeepsNew, Repeat::Once);
+        log.sync().unwrap_err();
+        let disk = disk.crash(Choice::ProcessCrash);
+        let read = |part: &str| Fault::new(Errno::Io, Repeat::Forever).on(Operation::Read).path(part);
+        match trouble {
+            "full" => {
+                disk.open(Path::new("data/t-0/thalweg.reserve"), OpenMode::Write).unwrap().set_len(0).unwrap();
+                disk.limit_space(Some(0));
+            }
+            "no notes" => {
+                disk.remove_file(Path::new("data/t-0/thalweg.syncs")).unwrap();
+                disk.limit_space(Some(0));
+            }
+            "sector" => disk.add_fault(read("00000000000000000000.log")),
+            _ => disk.add_fault(read("thalweg.syncs")),
+        }
+        let log = open(&disk, Durability::PowerLoss);
+        if trouble != "sector" {
+            assert_eq!(all(&log).len(), 2, "{trouble}");
         }
     }
 }

@@ -109,7 +109,7 @@ fn a_young_log_knows_a_torn_group_when_it_sees_one() {
             let last = (0..3).map(|n| log.append_records([format!("value {n}")]).unwrap()).last().unwrap();
             disk.limit_operations(disk.operations() + operations);
             let done = log.wait(last.position, level);
-            for choice in (0..20).map(Choice::Journaled) {
+            for choice in (0..60).map(Choice::Journaled) {
                 let left = disk.crash(choice);
                 if let Ok(file) = left.open(Path::new(LOG), OpenMode::Write)
                     && file.len().unwrap() > size
