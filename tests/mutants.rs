@@ -33,7 +33,7 @@ const LEDGER: &[(Mutant, Search)] = &[
     (Mutant::VisibleUnsynced, LOG),
     (Mutant::NextSegmentFirst, LOG),
     (Mutant::CleanBelieved, LOG),
-    (Mutant::RecoveryPointAhead, BROKER),
+    (Mutant::RecoveryPointAhead, LOG),
     (Mutant::RecoveredUnsynced, WEAK_LOG),
     (Mutant::OffsetsReused, WEAK_LOG),
     (Mutant::TornTailKept, LOG),
