@@ -176,12 +176,18 @@ impl Inner {
         let Some(segment) = found.filter(|_| self.context.slot.is_some()) else { return Ok(false) };
         // One that gets none is not read again.
         *below = segment.base();
-        let dir = &*self.home.dir;
-        // What was put right beside it is there to stay once it is sealed.
-        let synced =
-            segment.sync_indexes().and_then(|()| self.context.storage.sync_dir(dir).map_err(|e| self.unsynced(dir, e)));
-        self.heed(synced.and_then(|()| segment.seal()))?;
+        self.heed(self.sync_and_seal(&segment))?;
         Ok(true)
+    }
+
+    fn sync_and_seal(&self, segment: &Segment) -> Result<()> {
+        // Whoever put it here, be it by a copy, may not have synced it.
+        segment.file()?.sync_data().map_err(|e| self.unsynced(segment.path(FileKind::Log), e))?;
+        // What was put right beside it is there to stay once it is sealed.
+        segment.sync_indexes()?;
+        let dir = &*self.home.dir;
+        self.context.storage.sync_dir(dir).map_err(|e| self.unsynced(dir, e))?;
+        segment.seal()
     }
 
     pub(super) fn close(&self) -> Result<()> {

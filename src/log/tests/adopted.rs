@@ -197,6 +197,25 @@ fn segments_of_a_stock_broker_get_seals_one_at_a_time() {
     assert_eq!(log.recovery().damaged, [gone]);
 }
 
+/// A directory that was copied or restored: its checkpoint speaks of a disk that synced it.
+#[test]
+fn what_is_sealed_is_on_the_disk_whoever_wrote_it() {
+    let (disk, end) = stock();
+    let ended = bases(&disk.disk).len() - 1;
+    for base in &bases(&disk.disk)[..ended] {
+        let path = FileKind::Log.path(Path::new(DIR), *base);
+        let bytes = crate::storage::read_file(&disk.disk, &path, 1 << 20).unwrap().unwrap();
+        let file = disk.disk.open(&path, OpenMode::Write).unwrap();
+        file.set_len(0).unwrap();
+        file.sync_data().unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+    }
+    let log = open(&disk, end);
+    (0..=ended).for_each(|_| log.run_maintenance().unwrap());
+    assert_eq!(names(&disk.disk, ".seal").len(), ended);
+    assert_eq!(all(&open(&disk.after_cut(0), end)), numbered(0..60));
+}
+
 #[test]
 fn what_cannot_be_sealed_is_looked_at_once_and_what_is_deleted_not_at_all() {
     let (disk, end) = stock();
