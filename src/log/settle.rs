@@ -161,14 +161,16 @@ impl Inner {
     pub(super) fn complete(&self, segment: &Segment) -> Result<()> {
         segment.sync_indexes()?;
         // Nothing of ours lies in the metadata log.
-        if self.context.slot.is_some() { segment.seal() } else { Ok(()) }
+        if self.context.slot.is_some() { segment.seal(|| true) } else { Ok(()) }
     }
 
     /// Seals one more segment below the recovery point that has none, as another program's have, the newest first: all its
     /// headers are read for that. Answers whether there was one.
     pub(super) fn seal_next(&self) -> Result<bool> {
-        self.check_waitable()?;
+        let _quiet = Quiet::new();
+        // A close waits for that, and a deletion for the close: afterwards the segment's name may be another's.
         let mut below = self.unsealed_below.lock();
+        self.check_waitable()?;
         let point = self.marks.recovery_point();
         let is_due =
             |s: &&Arc<Segment>| s.base() < *below && !s.is_sealed() && s.until().is_some_and(|end| end <= point);
@@ -187,7 +189,7 @@ impl Inner {
         segment.sync_indexes()?;
         let dir = &*self.home.dir;
         self.context.storage.sync_dir(dir).map_err(|e| self.unsynced(dir, e))?;
-        segment.seal()
+        segment.seal(|| self.check_usable().is_ok())
     }
 
     pub(super) fn close(&self) -> Result<()> {
@@ -202,6 +204,8 @@ impl Inner {
             let _appender = self.appender.lock();
             self.closing.store(true, Ordering::Release);
         }
+        // Whoever seals a segment stops reading it.
+        drop(self.unsealed_below.lock());
         let done = self.heed(self.settle(&mut writer));
         {
             let _notes = self.reserved.lock();

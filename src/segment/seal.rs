@@ -180,15 +180,22 @@ impl Segment {
     }
 
     /// Writes the seal of a segment that has ended, all of which is synced. One that there is no space for, or whose
-    /// batches are not all sound, gets none.
-    pub(crate) fn seal(&self) -> Result<()> {
-        let removed = self.removed.lock();
+    /// batches are not all sound, gets none; nor does one of which `may` says so, when its headers are read and after.
+    pub(crate) fn seal(&self, may: impl Fn() -> bool) -> Result<()> {
+        let cuts = self.cuts.load(Ordering::Acquire);
         let is_damaged = |known: &Survey| known.flaws().iter().any(|flaw| flaw.kind.is_unreadable());
-        let is_due = !*removed && self.until().is_some() && !self.sealed.load(Ordering::Acquire);
-        if !is_due || self.known().is_some_and(|known| is_damaged(&known)) {
+        let is_due =
+            || self.until().is_some() && !self.is_sealed() && self.cuts.load(Ordering::Acquire) == cuts && may();
+        if !is_due() || self.known().is_some_and(|known| is_damaged(&known)) {
             return Ok(());
         }
-        let Some(tally) = self.tally()?.filter(|tally| tally.size == self.written() && tally.size > 0) else {
+        // Whoever cuts or removes it does not wait for that.
+        let tally = self.tally(&may);
+        let removed = self.removed.lock();
+        if *removed || !is_due() {
+            return Ok(());
+        }
+        let Some(tally) = tally?.filter(|tally| tally.size == self.written() && tally.size > 0) else {
             return Ok(());
         };
         match self.load_aborted() {
@@ -221,8 +228,8 @@ impl Segment {
         self.indexes.read().as_ref().and_then(|indexes| indexes.tally)
     }
 
-    /// The account of all batches: kept since the segment began, or else from one look at the headers.
-    fn tally(&self) -> Result<Option<Tally>> {
+    /// The account of all batches: kept since the segment began, or else from one look at the headers, as long as it `may`.
+    fn tally(&self, may: impl Fn() -> bool) -> Result<Option<Tally>> {
         let kept = self.kept_tally();
         if kept.is_some_and(|tally| tally.size == self.written()) {
             return Ok(kept);
@@ -231,7 +238,7 @@ impl Segment {
         let mut tally = Some(Tally::new(self.base));
         let is_sound =
             super::headers::headers(&file, self.written(), base, &self.home.buffers, |position, header, _| {
-                tally = tally.and_then(|tally| tally.with(position, header));
+                tally = tally.filter(|_| may()).and_then(|tally| tally.with(position, header));
                 tally.is_some()
             });
         let is_sound = is_sound.map_err(|e| self.io_error("cannot read a segment", e))?;

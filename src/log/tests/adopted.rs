@@ -217,6 +217,51 @@ fn what_is_sealed_is_on_the_disk_whoever_wrote_it() {
 }
 
 #[test]
+fn no_segment_is_sealed_once_its_log_closes() {
+    let (disk, end) = stock();
+    let log = open(&disk, end);
+    let bases = bases(&disk.disk);
+    let ended = FileKind::Log.path(Path::new(DIR), bases[bases.len() - 2]);
+    let hold = disk.disk.hold_read(&ended.display().to_string());
+    std::thread::scope(|scope| {
+        let sealing = scope.spawn(|| log.seal_next());
+        hold.wait_for_it();
+        let closing = scope.spawn(|| {
+            log.close().unwrap();
+            assert!(log.inner().unsealed_below.try_lock().is_some(), "somebody may still write a seal");
+        });
+        while !log.inner().closing.load(std::sync::atomic::Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        drop(hold);
+        closing.join().unwrap();
+        drop(sealing.join().unwrap());
+    });
+    assert_eq!(names(&disk.disk, ".seal"), [""; 0]);
+    assert_eq!(log.seal_next().unwrap_err().kind(), ErrorKind::Closed);
+}
+
+/// A truncation takes the lock of appends: it waits for nobody who reads a whole segment.
+#[test]
+fn a_segment_is_cut_while_it_is_read_to_be_sealed_and_gets_no_seal() {
+    let (disk, end) = stock();
+    let log = open(&disk, end);
+    let bases = bases(&disk.disk);
+    let (ended, next) = (bases[bases.len() - 2], bases[bases.len() - 1]);
+    let hold = disk.disk.hold_read(&FileKind::Log.path(Path::new(DIR), ended).display().to_string());
+    std::thread::scope(|scope| {
+        let sealing = scope.spawn(|| log.seal_next());
+        hold.wait_for_it();
+        log.truncate(ended.next()).unwrap();
+        fill(&log, ended.next().get()..next.get() + 3);
+        drop(hold);
+        sealing.join().unwrap().unwrap();
+    });
+    assert_eq!(names(&disk.disk, ".seal"), [""; 0]);
+    assert_eq!(all(&log), numbered(0..next.get() + 3));
+}
+
+#[test]
 fn what_cannot_be_sealed_is_looked_at_once_and_what_is_deleted_not_at_all() {
     let (disk, end) = stock();
     let bases = bases(&disk.disk);
