@@ -5,7 +5,7 @@
 //! The price is paid once after another program had the log, and only when a reader meets a batch of a transaction.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,9 +16,9 @@ use crate::record::{BatchHeader, RecordBatch};
 use crate::segment::{AbortedCheck, Segment};
 use crate::types::Offset;
 
-use super::Inner;
 use super::read::aborted_between;
 use super::transactions::TxnReplay;
+use super::{Inner, Quiet};
 
 /// What is not known of a log's index files.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(super) struct Doubts {
     settling: Mutex<()>,
     /// It was settled, which the state slot does not know yet.
     settled: AtomicBool,
+    /// Below, what was wrong is not durably put right yet, or cannot be: the next opening is to doubt it again.
+    unkept_below: AtomicI64,
     /// The end when the log was opened: batches below may be another program's.
     end: Offset,
 }
@@ -36,7 +38,13 @@ pub(super) struct Doubts {
 impl Doubts {
     pub(super) fn of(segments: &[Arc<Segment>], end: Offset) -> Self {
         let pending = AtomicBool::new(segments.iter().any(|segment| segment.is_doubted()));
-        Self { pending, settling: Mutex::new(()), settled: AtomicBool::new(false), end }
+        Self {
+            pending,
+            settling: Mutex::new(()),
+            settled: AtomicBool::new(false),
+            unkept_below: AtomicI64::new(0),
+            end,
+        }
     }
 
     pub(super) fn are_pending(&self) -> bool {
@@ -99,17 +107,21 @@ impl Inner {
         self.settle_doubts()
     }
 
-    /// Up to where another program's index files were not compared with the log yet: what the state slot keeps.
+    /// Up to where another program's index files were not compared with the log yet, or are not there to stay as they
+    /// should be: what the state slot keeps.
     pub(super) fn doubted_below(&self) -> Offset {
-        if !self.doubts.are_pending() {
-            return Offset::ZERO;
+        let mut doubted = Offset::ZERO;
+        if self.doubts.are_pending() {
+            let segments = self.segments.load();
+            doubted = segments.iter().rev().find(|s| s.is_doubted()).map_or(doubted, |s| s.base().next());
         }
-        let segments = self.segments.load();
-        segments.iter().rev().find(|s| s.is_doubted()).map_or(Offset::ZERO, |s| s.base().next())
+        // After that look: an audit raises this before the first doubt falls.
+        doubted.max(self.doubts.unkept_below.load(Ordering::Acquire).into())
     }
 
     /// Makes sure that the transaction indexes can be believed.
     pub(super) fn settle_doubts(&self) -> Result<()> {
+        let _quiet = Quiet::new();
         let _one = self.doubts.settling.lock();
         while self.doubts.are_pending() {
             let era = self.era();
@@ -136,6 +148,7 @@ impl Inner {
         if era != self.era() {
             return Ok(());
         }
+        self.doubts.unkept_below.store(self.doubted_below().get(), Ordering::Release);
         for Told { segment, aborted, fault } in &mut told {
             let stale = segment.adopt_aborted(std::mem::take(aborted), self.doubts.end);
             *fault = fault.or(stale);
@@ -144,10 +157,19 @@ impl Inner {
         self.doubts.pending.store(false, Ordering::Release);
         self.doubts.settled.store(true, Ordering::Release);
         drop(appender);
-        for Told { segment, fault, .. } in told {
+        for Told { segment, fault, .. } in &told {
             if let Some(fault) = fault {
                 segment.replace_aborted(fault);
             }
+        }
+        if told.is_empty() {
+            return Ok(());
+        }
+        let dir = &*self.home.dir;
+        let synced = self.heed(self.context.storage.sync_dir(dir).map_err(|e| self.unsynced(dir, e)));
+        // What is known here is right even so.
+        if synced.is_ok() && !told.iter().any(|told| told.segment.has_wrong_beside()) {
+            self.doubts.unkept_below.store(0, Ordering::Release);
         }
         Ok(())
     }

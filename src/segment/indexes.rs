@@ -389,13 +389,19 @@ impl Segment {
         self.home.findings.add(finding);
     }
 
-    /// Puts a file right, lest a stock broker trip on it, and tells of it.
+    /// Puts a file right, lest a stock broker trip on it, and tells of it. It is there to stay once the directory is synced.
     fn replace(&self, kind: FileKind, bytes: &[u8], fault: Fault) {
         let placed = match (kind, bytes) {
             (FileKind::TxnIndex, []) => self.remove(kind),
             _ => place_file(&*self.home.storage, &self.path(kind), bytes),
         };
+        self.wrong_beside.fetch_or(placed.is_err(), Ordering::AcqRel);
         self.tell(kind, fault, placed.err());
+    }
+
+    /// Whether a wrong file stands beside the segment that could not be replaced.
+    pub(crate) fn has_wrong_beside(&self) -> bool {
+        self.wrong_beside.load(Ordering::Acquire)
     }
 
     fn open_check(&self) -> Result<Box<(OffsetCheck, TimeCheck)>> {
@@ -466,15 +472,19 @@ impl Segment {
         if !whole {
             return Ok((indexes, false));
         }
+        let mut are_right = true;
         for (kind, fault) in faults {
             if let Some(fault) = fault {
+                are_right = false;
                 self.replace(kind, &indexes.encode(kind, 0..usize::MAX), fault);
             }
         }
         if !transactional {
-            self.adopt_aborted(TransactionIndex::default(), end);
-            if let Some(fault) = self.open_aborted_check()?.finish(end, false)? {
-                self.replace(FileKind::TxnIndex, &[], fault);
+            match self.open_aborted_check()?.finish(end, false)?.or(self.sealed_fault()?) {
+                Some(fault) => self.replace(FileKind::TxnIndex, &[], fault),
+                // What was replaced may be as it was after a loss of power: an audit syncs it, or the next opening finds it right.
+                None if are_right => drop(self.adopt_aborted(TransactionIndex::default(), end)),
+                None => {}
             }
         }
         Ok((indexes, true))

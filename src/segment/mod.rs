@@ -95,6 +95,8 @@ pub(crate) struct Segment {
     aborted: RwLock<Option<TransactionIndex>>,
     /// The index files are another program's, and were not compared with the batches yet.
     doubted: AtomicBool,
+    /// A file beside it is wrong, and could not be replaced.
+    wrong_beside: AtomicBool,
     /// There was no space for the index files.
     unwritten: AtomicBool,
     /// A seal lies beside the segment...
@@ -128,6 +130,7 @@ impl Segment {
             indexes: RwLock::new(Some(indexes)),
             aborted: RwLock::new(Some(TransactionIndex::default())),
             doubted: AtomicBool::new(false),
+            wrong_beside: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
             unproven: AtomicBool::new(false),
@@ -155,6 +158,7 @@ impl Segment {
             indexes: RwLock::new(None),
             aborted: RwLock::new(None),
             doubted: AtomicBool::new(false),
+            wrong_beside: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
             unproven: AtomicBool::new(false),

@@ -270,7 +270,11 @@ impl Segment {
 
     /// Has the seal name the transaction index of these bytes, which the batches gave.
     pub(super) fn seal_anew(&self, aborted: &[u8]) -> Result<()> {
-        let (Some(facts), aborted) = (self.facts()?, Some(Digest::of(aborted))) else { return Ok(()) };
+        // Whoever is at sealing it may still name what was there before.
+        let removed = self.removed.lock();
+        let (Some(facts), aborted) = (self.facts()?.filter(|_| !*removed), Some(Digest::of(aborted))) else {
+            return Ok(());
+        };
         if facts.aborted == aborted {
             return Ok(());
         }
