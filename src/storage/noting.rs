@@ -35,8 +35,8 @@ const VERSION: u32 = 1;
 const HEADER_LEN: usize = MAGIC.len() + 4 + 16 + 4;
 /// Of the header and of a note. The path of a partition's file has less than 300 bytes.
 const PLACE_LEN: usize = 512;
-/// For so many syncs at once there is space from the start.
-const PLACES: usize = 127;
+/// For so many syncs at once there is space from the start: a page of the system's cache.
+const PLACES: usize = 7;
 /// A million syncs at once; a longer file is none of ours.
 const FILE_BYTES_MAX: u64 = 512 << 20;
 /// Of a note, before its path.
@@ -155,10 +155,9 @@ impl NotingStorage {
             }
         } else {
             // In place, over the notes of another boot, for which there is space.
-            file.allocate(0, (PLACE_LEN * (1 + PLACES)) as u64).ok();
             bytes.fill(0);
             let header = encode_header(VERSION, boot_id);
-            bytes.resize(bytes.len().max(PLACE_LEN), 0);
+            bytes.resize(bytes.len().max(PLACE_LEN * (1 + PLACES)), 0);
             bytes[..header.len()].copy_from_slice(&header);
             file.write_all_at(&bytes, 0).map_err(failed)?;
         }
