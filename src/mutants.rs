@@ -46,8 +46,6 @@ pub(crate) enum Mutant {
     OnlyCopyOverwritten,
     /// What a failed write left in the file stays there.
     FailedWriteLeft,
-    /// A process that is killed between a sync that failed and its note of that leaves nothing to tell it by.
-    SyncUnnoted,
 }
 
 /// Whether this bug is built in.

@@ -46,7 +46,6 @@ const LEDGER: &[(Mutant, Search)] = &[
     (Mutant::RenamedUnsynced, BROKER),
     (Mutant::OnlyCopyOverwritten, LOG),
     (Mutant::FailedWriteLeft, FULL),
-    (Mutant::SyncUnnoted, WEAK_LOG),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -214,22 +214,22 @@ pub(super) fn settle_doubts(
 fn look_at(segment: &Segment, bytes: &Range<u64>, slot: Option<SlotState>) -> Result<(u64, bool)> {
     segment.file()?;
     let durable = slot.map_or(Offset::ZERO, |slot| slot.frontier);
-    let mut from = 0;
+    let (mut from, mut next) = (0, segment.base());
     // What cannot be read is not sound.
     while let Ok(Some(header)) = segment.header_at(from) {
         let end = from + header.size_bytes() as u64;
         if end > bytes.start && header.next_offset() > durable {
             break;
         }
-        from = end;
+        (from, next) = (end, header.next_offset());
     }
     let mut sound = from;
     while sound < bytes.end
         && let Ok(Some(header)) = segment.sound_header_at(sound)
     {
-        sound += header.size_bytes() as u64;
+        (sound, next) = (sound + header.size_bytes() as u64, header.next_offset());
     }
-    // Nobody was told of what may have been where there is room now.
-    let may_be_room = slot.is_some_and(|slot| slot.unsynced_max > 0 && !slot.weak_acks);
+    // Where room may have been made, and nobody was told of offsets there.
+    let may_be_room = slot.is_some_and(|slot| slot.unsynced_max > 0 && slot.reserved <= next);
     Ok((from, sound >= bytes.end || (may_be_room && segment.find_room()? <= sound)))
 }

@@ -25,7 +25,6 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mutants::{Mutant, is_on};
 
 /// The file's name, which means nothing to Kafka.
 pub(crate) const SYNCS: &str = "thalweg.syncs";
@@ -336,7 +335,7 @@ impl Tracked {
     fn sync(&self, syncs: &SyncNotes, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut file = self.0.lock();
         let noted = match &file.path {
-            Some(path) if !file.range.is_empty() && !is_on(Mutant::SyncUnnoted) => syncs.note(path, &file.range)?,
+            Some(path) if !file.range.is_empty() => syncs.note(path, &file.range)?,
             _ => None,
         };
         let range = mem::take(&mut file.range);
