@@ -502,7 +502,7 @@ impl Accumulator {
     /// Runs callbacks, where there is no thread that does.
     fn run_callbacks(&self) {
         if self.broker.is_manual() {
-            self.callbacks.run(Waker::noop());
+            self.callbacks.run();
         }
     }
 

@@ -1,7 +1,8 @@
 //! Callbacks: who runs them, in which order, and that none is lost. Each partition's run in the order of its records.
 //!
 //! They run on a thread of the producer's own, or, of a manual broker, in `flush`, `close` and `run_maintenance`. No
-//! lock of a producer, log or broker is held then, so a callback may call whatever it likes.
+//! lock of a producer, log or broker is held then, so a callback may call whatever it likes: where one is, they run as
+//! wakers do, when the thread's quiet ends.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::batch::{RecordMetadata, Ticket};
 use super::lane::Lane;
-use crate::broker::Signal;
+use crate::broker::{Signal, wake_all};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What is called with a record's end.
@@ -28,10 +29,8 @@ pub(super) struct Callbacks {
     queue: Mutex<Queue>,
     /// Somebody has to look.
     look: Signal,
-    /// Callbacks have run.
+    /// A callback has run, or somebody has ceased to run them.
     ran: Signal,
-    /// Held by whoever runs them.
-    running: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -41,6 +40,8 @@ struct Queue {
     entered: u64,
     done: u64,
     thread: Option<ThreadId>,
+    /// Who runs callbacks just now.
+    runner: Option<ThreadId>,
     /// The producer is gone: no more will come.
     is_over: bool,
 }
@@ -48,6 +49,25 @@ struct Queue {
 impl Wake for Callbacks {
     fn wake(self: Arc<Self>) {
         self.look.notify();
+    }
+}
+
+/// Runs callbacks when it is woken.
+struct Run(Arc<Callbacks>);
+
+impl Wake for Run {
+    fn wake(self: Arc<Self>) {
+        self.0.run_now(Waker::noop());
+    }
+}
+
+/// The time in which a thread runs callbacks.
+struct Running<'a>(&'a Callbacks);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.queue.lock().runner = None;
+        self.0.ran.notify();
     }
 }
 
@@ -95,15 +115,23 @@ impl Callbacks {
         queue.done < queue.entered
     }
 
-    /// Waits until the first `entered` have run, while there is time `left`; not in a callback. Whether they have.
+    /// Waits until the first `entered`, of whose records the ends are known, have run, while there is time `left`; not in
+    /// a callback. Whether they have.
     pub(super) fn wait(&self, entered: u64, left: impl Fn() -> Option<Duration>) -> bool {
         loop {
             let seen = self.ran.count();
             let queue = self.queue.lock();
-            if queue.done >= entered || queue.thread.is_none_or(|thread| thread == thread::current().id()) {
+            if queue.done >= entered || queue.runner == Some(thread::current().id()) {
                 return true;
             }
+            let nobody_will = queue.thread.is_none() && queue.runner.is_none();
             drop(queue);
+            if nobody_will {
+                match self.run_now(Waker::noop()) {
+                    Some(0) => return true,
+                    Some(_) | None => continue,
+                }
+            }
             let left = left();
             if left.is_some_and(|left| left.is_zero()) {
                 return false;
@@ -116,7 +144,7 @@ impl Callbacks {
         let waker = Waker::from(Arc::clone(&self));
         loop {
             let seen = self.look.count();
-            self.run(&waker);
+            self.run_now(&waker);
             let queue = self.queue.lock();
             if queue.is_over && queue.done == queue.entered {
                 return;
@@ -126,10 +154,24 @@ impl Callbacks {
         }
     }
 
-    /// Runs those whose records' ends are known; `waker` is woken when there may be more. In a callback it does nothing.
-    pub(super) fn run(&self, waker: &Waker) {
-        let Some(_running) = self.running.try_lock() else { return };
-        let lanes: Vec<_> = self.queue.lock().lanes.keys().copied().collect();
+    /// Runs those whose records' ends are known: now, or once the thread holds no lock any more.
+    pub(super) fn run(self: &Arc<Self>) {
+        wake_all(vec![Waker::from(Arc::new(Run(Arc::clone(self))))]);
+    }
+
+    /// The same now, and how many there were; `waker` is woken when there may be more. `None` where somebody is at it, be
+    /// it this thread, in a callback.
+    fn run_now(&self, waker: &Waker) -> Option<usize> {
+        let lanes: Vec<_> = {
+            let mut queue = self.queue.lock();
+            if queue.runner.is_some() {
+                return None;
+            }
+            queue.runner = Some(thread::current().id());
+            queue.lanes.keys().copied().collect()
+        };
+        let _runs = Running(self);
+        let mut count = 0;
         for lane in lanes {
             while let Some((mut ticket, callback)) = self.take_first(lane) {
                 let Poll::Ready(result) = Pin::new(&mut ticket).poll(&mut Context::from_waker(waker)) else {
@@ -140,8 +182,10 @@ impl Callbacks {
                 drop(panic::catch_unwind(AssertUnwindSafe(|| callback(result))));
                 self.queue.lock().done += 1;
                 self.ran.notify();
+                count += 1;
             }
         }
+        Some(count)
     }
 
     /// Calls the rest, of whose records nobody will learn more.

@@ -6,6 +6,16 @@ use parking_lot::Mutex;
 
 use super::*;
 
+/// What a test does that hangs where it fails.
+fn ends(work: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        work();
+        done.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(60)).expect("it ends");
+}
+
 /// Appends what it is told to a list that all callbacks share.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<Call>>>);
@@ -162,4 +172,66 @@ fn a_dropped_producer_forgets_no_callback() {
     producer.enqueue_with("t", "x", told.callback(0)).unwrap();
     drop(producer);
     assert_eq!(told.all(), [(0, Err(ErrorKind::Indeterminate))]);
+}
+
+#[test]
+fn of_a_manual_broker_no_lock_is_held_while_a_callback_runs() {
+    ends(|| {
+        let broker = manual();
+        let topic = broker.topic("t").create().unwrap();
+        let producer = broker.producer().linger(Duration::ZERO).build().unwrap();
+        let other = broker.producer().build().unwrap();
+        let told = Told::default();
+        let (inner, callback) = (broker.clone(), told.callback(0));
+        producer
+            .enqueue_with(&topic, "x", move |result| {
+                inner.run_maintenance().unwrap();
+                // Another thread may need what this one had.
+                std::thread::spawn(move || drop(other)).join().unwrap();
+                callback(result);
+            })
+            .unwrap();
+        let (inner, callback) = (producer.clone(), told.callback(1));
+        producer
+            .enqueue_with(&topic, "x", move |result| {
+                drop(inner);
+                callback(result);
+            })
+            .unwrap();
+        drop(producer);
+        while told.all().len() < 2 {
+            broker.run_maintenance().unwrap();
+        }
+        assert_eq!(told.all(), ok(0..2));
+    });
+}
+
+#[test]
+fn of_a_manual_broker_every_flush_waits_for_its_callbacks() {
+    ends(|| {
+        let broker = manual();
+        let topic = broker.topic("t").create().unwrap();
+        let producer = broker.producer().build().unwrap();
+        let told = Told::default();
+        let ((began, begun), (go_on, goes_on)) = (mpsc::channel(), mpsc::channel::<()>());
+        producer
+            .enqueue_with(&topic, "x", move |_| {
+                began.send(()).unwrap();
+                goes_on.recv().unwrap();
+            })
+            .unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| producer.flush().unwrap());
+            begun.recv().unwrap();
+            producer.enqueue_with(&topic, "y", told.callback(1)).unwrap();
+            let error = producer.shared.accumulator.flush_within(Duration::from_millis(1)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            let flushed = scope.spawn(|| {
+                producer.flush().unwrap();
+                told.all()
+            });
+            go_on.send(()).unwrap();
+            assert_eq!(flushed.join().unwrap(), ok(1..2));
+        });
+    });
 }
