@@ -12,6 +12,8 @@ use crate::types::Timestamp;
 const RECORD_OVERHEAD: usize = 32;
 /// The same for a header beside its key and value.
 const HEADER_OVERHEAD: usize = 10;
+/// And at least.
+const LEAST_HEADER_OVERHEAD: usize = 2;
 /// The header of a batch.
 pub(super) const BATCH_OVERHEAD: usize = 61;
 
@@ -22,6 +24,13 @@ pub(super) fn encoded(record: &Record) -> usize {
     RECORD_OVERHEAD + part(record.key_bytes()) + part(record.value_bytes()) + headers.sum::<usize>()
 }
 
+/// The least that it takes as a batch of its own: what its key, value and headers hold.
+#[cold]
+fn certain(record: &Record) -> usize {
+    let lengths = record.headers().len() * (HEADER_OVERHEAD - LEAST_HEADER_OVERHEAD);
+    alone(record) - RECORD_OVERHEAD - lengths
+}
+
 /// What it takes as a batch of its own, at most.
 pub(super) fn alone(record: &Record) -> usize {
     BATCH_OVERHEAD + encoded(record)
@@ -30,21 +39,22 @@ pub(super) fn alone(record: &Record) -> usize {
 /// Fails for a record of so many encoded bytes that cannot be where it is to go.
 #[inline]
 pub(super) fn check(settings: &Settings, lane: &Lane, record: &Record, bytes: usize, now: Timestamp) -> Result<()> {
-    // The estimate is generous, so a record that is refused here might just have fitted; the log decides then.
-    let certain = bytes.saturating_sub(RECORD_OVERHEAD) + BATCH_OVERHEAD;
-    if certain > settings.max_request_bytes {
+    // The estimate is generous, so what passes a limit by it might just fit; the log decides then.
+    let most = BATCH_OVERHEAD + bytes;
+    if most > settings.max_request_bytes && certain(record) > settings.max_request_bytes {
         let remedy = "raise max_request_size of the producer, or send less at a time";
-        return Err(too_large(lane, certain, "max.request.size", settings.max_request_bytes, remedy));
+        return Err(too_large(lane, certain(record), "max.request.size", settings.max_request_bytes, remedy));
     }
-    if BATCH_OVERHEAD + bytes > settings.buffer_bytes {
+    if most > settings.buffer_bytes {
         let remedy = "raise buffer_memory of the producer";
-        return Err(too_large(lane, certain, "buffer.memory", settings.buffer_bytes, remedy));
+        return Err(too_large(lane, most, "buffer.memory", settings.buffer_bytes, remedy));
     }
     lane.topic.with_settings(|topic| {
         let limit = topic.max_message_bytes as usize;
-        if certain > limit && settings.compression == Compression::NONE {
+        let is_plain = || topic.compression.unwrap_or(settings.compression) == Compression::NONE;
+        if most > limit && is_plain() && certain(record) > limit {
             let remedy = "raise max.message.bytes of the topic, compress, or send less at a time";
-            return Err(too_large(lane, certain, "max.message.bytes", limit, remedy));
+            return Err(too_large(lane, certain(record), "max.message.bytes", limit, remedy));
         }
         if topic.cleanup_policy.compacts() && record.key_bytes().is_none() {
             return Err(keyless(lane));

@@ -200,6 +200,24 @@ fn a_bad_record_is_refused_before_it_spoils_a_batch() {
 }
 
 #[test]
+fn a_record_is_too_large_only_where_it_cannot_fit() {
+    let broker = broker();
+    let config = TopicConfig::new().max_message_bytes(1_000);
+    let plain = broker.topic("plain").config(config.clone()).create().unwrap();
+    let packed = broker.topic("packed").config(config.compression(Codec::Gzip)).create().unwrap();
+    let producer = broker.producer().max_request_size(100_000).build().unwrap();
+    let headers = || (0..100).fold(Record::new("x"), |record, _| record.header("h", "v"));
+    producer.send(&plain, headers()).unwrap();
+    // The topic compresses, whatever its producers do.
+    producer.send(&packed, vec![7; 10_000]).unwrap();
+    assert_eq!(producer.enqueue(&plain, vec![7; 10_000]).unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(producer.enqueue(&packed, vec![7; 100_000]).unwrap_err().kind(), ErrorKind::TooLarge);
+    // The producer does, where its topic has no codec of its own.
+    let compressing = broker.producer().compression(Codec::Gzip).build().unwrap();
+    compressing.send(&plain, vec![7; 10_000]).unwrap();
+}
+
+#[test]
 fn placement_follows_partition_key_turn_and_custom_choice() {
     #[derive(Debug)]
     struct Last;
