@@ -274,6 +274,23 @@ fn the_topics_codec_wins_over_the_producers() {
     };
     assert_eq!(codecs(&plain), [Codec::Gzip]);
     assert_eq!(codecs(&fixed), [Codec::Snappy, Codec::Snappy]);
+
+    // Whichever way a batch comes.
+    let partition = fixed.partition(0).unwrap();
+    partition.append_records_if(2, ["x"]).unwrap();
+    let mut batch = BatchBuilder::new().compression(Codec::Gzip);
+    batch.push(Timestamp::new(1), &Record::new("x")).unwrap();
+    let batch = batch.finish().unwrap();
+    partition.append(&batch).unwrap();
+    plain.partition(0).unwrap().append(&batch).unwrap();
+    let producer = broker.producer().compression(Codec::Gzip).linger(Duration::from_secs(3600)).build().unwrap();
+    drop(producer.enqueue(&plain, "x").unwrap());
+    plain.alter_configs(&[("compression.type", Some("uncompressed"))]).unwrap();
+    producer.flush().unwrap();
+    partition.sync().unwrap();
+    assert_eq!(codecs(&plain), [Codec::Gzip, Codec::Gzip, Codec::None]);
+    assert_eq!(codecs(&fixed), [Codec::Snappy; 4]);
+    assert_eq!(values(&fixed), ["x"; 4]);
 }
 
 #[test]

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mutants::{Mutant, is_on};
-use crate::record::builder::BatchBuilder;
-use crate::record::codec::{self, Codec};
+use crate::record::builder::{self, BatchBuilder};
+use crate::record::codec::{self, Codec, Compression};
 use crate::record::control::{ControlType, EndMarker};
 use crate::record::decoded::{DecodedBatch, RecordRef};
 use crate::record::header::{self, BatchHeader};
@@ -139,15 +139,33 @@ impl RecordBatch {
     /// # Errors
     /// As [`RecordBatch::decode`].
     pub fn decode_capped(&self, limit: usize) -> Result<DecodedBatch> {
-        let records = match self.header.codec() {
-            Codec::None => self.bytes.slice(BatchHeader::LEN..),
+        DecodedBatch::new(self.header, self.records(limit)?)
+    }
+
+    /// The records section, not compressed.
+    fn records(&self, limit: usize) -> Result<Bytes> {
+        match self.header.codec() {
+            Codec::None => Ok(self.bytes.slice(BatchHeader::LEN..)),
             codec => {
                 let section = &self.bytes[BatchHeader::LEN..];
                 let inflated = codec::decompress(codec, section, limit);
-                Bytes::from(inflated.map_err(|e| e.offset(self.base_offset()))?)
+                Ok(inflated.map_err(|e| e.offset(self.base_offset()))?.into())
             }
-        };
-        DecodedBatch::new(self.header, records)
+        }
+    }
+
+    /// The same batch with its records compressed in another way. Makes a new CRC.
+    ///
+    /// # Errors
+    /// As [`RecordBatch::decode`].
+    pub(crate) fn recompressed(&self, compression: Compression) -> Result<Self> {
+        let mut bytes = self.bytes[..BatchHeader::LEN].to_vec();
+        codec::compress(compression, &self.records(Self::DECODE_LIMIT)?, &mut bytes)?;
+        let mut header = self.header;
+        header.attributes.set_codec(compression.codec());
+        header.length = i32::try_from(bytes.len() - BatchHeader::PREFIX_LEN).map_err(|_| builder::too_large())?;
+        header.seal(&mut bytes);
+        Ok(Self { bytes: bytes.into(), header, facts: self.facts })
     }
 
     /// What the control record of this batch says: `None` for a batch of an application's records, and for

@@ -236,7 +236,7 @@ impl BatchBuilder {
 const MAX_BATCH: usize = i32::MAX as usize;
 
 #[cold]
-fn too_large() -> Error {
+pub(super) fn too_large() -> Error {
     Error::new(ErrorKind::TooLarge, format!("a batch cannot be larger than {MAX_BATCH} bytes"))
         .remedy("finish the batch and start another")
 }

@@ -250,6 +250,34 @@ fn log_append_time_stands_for_every_record() {
 }
 
 #[test]
+fn a_batch_is_compressed_anew_and_nothing_else_changes() {
+    for (name, codec) in [("none", Codec::Gzip), ("zstd", Codec::None), ("txn", Codec::Lz4)] {
+        let before = batch(name);
+        let after = RecordBatch::parse(before.recompressed(codec.into()).unwrap().as_bytes().clone()).unwrap();
+        assert_eq!(after.header().codec(), codec);
+        let (decoded, found) = (before.decode().unwrap(), after.decode().unwrap());
+        let records = |decoded: &DecodedBatch| decoded.iter().map(|r| format!("{:?}", r.unwrap())).collect::<Vec<_>>();
+        assert_eq!(records(&decoded), records(&found));
+        let again = after.recompressed(before.header().codec().into()).unwrap();
+        let fields = |batch: &RecordBatch| {
+            let header = batch.header();
+            let producer = (header.producer_id(), header.producer_epoch(), header.base_sequence());
+            let times = (header.base_timestamp(), header.max_timestamp(), header.timestamp_type());
+            (
+                producer,
+                times,
+                header.is_transactional(),
+                header.record_count(),
+                header.last_offset(),
+                header.leader_epoch(),
+            )
+        };
+        assert_eq!(fields(&again), fields(&before));
+        assert_eq!(fields(&after), fields(&before));
+    }
+}
+
+#[test]
 fn slices_share_the_batch_and_strangers_are_copied() {
     let batch = batch("none");
     let decoded = batch.decode().unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::LogConfig;
-use crate::record::{Codec, Compression, TimestampType};
+use crate::record::{Codec, Compression, RecordBatch, TimestampType};
 use crate::types::Durability;
 
 mod table;
@@ -220,7 +220,8 @@ impl TopicConfig {
         }
     }
 
-    /// The codec in which batches are stored (`compression.type`, `compression.*.level`).
+    /// The codec in which batches are stored (`compression.type`, `compression.*.level`). One that comes in another
+    /// codec is compressed anew as it is appended; a level alone is no reason to.
     #[must_use]
     pub fn compression(self, compression: impl Into<Compression>) -> Self {
         let compression = compression.into();
@@ -538,6 +539,13 @@ pub(crate) struct TopicSettings {
 }
 
 impl TopicSettings {
+    /// A produced batch as it is to be stored, where that is in another codec than it came in.
+    pub(crate) fn recompressed(&self, batch: &RecordBatch) -> Result<Option<RecordBatch>> {
+        let header = batch.header();
+        let other = self.compression.filter(|to| to.codec() != header.codec() && !header.is_control());
+        other.map(|to| batch.recompressed(to)).transpose()
+    }
+
     /// What the log of each partition is to do.
     pub(crate) fn log_config(&self) -> LogConfig {
         LogConfig {

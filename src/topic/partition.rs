@@ -380,6 +380,8 @@ impl Partition {
         terms: Terms,
     ) -> Result<Appended> {
         self.check_writable()?;
+        let recompressed = self.settings.load().recompressed(batch).map_err(|e| e.partition(self.name.clone()))?;
+        let batch = recompressed.as_ref().unwrap_or(batch);
         for budget in &self.budgets {
             budget.make_room(self, batch.size_bytes() as u64)?;
         }
