@@ -18,6 +18,7 @@ mod producer;
 mod record;
 mod segment;
 mod storage;
+mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod topic;

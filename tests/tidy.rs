@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("finding", 0),
     ("metrics", 0),
     ("mutants", 0),
+    ("sync", 0),
     ("storage", 1),
     ("wire", 1),
     ("record", 2),

@@ -8,9 +8,7 @@
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,6 +18,8 @@ use super::options::Threads;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Quiet, Signal};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::thread::{self, JoinHandle};
 use crate::topic::{self, Urgency};
 
 /// How long appends that nobody waits for gather before one sync takes them all.
@@ -259,11 +259,12 @@ pub(super) fn for_each(
         first
     };
     let helpers = match threads {
-        Threads::Own => HELPERS_MAX.min(partitions.len().saturating_sub(1)),
-        Threads::None => 0,
+        Threads::Own if cfg!(not(shuttle)) => HELPERS_MAX.min(partitions.len().saturating_sub(1)),
+        // These are threads whose order nobody decides.
+        Threads::Own | Threads::None => 0,
     };
-    thread::scope(|scope| {
-        let named = || thread::Builder::new().name(name.to_owned());
+    std::thread::scope(|scope| {
+        let named = || std::thread::Builder::new().name(name.to_owned());
         // A helper that cannot be started leaves more to the others.
         let helpers: Vec<_> = (0..helpers).filter_map(|_| named().spawn_scoped(scope, work).ok()).collect();
         let panicked = || Err(Error::new(ErrorKind::Indeterminate, "a thread that opens or closes partitions failed"));

@@ -1,9 +1,8 @@
 //! The offsets that bound a log, and their order, checked at the only place that sets them.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-
 use parking_lot::Mutex;
 
+use crate::sync::atomic::{AtomicI64, Ordering};
 use crate::types::Offset;
 
 use super::LogOffsets;

@@ -43,7 +43,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -58,6 +57,7 @@ use crate::segment::{BufferPool, IndexSizes, Segment, SegmentHome};
 use crate::storage::{
     DiskStorage, File, HaltingStorage, Lock, NotingStorage, OverlayStorage, ReservedStorage, Storage, SyncNotes,
 };
+use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::types::{
     Durability, Isolation, LeaderEpoch, Offset, ProducerId, RecoveryPolicy, Timestamp, TopicPartition, Uuid,
 };

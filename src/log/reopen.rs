@@ -5,11 +5,11 @@
 //! were; recovery then judges and syncs it like any unfinished write. Dropping pages from the cache instead is a
 //! request that a kernel may not follow.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::segment::{FileKind, Segment};

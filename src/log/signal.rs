@@ -2,7 +2,7 @@
 //!
 //! Protocol against lost wake-ups: read `count`, then look at the state that events announce, then
 //! wait past that count. An event between the look and the wait makes the wait return at once. The
-//! announcer changes the state first and notifies after. Model-checked with loom (`loom_` tests).
+//! announcer changes the state first and notifies after.
 //!
 //! Wakers are called and dropped under no lock of ours: what they do is not ours.
 
@@ -12,10 +12,12 @@ use std::mem;
 use std::task::Waker;
 use std::time::Duration;
 
-#[cfg(loom)]
-use loom::sync::{Condvar, Mutex};
-#[cfg(not(loom))]
+#[cfg(not(shuttle))]
 use parking_lot::{Condvar, Mutex};
+#[cfg(shuttle)]
+use shuttle::sync::{Condvar, Mutex};
+
+use crate::sync::thread_local;
 
 /// Counts events and wakes those who wait for the next one; one signal can watch any number of logs.
 #[derive(Debug, Default)]
@@ -31,17 +33,16 @@ struct State {
     wakers: Vec<Waker>,
 }
 
-/// loom's mutex speaks std's dialect.
+/// shuttle's mutex with a condition speaks std's dialect.
 macro_rules! lock {
     ($mutex:expr) => {{
-        #[cfg(loom)]
+        #[cfg(shuttle)]
         let guard = $mutex.lock().unwrap();
-        #[cfg(not(loom))]
+        #[cfg(not(shuttle))]
         let guard = $mutex.lock();
         guard
     }};
 }
-pub(super) use lock;
 
 impl Signal {
     /// The number of events so far. Read it before looking at what the events announce.
@@ -57,6 +58,8 @@ impl Signal {
 
     /// Announces an event.
     pub(crate) fn notify(&self) {
+        #[cfg(shuttle)]
+        crate::sync::model::woke();
         let mut state = lock!(self.state);
         state.count += 1;
         let wakers = mem::take(&mut state.wakers);
@@ -70,7 +73,7 @@ impl Signal {
 
     /// Waits until there were more than `seen` events; `false` when the time ran out first. Without a
     /// timeout it waits for ever.
-    #[cfg(not(loom))]
+    #[cfg(not(shuttle))]
     pub(crate) fn wait_past(&self, seen: u64, timeout: Option<Duration>) -> bool {
         #[expect(
             clippy::disallowed_methods,
@@ -93,10 +96,13 @@ impl Signal {
         state.count > seen
     }
 
-    /// As above; the model has no time.
-    #[cfg(loom)]
-    pub(crate) fn wait_past(&self, seen: u64, _timeout: Option<Duration>) -> bool {
-        let mut state = self.state.lock().unwrap();
+    /// As above, in the model's time.
+    #[cfg(shuttle)]
+    pub(crate) fn wait_past(&self, seen: u64, timeout: Option<Duration>) -> bool {
+        if let Some(timeout) = timeout {
+            return crate::sync::model::wait(timeout, |waker| self.poll_past(seen, waker));
+        }
+        let mut state = lock!(self.state);
         state.waiting += 1;
         while state.count <= seen {
             state = self.changed.wait(state).unwrap();
@@ -179,7 +185,7 @@ fn with_kept<T>(work: impl FnOnce(&mut Kept) -> T) -> Option<T> {
     KEPT.try_with(|kept| work(&mut kept.borrow_mut())).ok()
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
     use std::sync::Arc;
@@ -206,22 +212,23 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
-mod loom_tests {
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
     use super::*;
-    use loom::sync::Arc;
-    use loom::sync::atomic::{AtomicU64, Ordering};
+    use crate::sync::atomic::{AtomicU64, Ordering};
+    use crate::sync::{model, thread};
+    use std::sync::Arc;
 
-    /// A tailing reader and two appenders: in every interleaving the reader ends up seeing both appends.
+    /// A tailing reader and two appenders: in every order the reader ends up seeing both appends.
     #[test]
-    fn loom_a_tailing_reader_misses_no_append() {
-        loom::model(|| {
+    fn shuttle_a_tailing_reader_misses_no_append() {
+        model::explore(|| {
             let end = Arc::new(AtomicU64::new(0));
             let signal = Arc::new(Signal::default());
             let appenders: Vec<_> = (0..2)
                 .map(|_| {
                     let (end, signal) = (Arc::clone(&end), Arc::clone(&signal));
-                    loom::thread::spawn(move || {
+                    thread::spawn(move || {
                         end.fetch_add(1, Ordering::Release);
                         signal.notify();
                     })

@@ -13,6 +13,8 @@ mod reads;
 mod rolls;
 mod room;
 mod rows;
+#[cfg(shuttle)]
+mod schedules;
 mod seals;
 mod slots;
 

@@ -2,24 +2,14 @@
 //! others, to lead the next. Whoever leads may gather first: wait a moment for as many as the last commits served.
 //!
 //! Protocol against lost wake-ups: enter the list, then look at the state and try for the writer lock, then park.
-//! Whoever lets the lock go changes the state first and goes through the list after. Model-checked with loom.
+//! Whoever lets the lock go changes the state first and goes through the list after.
 
 use std::time::Duration;
 
-#[cfg(loom)]
-use loom::{
-    sync::Mutex,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread::{self, Thread},
-};
-#[cfg(not(loom))]
-use {
-    parking_lot::Mutex,
-    std::sync::atomic::{AtomicUsize, Ordering},
-    std::thread::{self, Thread},
-};
+use parking_lot::Mutex;
 
-use super::signal::lock;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::thread::{self, Thread};
 
 /// The threads that wait, first come first; `P` is what they wait for.
 #[derive(Debug)]
@@ -41,14 +31,14 @@ pub(super) struct Place<'a, P>(&'a Waiters<P>);
 impl<P> Waiters<P> {
     /// Puts the calling thread into the list.
     pub(super) fn enter(&self, wanted: P) -> Place<'_, P> {
-        lock!(self.list).push((wanted, thread::current()));
+        self.list.lock().push((wanted, thread::current()));
         Place(self)
     }
 
     /// Wakes everybody of whom `is_settled` holds, and one of whom it does not.
     pub(super) fn wake(&self, is_settled: impl Fn(&P) -> bool) {
         let mut has_leader = false;
-        for (wanted, thread) in lock!(self.list).iter() {
+        for (wanted, thread) in self.list.lock().iter() {
             if is_settled(wanted) || !std::mem::replace(&mut has_leader, true) {
                 thread.unpark();
             }
@@ -58,7 +48,7 @@ impl<P> Waiters<P> {
     /// Whether somebody waits.
     #[cfg(test)]
     pub(super) fn are_there(&self) -> bool {
-        !lock!(self.list).is_empty()
+        !self.list.lock().is_empty()
     }
 
     /// Counts the calling thread among those who wait for a sync.
@@ -77,7 +67,7 @@ impl<P> Place<'_, P> {
 impl<P> Drop for Place<'_, P> {
     fn drop(&mut self) {
         let me = thread::current().id();
-        lock!(self.0.list).retain(|(_, thread)| thread.id() != me);
+        self.0.list.lock().retain(|(_, thread)| thread.id() != me);
     }
 }
 
@@ -131,7 +121,7 @@ impl Gather {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
 
@@ -187,88 +177,5 @@ mod tests {
         let waiters = Waiters::default();
         drop(waiters.enter(1));
         assert!(!waiters.are_there());
-    }
-}
-
-#[cfg(all(test, loom))]
-mod loom_tests {
-    use super::*;
-    use loom::sync::Arc;
-    use loom::sync::atomic::AtomicU64;
-
-    /// A log as its writers see it.
-    #[derive(Default)]
-    struct Shared {
-        appended: AtomicU64,
-        synced: AtomicU64,
-        failed: AtomicUsize,
-        writer: Mutex<()>,
-        waiters: Waiters<u64>,
-    }
-
-    impl Shared {
-        fn is_settled(&self, end: u64) -> bool {
-            self.synced.load(Ordering::Acquire) >= end || self.failed.load(Ordering::Acquire) > 0
-        }
-
-        /// As `Inner::wait`; the sync that reaches `fails_at` fails.
-        fn append_and_wait(&self, fails_at: u64) {
-            let end = self.appended.fetch_add(1, Ordering::AcqRel) + 1;
-            let mut place = None;
-            while !self.is_settled(end) {
-                match (self.writer.try_lock(), &place) {
-                    (Ok(guard), _) => {
-                        let appended = self.appended.load(Ordering::Acquire);
-                        match appended >= fails_at {
-                            true => self.failed.store(1, Ordering::Release),
-                            false => self.synced.store(appended, Ordering::Release),
-                        }
-                        drop(guard);
-                        self.waiters.wake(|end| self.is_settled(*end));
-                    }
-                    (Err(_), None) => place = Some(self.waiters.enter(end)),
-                    (Err(_), Some(place)) => place.park(),
-                }
-            }
-        }
-    }
-
-    fn writers(count: usize, fails_at: u64) {
-        loom::model(move || {
-            let shared = Arc::new(Shared::default());
-            let others: Vec<_> = (1..count)
-                .map(|_| {
-                    let shared = Arc::clone(&shared);
-                    loom::thread::spawn(move || shared.append_and_wait(fails_at))
-                })
-                .collect();
-            shared.append_and_wait(fails_at);
-            others.into_iter().for_each(|other| other.join().unwrap());
-        });
-    }
-
-    #[test]
-    fn loom_every_writer_is_woken_when_its_append_is_synced() {
-        writers(3, u64::MAX);
-    }
-
-    #[test]
-    fn loom_every_writer_is_woken_when_a_sync_fails() {
-        writers(3, 2);
-    }
-
-    /// Somebody has the writer lock for a purpose of its own and settles nobody.
-    #[test]
-    fn loom_a_writer_is_woken_when_the_lock_is_let_go_for_another_reason() {
-        loom::model(|| {
-            let shared = Arc::new(Shared::default());
-            let writer = {
-                let shared = Arc::clone(&shared);
-                loom::thread::spawn(move || shared.append_and_wait(u64::MAX))
-            };
-            drop(shared.writer.lock().unwrap());
-            shared.waiters.wake(|end| shared.is_settled(*end));
-            writer.join().unwrap();
-        });
     }
 }

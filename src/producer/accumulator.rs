@@ -5,7 +5,6 @@
 //! The list is never locked by somebody who waits for a lane.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
@@ -23,6 +22,7 @@ use super::wait::Wait;
 use crate::broker::{Broker, Task, TopicEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchPool, Compression, Record};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::topic::PartitionSource as _;
 use crate::types::{Durability, Timestamp};
 
@@ -258,6 +258,7 @@ impl Accumulator {
         drop(guard);
         if index == 0 {
             self.list(lane);
+            self.memory.freed().notify();
             if manner.quiet && !is_complete {
                 self.run_by(opened.saturating_add(self.quiet_linger()));
             }
@@ -292,9 +293,10 @@ impl Accumulator {
         let deadline = clock.monotonic().saturating_add(self.settings.max_block);
         loop {
             let seen = self.memory.freed().count();
-            if let Some(share) = self.look_for_memory(bytes) {
-                return Ok(share);
-            }
+            let look_again = match self.look_for_memory(bytes) {
+                Ok(share) => return Ok(share),
+                Err(look_again) => look_again,
+            };
             lane.partition.check_alive()?;
             let left = deadline.saturating_sub(clock.monotonic());
             if left.is_zero() {
@@ -303,15 +305,16 @@ impl Accumulator {
             if self.broker.is_manual() && self.wait_for_oldest() {
                 continue;
             }
-            self.await_end(seen, left);
+            self.await_end(seen, left.min(look_again));
         }
     }
 
-    /// Memory for the batch of a record of so many bytes, if it is to be had now.
-    fn look_for_memory(&self, bytes: usize) -> Option<Share> {
+    /// Memory for the batch of a record of so many bytes, if it is to be had now; else after which time to look again,
+    /// with nobody saying so.
+    fn look_for_memory(&self, bytes: usize) -> std::result::Result<Share, Duration> {
         // Open batches take more than they need; nobody can add to them while there is no memory elsewhere.
-        self.send_open(Busy::PassOver);
-        self.memory.try_take(self.needed(bytes))
+        let is_all_sent = self.send_open(Busy::PassOver);
+        self.memory.try_take(self.needed(bytes)).ok_or(if is_all_sent { Duration::MAX } else { BUSY })
     }
 
     /// As `take_memory`, for a task that has `waited`: the memory, or how much longer it may wait.
@@ -324,15 +327,16 @@ impl Accumulator {
     ) -> Result<std::result::Result<Share, Duration>> {
         loop {
             let seen = self.memory.freed().count();
-            if let Some(share) = self.look_for_memory(bytes) {
-                return Ok(Ok(share));
-            }
+            let look_again = match self.look_for_memory(bytes) {
+                Ok(share) => return Ok(Ok(share)),
+                Err(look_again) => look_again,
+            };
             lane.partition.check_alive()?;
             let left = self.settings.max_block.saturating_sub(waited);
             if left.is_zero() {
                 return Err(self.out_of_memory(lane));
             }
-            if let Some(left) = self.watch_ends(left)
+            if let Some(left) = self.watch_ends(left.min(look_again))
                 && !self.memory.freed().poll_past(seen, waker)
             {
                 return Ok(Err(left));
@@ -416,12 +420,12 @@ impl Accumulator {
         all
     }
 
-    /// Gives every open batch to the log.
-    fn send_open(&self, busy: Busy) {
+    /// Gives every open batch to the log; `false` when some were passed over.
+    fn send_open(&self, busy: Busy) -> bool {
         self.visit(busy, |lane, state| match state.open.take() {
             Some(open) => self.complete(lane, state, open),
             None => self.settle(lane, state),
-        });
+        })
     }
 
     /// Does what is due; answers when something is again.

@@ -5,16 +5,16 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::lane::Lane;
-use crate::broker::{Broker, Signal, wake_all};
+use crate::broker::{Broker, Signal};
 use crate::error::{Error, Result};
 use crate::log::{Appended, Committed, LogPosition};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::{Durability, Offset, PartitionId, Timestamp, TopicPartition};
 
 /// Where a record ended up.
@@ -59,7 +59,7 @@ impl RecordMetadata {
 #[derive(Debug)]
 enum State {
     /// Takes records.
-    Open(Vec<Waker>),
+    Open,
     Appended(Appended, Durability),
     Failed(Error),
 }
@@ -72,7 +72,8 @@ pub(super) struct Batch {
     /// How long those who wait for it let it gather.
     linger: Duration,
     state: Mutex<State>,
-    changed: Condvar,
+    /// It is open no more.
+    changed: Signal,
     /// A ticket was dropped before its owner knew how it went.
     abandoned: AtomicBool,
 }
@@ -83,8 +84,8 @@ impl Batch {
             lane,
             broker,
             linger,
-            state: Mutex::new(State::Open(Vec::new())),
-            changed: Condvar::new(),
+            state: Mutex::new(State::Open),
+            changed: Signal::default(),
             abandoned: AtomicBool::new(false),
         }
     }
@@ -95,20 +96,16 @@ impl Batch {
 
     /// Ends the open state and wakes those who wait for that.
     pub(super) fn resolve(&self, outcome: Result<(Appended, Durability)>) {
-        let next = match outcome {
+        *self.state.lock() = match outcome {
             Ok((appended, level)) => State::Appended(appended, level),
             Err(error) => State::Failed(error),
         };
-        let before = std::mem::replace(&mut *self.state.lock(), next);
-        self.changed.notify_all();
-        if let State::Open(wakers) = before {
-            wake_all(wakers);
-        }
+        self.changed.notify();
     }
 
     /// The log has taken it back, and is going to get it again.
     pub(super) fn reopen(&self) {
-        *self.state.lock() = State::Open(Vec::new());
+        *self.state.lock() = State::Open;
     }
 
     /// Whether it is with the log, and was appended at `position`.
@@ -120,14 +117,14 @@ impl Batch {
     pub(super) fn position(&self) -> Option<LogPosition> {
         match &*self.state.lock() {
             State::Appended(appended, _) => Some(appended.position),
-            State::Open(_) | State::Failed(_) => None,
+            State::Open | State::Failed(_) => None,
         }
     }
 
     /// What is known without waiting for durability; `None` while open.
     fn appended(&self) -> Option<Result<(Appended, Durability)>> {
         match &*self.state.lock() {
-            State::Open(_) => None,
+            State::Open => None,
             State::Appended(appended, level) => Some(Ok((*appended, *level))),
             State::Failed(error) => Some(Err(error.clone())),
         }
@@ -175,23 +172,16 @@ impl Batch {
 
     /// Waits until the batch is with the log.
     fn wait_appended(&self) -> Result<(Appended, Durability)> {
+        let mut seen = None;
         loop {
             if let Some(outcome) = self.appended() {
                 return outcome;
             }
+            // One look more, after the count is read.
+            let Some(seen) = seen.replace(self.changed.count()) else { continue };
             // Somebody else is just sending it, or it is tried again in a while.
-            let pause = self.lane.pause();
-            let mut state = self.state.lock();
-            match (&*state, pause) {
-                (State::Open(_), None) => self.changed.wait(&mut state),
-                (State::Open(_), Some(pause)) => {
-                    let timed_out = self.changed.wait_for(&mut state, pause).timed_out();
-                    drop(state);
-                    if timed_out {
-                        self.lane.try_again();
-                    }
-                }
-                _ => {}
+            if !self.changed.wait_past(seen, self.lane.pause()) {
+                self.lane.try_again();
             }
         }
     }
@@ -199,11 +189,9 @@ impl Batch {
     /// Has the batch sent, if nobody else does so within its linger.
     fn wait_sent(self: &Arc<Self>) {
         if !self.linger.is_zero() {
-            let mut state = self.state.lock();
-            while matches!(*state, State::Open(_)) {
-                if self.changed.wait_for(&mut state, self.linger).timed_out() {
-                    break;
-                }
+            let seen = self.changed.count();
+            if self.appended().is_none() {
+                self.changed.wait_past(seen, Some(self.linger));
             }
         }
         self.lane.send(self);
@@ -222,16 +210,16 @@ impl Batch {
     }
 
     fn poll_appended(&self, waker: &Waker) -> Poll<Result<(Appended, Durability)>> {
-        let mut state = self.state.lock();
-        match &mut *state {
-            State::Open(wakers) => {
-                if !wakers.iter().any(|w| w.will_wake(waker)) {
-                    wakers.push(waker.clone());
-                }
-                Poll::Pending
+        let mut seen = None;
+        loop {
+            if let Some(outcome) = self.appended() {
+                return Poll::Ready(outcome);
             }
-            State::Appended(appended, level) => Poll::Ready(Ok((*appended, *level))),
-            State::Failed(error) => Poll::Ready(Err(error.clone())),
+            if let Some(seen) = seen.replace(self.changed.count())
+                && !self.changed.poll_past(seen, waker)
+            {
+                return Poll::Pending;
+            }
         }
     }
 }

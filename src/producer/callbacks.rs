@@ -10,7 +10,6 @@ use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,6 +18,7 @@ use super::batch::{RecordMetadata, Ticket};
 use super::lane::Lane;
 use crate::broker::{Signal, wake_all};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::thread::{self, ThreadId};
 
 /// What is called with a record's end.
 pub(super) type Callback = Box<dyn FnOnce(Result<RecordMetadata>) + Send>;

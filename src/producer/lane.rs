@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 #[cfg(feature = "async")]
 use std::task::Waker;
@@ -25,6 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, LogPosition};
 use crate::metrics::BatchFigures;
 use crate::record::{BatchBuilder, Record, RecordBatch};
+use crate::sync::atomic::AtomicBool;
 use crate::topic;
 use crate::types::TopicPartition;
 

@@ -2,10 +2,10 @@
 //! Invariant: every batch has a share until its end is known, and gives it back by being dropped.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
 
 use crate::broker::Signal;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// The bytes of a producer's batches, and their limit.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Memory {
         taken.is_ok().then(|| Share { memory: Arc::clone(self), bytes })
     }
 
-    /// Counts how often memory came back, and whoever waits for that can go on.
+    /// Counts how often memory came back, or a batch was opened, which whoever waits for memory has sent.
     pub(super) fn freed(&self) -> &Signal {
         &self.freed.0
     }

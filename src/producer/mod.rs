@@ -19,7 +19,6 @@ mod wait;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,6 +26,7 @@ use arc_swap::ArcSwap;
 use crate::broker::{Broker, Topic, TopicEntry, TopicRef};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchBuilder, Compression, Record};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{Durability, Uuid};
 
 use accumulator::{Accumulator, Manner, Pushed, Route, Settings};

@@ -16,6 +16,8 @@ use crate::types::{Isolation, Offset, PartitionId, Start, Timestamp};
 
 mod callbacks;
 mod retries;
+#[cfg(shuttle)]
+mod schedules;
 
 fn broker() -> Broker {
     Broker::in_memory().unwrap()

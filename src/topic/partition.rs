@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use crate::log::{
 use crate::record::RecordBatch;
 use crate::segment::{BufferPool, FileKind};
 use crate::storage::{Storage, SyncNotes};
+use crate::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use crate::types::{
     Durability, Isolation, LeaderEpoch, Offset, ReadMode, RecoveryPolicy, Timestamp, TopicPartition, Uuid, Verify,
 };

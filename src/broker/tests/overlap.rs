@@ -4,12 +4,10 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Waker};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::super::Broker;
 use crate::record::Record;
@@ -27,15 +25,11 @@ struct Meeting {
 impl Meeting {
     /// Waits for a second one to come.
     fn attend(&self) -> io::Result<()> {
-        let mut present = self.present.lock();
+        let mut present = self.present.lock().unwrap();
         *present += 1;
         self.came.notify_all();
-        while *present < 2 {
-            if self.came.wait_for(&mut present, Duration::from_secs(60)).timed_out() {
-                return Err(io::Error::other("nobody else syncs"));
-            }
-        }
-        Ok(())
+        let waited = self.came.wait_timeout_while(present, Duration::from_secs(60), |present| *present < 2);
+        if waited.unwrap().1.timed_out() { Err(io::Error::other("nobody else syncs")) } else { Ok(()) }
     }
 }
 

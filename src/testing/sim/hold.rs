@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::{Operation, SimStorage};
+use crate::log::Signal;
 
 /// The next sync or read of a file whose path has something in it waits for as long as this lives.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub(super) struct Held {
     operation: Operation,
     part: String,
     state: Mutex<State>,
-    changed: Condvar,
+    changed: Signal,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,17 +32,14 @@ enum State {
 impl Hold {
     /// Blocks until the operation is there, and waits.
     pub fn wait_for_it(&self) {
-        let mut state = self.0.state.lock();
-        while *state == State::Awaited {
-            self.0.changed.wait(&mut state);
-        }
+        self.0.wait_while(State::Awaited);
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         *self.0.state.lock() = State::Over;
-        self.0.changed.notify_all();
+        self.0.changed.notify();
     }
 }
 
@@ -50,10 +48,19 @@ impl Held {
         let mut state = self.state.lock();
         if *state == State::Awaited {
             *state = State::Waiting;
-            self.changed.notify_all();
         }
-        while *state == State::Waiting {
-            self.changed.wait(&mut state);
+        drop(state);
+        self.changed.notify();
+        self.wait_while(State::Waiting);
+    }
+
+    fn wait_while(&self, unwanted: State) {
+        loop {
+            let seen = self.changed.count();
+            if *self.state.lock() != unwanted {
+                return;
+            }
+            self.changed.wait_past(seen, None);
         }
     }
 }
@@ -88,7 +95,7 @@ impl SimStorage {
     }
 
     fn hold(&self, operation: Operation, part: &str) -> Hold {
-        let (state, changed) = (Mutex::new(State::Awaited), Condvar::new());
+        let (state, changed) = (Mutex::new(State::Awaited), Signal::default());
         let held = Arc::new(Held { operation, part: part.to_owned(), state, changed });
         self.holds.lock().push(Arc::clone(&held));
         Hold(held)
