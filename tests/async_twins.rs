@@ -514,9 +514,11 @@ fn a_task_may_do_anything_in_its_wake_up() {
         let mine = producer(1_000);
         let mut ticket = mine.enqueue(&topic, "x").unwrap();
         let (waker, alarm) = meddle(mine.clone());
-        assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(&waker)).is_pending());
-        drop(mine.enqueue(&topic, vec![7; 80]).unwrap());
-        run(&alarm);
+        // Unless that took so long that its batch was sent meanwhile.
+        if Pin::new(&mut ticket).poll(&mut Context::from_waker(&waker)).is_pending() {
+            drop(mine.enqueue(&topic, vec![7; 80]).unwrap());
+            run(&alarm);
+        }
 
         // Memory, which comes back when what is in flight is looked through.
         let mine = producer(200);
