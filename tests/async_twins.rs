@@ -310,7 +310,7 @@ fn a_typed_stream_goes_past_what_is_not_of_its_type() {
 
 /// A producer whose buffer takes a few batches of one record each.
 fn small(broker: &Broker) -> Producer {
-    broker.producer().batch_size(100).buffer_memory(1000).build().unwrap()
+    broker.producer().batch_size(100).buffer_memory(10_000).build().unwrap()
 }
 
 fn payload(name: impl ToString) -> String {
@@ -358,7 +358,7 @@ fn an_enqueue_waits_for_memory_no_longer_than_it_may() {
     let (broker, clock) = manual();
     let topic = broker.topic("t").create().unwrap();
     let limit = Duration::from_secs(10);
-    let producer = broker.producer().batch_size(100).buffer_memory(1000).max_block(limit).build().unwrap();
+    let producer = broker.producer().batch_size(100).buffer_memory(10_000).max_block(limit).build().unwrap();
     let taken = fill(&producer, &topic).len();
     // Nobody does the broker's work, so the disk might as well hang.
     let alarm = Alarm::new();

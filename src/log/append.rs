@@ -19,7 +19,9 @@ use super::undo::Undo;
 use super::{Appended, ExpectedEnd, Inner, Log, LogConfig, LogPosition};
 
 /// Batches smaller than this are copied together; larger ones are written from where they are.
-const COPY_BYTES_MAX: usize = 4096;
+pub(crate) const COPY_BYTES_MAX: usize = 4096;
+/// What they are copied into, once there are many: no larger buffer is made, half of which would be empty.
+const COPIES_BYTES: usize = 16 << 10;
 
 /// Between two appends the wall clock may go on by so much without anybody looking whether it jumped.
 const JUMP: Duration = Duration::from_secs(10);
@@ -96,6 +98,11 @@ impl Group {
 
     fn push(&mut self, prefix: [u8; 16], batch: &Bytes) {
         self.len += batch.len() as u64;
+        let (room, needed) = (self.tail.capacity(), self.tail.len() + batch.len().min(COPY_BYTES_MAX));
+        if needed > room && room >= COPIES_BYTES {
+            let full = std::mem::replace(&mut self.tail, BytesMut::with_capacity(COPIES_BYTES));
+            self.chunks.push(full.freeze());
+        }
         self.tail.extend_from_slice(&prefix);
         if batch.len() < COPY_BYTES_MAX {
             self.tail.extend_from_slice(&batch[prefix.len()..]);

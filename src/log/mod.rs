@@ -62,8 +62,8 @@ use crate::types::{
     Durability, Isolation, LeaderEpoch, Offset, ProducerId, RecoveryPolicy, Timestamp, TopicPartition, Uuid,
 };
 
-pub(crate) use append::Terms;
 use append::{Appender, Seal, Staged};
+pub(crate) use append::{COPY_BYTES_MAX, Terms};
 use audit::Doubts;
 use commit::Writer;
 use marks::Marks;

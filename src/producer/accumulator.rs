@@ -281,6 +281,11 @@ impl Accumulator {
         })
     }
 
+    /// Keeps fewer buffers for what comes where memory is used for small batches.
+    pub(super) fn keep_within_memory(&self) {
+        self.buffers.keep_within(self.memory.for_buffers());
+    }
+
     /// What a batch for a record of so many bytes takes.
     fn needed(&self, bytes: usize) -> usize {
         self.settings.batch_bytes.max(rules::BATCH_OVERHEAD + bytes)

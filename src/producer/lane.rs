@@ -21,7 +21,7 @@ use super::memory::Share;
 use super::rules;
 use crate::broker::{Quiet, TopicEntry};
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{Appended, LogPosition};
+use crate::log::{Appended, COPY_BYTES_MAX, LogPosition};
 use crate::metrics::BatchFigures;
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::sync::atomic::AtomicBool;
@@ -270,7 +270,9 @@ impl Accumulator {
         let finished = panic::catch_unwind(AssertUnwindSafe(|| builder.finish()));
         match finished.unwrap_or_else(|_| Err(panic_at(lane))) {
             Ok(encoded) => {
-                share.shrink(encoded.size_bytes());
+                if share.shrink(self.held_bytes(encoded.size_bytes())) {
+                    self.keep_within_memory();
+                }
                 let figures = BatchFigures { records, bytes: encoded.size_bytes() as u64, plain_bytes, room_bytes };
                 let (encoded, _share) = (Some(encoded), share);
                 state.waiting.push_back(Kept { shared, _share, encoded, figures, opened, refusals: 0, refused: None });
@@ -280,6 +282,11 @@ impl Accumulator {
             }
             Err(error) => self.fail(lane, state, (&shared, records), error),
         }
+    }
+
+    /// What is held of a batch of so many bytes: the log copies a small one, and its own is kept for another try.
+    fn held_bytes(&self, bytes: usize) -> usize {
+        if self.settings.retries.most > 0 && bytes < COPY_BYTES_MAX { 2 * bytes } else { bytes }
     }
 
     /// Tries again what is due.

@@ -150,8 +150,12 @@ impl ProducerBuilder {
     }
 
     /// Bytes of open batches and of those that are not yet acknowledged, on all partitions together (`buffer.memory`,
-    /// default 32 MiB). An open batch counts as [`batch_size`](Self::batch_size). A call for which there is no room has
-    /// all open batches sent and waits, for at most [`max_block`](Self::max_block).
+    /// default 32 MiB), memory kept for the next ones included. An open batch counts as
+    /// [`batch_size`](Self::batch_size), one on its way as what it still takes, less where it compresses well, and each as
+    /// 2 KiB more for what is noted about it. A thread that is just compressing needs for that moment what is not counted:
+    /// one batch more, and the codec's own memory (below 512 KiB; zstd's grows with its level).
+    ///
+    /// A call for which there is no room has all open batches sent and waits, for at most [`max_block`](Self::max_block).
     pub fn buffer_memory(mut self, bytes: usize) -> Self {
         self.settings.buffer_bytes = bytes;
         self

@@ -299,7 +299,7 @@ fn the_topics_codec_wins_over_the_producers() {
 fn a_full_buffer_waits_for_the_oldest() {
     let broker = broker();
     let topic = broker.topic("t").create().unwrap();
-    let producer = broker.producer().batch_size(1_000).buffer_memory(3_000).build().unwrap();
+    let producer = broker.producer().batch_size(1_000).buffer_memory(10_000).build().unwrap();
     for _ in 0..100 {
         drop(producer.enqueue(&topic, vec![7_u8; 500]).unwrap());
     }
@@ -388,7 +388,7 @@ fn stalled(disk: &SimStorage) -> (Broker, Topic) {
 fn memory_is_bounded_while_the_disk_hangs() {
     let disk = SimStorage::new();
     let (broker, topic) = stalled(&disk);
-    let builder = broker.producer().batch_size(1_000).buffer_memory(10_000).linger(Duration::from_secs(3600));
+    let builder = broker.producer().batch_size(1_000).buffer_memory(40_000).linger(Duration::from_secs(3600));
     let producer = builder.max_block(Duration::from_millis(20)).build().unwrap();
     let held = disk.hold_sync("t-0/");
     let record = |n: i32| Record::new(vec![7; 400]).partition(n % 2);
@@ -399,11 +399,11 @@ fn memory_is_bounded_while_the_disk_hangs() {
             Err(error) => break error,
         }
         taken += 1;
-        assert!(taken < 100 && producer.shared.accumulator.memory_used() <= 10_000, "{taken}");
+        assert!(taken < 100 && producer.shared.accumulator.memory_used() <= 40_000, "{taken}");
     };
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     assert!(error.is_retriable());
-    for part in ["buffer.memory", "10000", "max.block.ms", "20 ms", "raise"] {
+    for part in ["buffer.memory", "40000", "max.block.ms", "20 ms", "raise"] {
         assert!(error.to_string().contains(part), "{error}");
     }
     assert!(taken >= 10, "{taken}");

@@ -220,7 +220,7 @@ impl BatchBuilder {
             let mut compressed = self.buffer.another();
             compressed.bytes.extend_from_slice(gap);
             codec::compress(self.compression, records, &mut compressed.bytes)?;
-            self.buffer = compressed;
+            self.buffer = self.buffer.refilled(compressed);
         }
         let bytes = &mut self.buffer.bytes;
         if bytes.len() > MAX_BATCH {

@@ -44,6 +44,8 @@ struct Shared {
 struct Buffers {
     idle: Vec<Vec<u8>>,
     lent: usize,
+    /// One that grew: codecs want more room than they use.
+    spare: Option<Vec<u8>>,
 }
 
 impl BatchPool {
@@ -62,11 +64,15 @@ impl BatchPool {
         BatchBuilder::in_buffer(self.take())
     }
 
-    pub(super) fn take(&self) -> Buffer {
+    fn take(&self) -> Buffer {
+        self.take_first(|_| None)
+    }
+
+    fn take_first(&self, first: impl FnOnce(&mut Buffers) -> Option<Vec<u8>>) -> Buffer {
         let idle = {
             let mut buffers = self.shared.buffers.lock();
             buffers.lent += 1;
-            buffers.idle.pop()
+            first(&mut buffers).or_else(|| buffers.idle.pop())
         };
         let bytes = idle.unwrap_or_else(|| Vec::with_capacity(self.shared.batch_bytes));
         Buffer { bytes, pool: Some(self.clone()) }
@@ -76,16 +82,25 @@ impl BatchPool {
         let mut buffers = self.shared.buffers.lock();
         buffers.lent -= 1;
         let has_room = buffers.lent + buffers.idle.len() < self.shared.buffers_max;
-        if has_room && bytes.capacity() >= self.shared.batch_bytes && bytes.capacity() <= 2 * self.shared.batch_bytes {
-            bytes.clear();
+        bytes.clear();
+        if has_room && bytes.capacity() == self.shared.batch_bytes {
             buffers.idle.push(bytes);
+        } else if bytes.capacity() > self.shared.batch_bytes && bytes.capacity() <= 2 * self.shared.batch_bytes {
+            buffers.spare = Some(bytes);
         }
+    }
+
+    /// Lets go of idle buffers that would make all buffers together take more than `memory` bytes: it is used otherwise.
+    pub(crate) fn keep_within(&self, memory: usize) {
+        let mut buffers = self.shared.buffers.lock();
+        let idle_max = (memory / self.shared.batch_bytes.max(1)).saturating_sub(buffers.lent);
+        buffers.idle.truncate(idle_max);
     }
 }
 
 impl fmt::Debug for BatchPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Buffers { idle, lent } = &*self.shared.buffers.lock();
+        let Buffers { idle, lent, .. } = &*self.shared.buffers.lock();
         f.debug_struct("BatchPool").field("idle", &idle.len()).field("lent", lent).finish_non_exhaustive()
     }
 }
@@ -102,16 +117,35 @@ impl Buffer {
         Self { bytes: Vec::with_capacity(bytes), pool: None }
     }
 
-    /// An empty one of the same pool.
+    /// An empty one of the same pool, for what a codec makes.
     pub(super) fn another(&self) -> Self {
-        self.pool.as_ref().map_or_else(|| Self::with_capacity(0), BatchPool::take)
+        let take = |pool: &BatchPool| pool.take_first(|buffers| buffers.spare.take());
+        self.pool.as_ref().map_or_else(|| Self::with_capacity(0), take)
     }
 
-    /// The bytes, with which the buffer goes; from a pool, one that is mostly empty goes back at once.
+    /// The same with the bytes of `other`, unless that is as good: one that grew takes more than a pool counts.
+    pub(super) fn refilled(mut self, other: Self) -> Self {
+        match &self.pool {
+            Some(BatchPool { shared }) if other.bytes.capacity() > shared.batch_bytes => {
+                self.bytes.clear();
+                self.bytes.extend_from_slice(&other.bytes);
+                self
+            }
+            _ => other,
+        }
+    }
+
+    /// The bytes, with which the buffer goes; from a pool, one that is mostly empty goes back at once, and one that grew
+    /// goes without what it has left.
     pub(super) fn freeze(mut self) -> Bytes {
         match &self.pool {
             None => mem::take(&mut self.bytes).into(),
-            Some(_) if self.bytes.len() < self.bytes.capacity() / 2 => Bytes::copy_from_slice(&self.bytes),
+            Some(BatchPool { shared }) if self.bytes.len() < shared.batch_bytes / 2 => {
+                Bytes::copy_from_slice(&self.bytes)
+            }
+            Some(BatchPool { shared }) if self.bytes.len() > shared.batch_bytes => {
+                mem::take(&mut self.bytes).into_boxed_slice().into()
+            }
             Some(_) => Bytes::from_owner(self),
         }
     }
@@ -176,9 +210,34 @@ mod tests {
     fn small_and_compressed_batches_keep_no_buffer() {
         let pool = BatchPool::new(1000, 3000);
         let held = [batch(&pool, b"x", Codec::None), batch(&pool, &[1; 900], Codec::Snappy)];
-        assert_eq!((idle(&pool), pool.shared.buffers.lock().lent), (2, 0), "{held:?}");
+        assert_eq!((idle(&pool), pool.shared.buffers.lock().lent), (1, 0), "{held:?}");
         drop(pool.builder());
-        assert_eq!(idle(&pool), 2);
+        assert_eq!(idle(&pool), 1);
+    }
+
+    #[test]
+    fn idle_buffers_make_room_for_what_else_is_in_memory() {
+        let pool = BatchPool::new(1000, 4000);
+        let held = batch(&pool, &[1; 800], Codec::None);
+        drop([pool.builder(), pool.builder(), pool.builder()]);
+        for (memory, left) in [(4000, 3), (3999, 2), (2000, 1), (500, 0)] {
+            pool.keep_within(memory);
+            assert_eq!(idle(&pool), left, "{memory} {held:?}");
+        }
+    }
+
+    #[test]
+    fn compressed_bytes_that_outgrow_a_buffer_leave_none_of_its_size_behind() {
+        let mut random = vec![0; 900];
+        getrandom::fill(&mut random).unwrap();
+        for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+            let pool = BatchPool::new(1000, 4000);
+            let held = batch(&pool, &random, codec);
+            let buffers = (idle(&pool), pool.shared.buffers.lock().lent);
+            assert!(held.size_bytes() > 900 && [(1, 1), (0, 1)].contains(&buffers), "{codec}: {buffers:?}");
+            drop(held);
+            assert!(pool.shared.buffers.lock().idle.iter().all(|buffer| buffer.capacity() == 1000), "{codec}");
+        }
     }
 
     #[test]

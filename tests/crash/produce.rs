@@ -63,7 +63,7 @@ impl<'a> Work<'a> {
 
     /// Its batches hold a few records, and all its memory a few batches.
     fn producer(broker: &Broker, level: Durability, dice: &Dice) -> Result<(Producer, Durability)> {
-        let builder = broker.producer().batch_size(dice.one_of(&[150, 400])).buffer_memory(1_200);
+        let builder = broker.producer().batch_size(dice.one_of(&[150, 400])).buffer_memory(8 << 10);
         let builder = builder.compression(dice.one_of(&[Codec::None, Codec::Lz4])).linger(LINGER);
         let own = dice.one_of(&[None, None, Some(Durability::ProcessCrash), Some(Durability::PowerLoss)]);
         let producer = match own {

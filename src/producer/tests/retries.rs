@@ -209,7 +209,7 @@ fn records_of_many_threads_keep_their_order_on_a_disk_that_is_full_now_and_then(
     let disk = SimStorage::new();
     let broker = Broker::builder("/m").storage(disk.clone()).open().unwrap();
     let topic = broker.topic("t").partitions(2).durability(Durability::ProcessCrash).create().unwrap();
-    let builder = broker.producer().batch_size(150).retries(u32::MAX).buffer_memory(20_000);
+    let builder = broker.producer().batch_size(150).retries(u32::MAX).buffer_memory(300_000);
     let producer = builder.retry_backoff(Duration::from_micros(50), Duration::from_millis(1)).build().unwrap();
     let (threads, records) = (3, 400);
     std::thread::scope(|scope| {
