@@ -2,13 +2,14 @@
 //! for which one was asked, built from the log when the broker is opened.
 //!
 //! Invariants: what it says of a key is so at a position in the log, and the append expects the log to end there; what
-//! it does not know it refuses. It holds no more bytes than its budget.
+//! it does not know it refuses. It holds no more bytes than its budget. Nobody waits for a sync with its lock held, so
+//! that other appends go on meanwhile.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::name;
 use super::record::decode_from;
@@ -97,6 +98,8 @@ struct Keys {
     newest: HashMap<Box<[u8]>, Offset>,
     /// All records before are in it; `None` while it is not built.
     seen: Option<LogPosition>,
+    /// From where to where they are in it as well, while somebody waits to read those between.
+    ahead: Option<(LogPosition, LogPosition)>,
     /// There was no room for a key: one that is not in it may be anywhere.
     is_partial: bool,
     /// Where the log began when it was built.
@@ -115,13 +118,12 @@ impl KeyIndex {
         condition: Option<Condition<'_>>,
         stage: impl Fn(Option<ExpectedEnd>) -> Result<Appended>,
     ) -> Result<Appended> {
-        let mut keys = self.keys.lock();
-        let appended = loop {
-            let (end, is_ours) = match condition {
-                None => (None, false),
-                Some(Condition::End(end)) => (Some(end), false),
-                Some(Condition::Key { key, newest }) => match self.check_key(&mut keys, (log, level), key, newest) {
-                    Ok(end) => (Some(end), true),
+        let (mut keys, appended) = loop {
+            let (keys, end, is_ours) = match condition {
+                None => (self.keys.lock(), None, false),
+                Some(Condition::End(end)) => (self.keys.lock(), Some(end), false),
+                Some(Condition::Key { key, newest }) => match self.check_key((log, level), key, newest) {
+                    Ok((keys, end)) => (keys, Some(end), true),
                     // Unless it is there already: at an end that cannot be, only a duplicate is taken.
                     Err(error)
                         if error.kind() == ErrorKind::Conflict && batch.header().producer_id() != ProducerId::NONE =>
@@ -134,7 +136,7 @@ impl KeyIndex {
             match stage(end) {
                 // Something was taken back since it was looked at.
                 Err(error) if is_ours && error.kind() == ErrorKind::Conflict => {}
-                appended => break appended?,
+                appended => break (keys, appended?),
             }
         };
         keys.note(batch, &appended, log.offsets().log_start);
@@ -143,27 +145,27 @@ impl KeyIndex {
 
     /// Fails where the condition does not hold now.
     pub(super) fn check(&self, log: (&Log, Durability), key: &[u8], newest: Option<Offset>) -> Result<()> {
-        self.check_key(&mut self.keys.lock(), log, key, newest).map(drop)
+        self.check_key(log, key, newest).map(drop)
     }
 
     /// Builds the index, where it is not built.
-    pub(super) fn build(&self, (log, level): (&Log, Durability)) -> Result<()> {
-        self.keys.lock().catch_up(log, level, &self.partition).map(drop)
+    pub(super) fn build(&self, log: (&Log, Durability)) -> Result<()> {
+        self.caught_up(log).map(drop)
     }
 
     /// Where the log ends, if the newest record of `key` up to there is the one at `expected`.
     fn check_key(
         &self,
-        keys: &mut Keys,
         (log, level): (&Log, Durability),
         key: &[u8],
         expected: Option<Offset>,
-    ) -> Result<ExpectedEnd> {
-        let mut end = keys.catch_up(log, level, &self.partition)?;
+    ) -> Result<(MutexGuard<'_, Keys>, ExpectedEnd)> {
+        let (mut keys, mut end) = self.caught_up((log, level))?;
         if keys.is_partial && !keys.newest.contains_key(key) && log.offsets().log_start > keys.built_from {
             // Others may have gone since, and left it room.
             keys.forget();
-            end = keys.catch_up(log, level, &self.partition)?;
+            drop(keys);
+            (keys, end) = self.caught_up((log, level))?;
         }
         let found = keys.newest.get(key).copied();
         if found.is_none() && keys.is_partial {
@@ -174,7 +176,7 @@ impl KeyIndex {
         }
         let found = found.filter(|&offset| offset >= log.offsets().log_start);
         let message = match (expected, found) {
-            (expected, found) if expected == found => return Ok(end.into()),
+            (expected, found) if expected == found => return Ok((keys, end.into())),
             (None, _) => "an append expected no record of the key".to_owned(),
             (Some(expected), _) => format!("an append expected the newest record of the key at offset {expected}"),
         };
@@ -183,6 +185,21 @@ impl KeyIndex {
             Some(offset) => conflict.offset(offset).remedy("read the record at the offset named, and decide again"),
             None => conflict.remedy("there is none: it was never appended, or deleted"),
         })
+    }
+
+    /// Takes in what was appended since it last did, or all where something was taken back. The index and where the log
+    /// ends then.
+    fn caught_up(&self, (log, level): (&Log, Durability)) -> Result<(MutexGuard<'_, Keys>, LogPosition)> {
+        let mut keys = self.keys.lock();
+        loop {
+            let now = log.position();
+            let Some(until) = keys.missing(now, log.offsets().log_start) else { return Ok((keys, now)) };
+            drop(keys);
+            // What is not visible yet cannot be read. Those who append meanwhile note what they do.
+            log.wait(until, level)?;
+            keys = self.keys.lock();
+            keys.fill(log, until, &self.partition)?;
+        }
     }
 
     fn error(&self, kind: ErrorKind, message: String, key: &[u8]) -> Error {
@@ -203,6 +220,7 @@ impl Keys {
         Self {
             newest: HashMap::new(),
             seen: None,
+            ahead: None,
             is_partial: false,
             built_from: Offset::ZERO,
             purged: Offset::ZERO,
@@ -215,30 +233,35 @@ impl Keys {
         let bytes = newest.keys().map(|key| key.len() + KEY_BYTES).sum();
         drop(newest);
         self.budget.give_back(bytes);
-        (self.seen, self.is_partial, self.purged) = (None, false, Offset::ZERO);
+        (self.seen, self.ahead, self.is_partial, self.purged) = (None, None, false, Offset::ZERO);
     }
 
-    /// Takes in what was appended since it last did, or all where something was taken back. Where the log ends then.
-    fn catch_up(&mut self, log: &Log, level: Durability, name: &TopicPartition) -> Result<LogPosition> {
-        loop {
-            let now = log.position();
-            let from = match self.seen {
-                Some(seen) if seen == now => return Ok(now),
-                Some(seen) if seen.is_followed_by(now) => seen.end(),
-                _ => {
-                    self.forget();
-                    self.built_from = log.offsets().log_start;
-                    self.built_from
-                }
-            };
-            // What is not visible yet cannot be read.
-            log.wait(now, level)?;
-            if let Err(error) = self.read(log, from, now.end(), name) {
-                self.forget();
-                return Err(error);
-            }
-            self.seen = Some(now);
+    /// Up to where it has to be read before all up to `now` is in it, if it has to be.
+    fn missing(&mut self, now: LogPosition, log_start: Offset) -> Option<LogPosition> {
+        if self.seen == Some(now) {
+            return None;
         }
+        match self.ahead {
+            Some((from, to)) if to == now => Some(from),
+            _ => {
+                // Nothing that was noted may have been taken back.
+                if self.ahead.is_some() || !self.seen.is_some_and(|seen| seen.is_followed_by(now)) {
+                    self.forget();
+                    self.built_from = log_start;
+                }
+                self.ahead = Some((now, now));
+                Some(now)
+            }
+        }
+    }
+
+    /// Reads what is missing up to `until`, unless somebody has done so.
+    fn fill(&mut self, log: &Log, until: LogPosition, name: &TopicPartition) -> Result<()> {
+        let Some((_, to)) = self.ahead.filter(|(from, _)| *from == until) else { return Ok(()) };
+        let from = self.seen.map_or(self.built_from, LogPosition::end);
+        self.read(log, from, until.end(), name).inspect_err(|_| self.forget())?;
+        (self.seen, self.ahead) = (Some(to), None);
+        Ok(())
     }
 
     fn read(&mut self, log: &Log, from: Offset, end: Offset, name: &TopicPartition) -> Result<()> {
@@ -271,7 +294,11 @@ impl Keys {
     /// Takes in a batch that was just appended, where it follows what is known.
     fn note(&mut self, batch: &RecordBatch, appended: &Appended, log_start: Offset) {
         let follows = |seen: &LogPosition| seen.is_followed_by(appended.position) && seen.end() == appended.base_offset;
-        if !self.seen.as_ref().is_some_and(follows) {
+        let noted = match &mut self.ahead {
+            Some((_, to)) => Some(to),
+            None => self.seen.as_mut(),
+        };
+        if !noted.as_deref().is_some_and(follows) {
             return; // It is read when somebody asks.
         }
         let moved = appended.base_offset - batch.header().base_offset();
@@ -283,15 +310,20 @@ impl Keys {
                 Ok(())
             })
         });
-        match noted {
-            Ok(()) => self.seen = Some(appended.position),
-            Err(_) => self.forget(),
+        match (noted, &mut self.ahead) {
+            (Ok(()), Some((_, to))) => *to = appended.position,
+            (Ok(()), None) => self.seen = Some(appended.position),
+            (Err(_), _) => self.forget(),
         }
     }
 
     fn insert(&mut self, key: &[u8], offset: Offset, log_start: Offset) {
         if let Some(newest) = self.newest.get_mut(key) {
-            *newest = offset;
+            *newest = offset.max(*newest);
+            return;
+        }
+        // One that found no room ahead of what is read must not get the place that it had before.
+        if self.is_partial && self.ahead.is_some() {
             return;
         }
         let bytes = key.len() + KEY_BYTES;

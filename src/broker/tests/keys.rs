@@ -415,3 +415,62 @@ fn answers_are_right_or_refused_whatever_happens() {
         assert!(right > 30 && full < 100, "seed {seed}: {right} answers, {full} refused");
     }
 }
+
+/// A manual broker, so that whoever waits for a sync makes it, and `work` while that hangs: it ends before the sync does.
+fn while_an_index_waits(bytes: usize, work: impl FnOnce(&Topic) + Send, newest: i64) -> Result<i64> {
+    let disk = SimStorage::new();
+    let builder = Broker::builder("/data").storage(disk.clone()).key_index("t", bytes).manual();
+    let broker = builder.open().unwrap();
+    let topic = broker.topic("t").partitions(2).create().unwrap();
+    let long = "l".repeat(KEY - 1);
+    put(&topic.partition(1).unwrap(), &long, -1).unwrap();
+    topic.partition(1).unwrap().sync().unwrap();
+    let log = topic.partition(0).unwrap();
+    // Not in the index: nobody has asked it yet.
+    log.append_records([("k", "first")]).unwrap();
+    let held = disk.hold_sync("t-0/");
+    let (done, ended) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| put(&log, "k", newest));
+        held.wait_for_it();
+        scope.spawn(|| {
+            work(&topic);
+            done.send(()).unwrap();
+        });
+        let in_time = ended.recv_timeout(Duration::from_secs(30));
+        drop(held);
+        in_time.expect("nobody else waits for the sync");
+        waits.join().unwrap()
+    })
+}
+
+#[test]
+fn others_append_while_the_index_waits_for_a_sync() {
+    let work = |topic: &Topic| {
+        let log = topic.partition(0).unwrap();
+        log.append_records([("k", "meanwhile"), ("other", "meanwhile")]).unwrap();
+        let producer = topic.broker().producer().build().unwrap();
+        drop(producer.enqueue(topic, Record::new("x").key("k").partition(0)).unwrap());
+        drop(producer);
+        let producer = topic.broker().producer().build().unwrap();
+        assert_eq!(producer.send(topic, Record::new("x").key("other").partition(1)).unwrap().offset, 1);
+    };
+    assert_eq!(conflict(while_an_index_waits(ROOMY, work, 0)), 3);
+    assert_eq!(while_an_index_waits(ROOMY, work, 3).unwrap(), 4);
+    assert_eq!(while_an_index_waits(ROOMY, |_| {}, 0).unwrap(), 1);
+}
+
+/// Of a key that found no room the record before must not be taken for the newest.
+#[test]
+fn an_index_that_fills_up_while_it_waits_knows_what_it_does_not_know() {
+    // The long key leaves no room for a short one, and gives some back.
+    let bytes = 2 * KEY - 1 + KEY - 2;
+    let work = |topic: &Topic| {
+        let [log, other] = [0, 1].map(|number| topic.partition(number).unwrap());
+        log.append_records([("k", "no room")]).unwrap();
+        other.delete_records(1).unwrap();
+        other.append_records([("y", "takes less")]).unwrap();
+    };
+    let error = while_an_index_waits(bytes, work, 0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::KeyIndexFull, "{error}");
+}
