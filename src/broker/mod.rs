@@ -190,7 +190,8 @@ impl Broker {
 
     /// Stops the threads, brings every append to its topic's durability and beyond, to the device, closes
     /// all logs as a clean stop of Kafka leaves them, and gives the directory and all descriptors free, even while
-    /// clones, handles, tickets or records live; whatever they ask for later is answered with `Closed`.
+    /// clones, handles, tickets or records live; whatever they ask for later is answered with `Closed`, but for what
+    /// became of appends that were as durable as was asked for by then.
     /// A second call does nothing.
     ///
     /// # Errors

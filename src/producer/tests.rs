@@ -118,12 +118,14 @@ fn closing_the_broker_sends_what_producers_accepted() {
     let broker = Broker::open(dir.path()).unwrap();
     broker.topic("t").create().unwrap();
     let producer = broker.producer().linger(Duration::from_secs(3600)).build().unwrap();
-    let ticket = producer.enqueue("t", "a").unwrap();
+    let (ticket, mut other) = (producer.enqueue("t", "a").unwrap(), producer.enqueue("t", "b").unwrap());
     broker.close().unwrap();
-    assert_eq!(producer.enqueue("t", "b").unwrap_err().kind(), ErrorKind::Closed);
-    drop(ticket);
+    assert_eq!(producer.enqueue("t", "c").unwrap_err().kind(), ErrorKind::Closed);
+    // It is known that they are there, so it is told.
+    assert_eq!(other.try_result().unwrap().unwrap().offset, 1);
+    assert_eq!(ticket.wait().unwrap().offset, 0);
     let broker = Broker::open(dir.path()).unwrap();
-    assert_eq!(values(&broker.topic("t").open().unwrap()), ["a"]);
+    assert_eq!(values(&broker.topic("t").open().unwrap()), ["a", "b"]);
 }
 
 #[test]

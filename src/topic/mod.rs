@@ -3,6 +3,7 @@
 
 mod budget;
 pub(crate) mod catalog;
+mod checkpoint;
 pub(crate) mod config;
 mod keys;
 pub(crate) mod name;
@@ -22,6 +23,7 @@ pub use record::{OwnedRecord, ReadFrom};
 pub use stream::TailStream;
 
 pub(crate) use budget::Budgets;
+pub(crate) use checkpoint::{Checkpoint, Checkpoints};
 pub(crate) use keys::{Condition, KeyIndexes};
-pub(crate) use partition::{Checkpoint, Checkpoints, Partition, PartitionContext, PartitionHost, Urgency};
+pub(crate) use partition::{Partition, PartitionContext, PartitionHost, Urgency};
 pub(crate) use reader::PartitionSource;

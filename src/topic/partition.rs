@@ -5,7 +5,7 @@
 //! of groups, what a topic is. Invariants: no append carries an epoch above the catalog's; after
 //! `delete` or `close` no call reaches the log.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
@@ -15,6 +15,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 use super::budget::{self, Budget, Budgets};
+use super::checkpoint::Checkpoint;
 use super::config::{CleanupPolicy, TopicSettings};
 use super::keys::{Condition, KeyIndex, KeyIndexes};
 
@@ -61,45 +62,6 @@ pub(crate) enum Urgency {
     Now,
     /// Nobody is known to wait; a few milliseconds may gather more appends into one sync.
     Soon,
-}
-
-/// Kafka's three offset checkpoints as found at open.
-#[derive(Debug, Default)]
-pub(crate) struct Checkpoints {
-    pub(crate) log_start: HashMap<TopicPartition, Offset>,
-    pub(crate) recovery_point: HashMap<TopicPartition, Offset>,
-    pub(crate) high_watermark: HashMap<TopicPartition, Offset>,
-    /// A stock broker left the directory in order.
-    pub(crate) clean: bool,
-}
-
-impl Checkpoints {
-    /// What they say of one partition.
-    pub(crate) fn of(&self, name: &TopicPartition) -> Checkpoint {
-        let noted = |offsets: &HashMap<_, _>| offsets.get(name).copied().unwrap_or_default();
-        Checkpoint {
-            log_start: noted(&self.log_start),
-            recovery_point: noted(&self.recovery_point),
-            high_watermark: noted(&self.high_watermark),
-            clean: self.clean,
-        }
-    }
-
-    /// Every partition that they name.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &TopicPartition> {
-        self.log_start.keys().chain(self.recovery_point.keys()).chain(self.high_watermark.keys())
-    }
-}
-
-/// One partition's part of them; all zero for a new one.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Checkpoint {
-    /// Zero while it is the first segment's base.
-    pub(crate) log_start: Offset,
-    pub(crate) recovery_point: Offset,
-    pub(crate) high_watermark: Offset,
-    /// A stock broker left the directory in order.
-    pub(crate) clean: bool,
 }
 
 /// What all partitions of one broker share.
@@ -510,7 +472,8 @@ impl Partition {
 
     /// Blocks until an append has reached `level`; the caller may sync for all who wait.
     pub(crate) fn wait(&self, position: LogPosition, level: Durability) -> Result<()> {
-        self.on_log(|log| log.wait(position, level))
+        let waited = self.on_log(|log| log.wait(position, level));
+        waited.or_else(|e| if self.was_committed(&e, position, level) { Ok(()) } else { Err(e) })
     }
 
     /// A future of the same; the broker's sync thread does the work.
@@ -527,7 +490,14 @@ impl Partition {
 
     /// Whether an append has reached `level`, without waiting.
     pub(crate) fn is_committed(&self, position: LogPosition, level: Durability) -> Result<bool> {
-        self.on_log(|log| log.is_committed(position, level))
+        let looked = self.on_log(|log| log.is_committed(position, level));
+        looked.or_else(|e| if self.was_committed(&e, position, level) { Ok(true) } else { Err(e) })
+    }
+
+    /// Whether an append had reached `level` when the broker was closed, where whoever asks is told of that.
+    fn was_committed(&self, told: &Error, position: LogPosition, level: Durability) -> bool {
+        let closed = self.log.get().filter(|_| told.kind() == ErrorKind::Closed);
+        closed.is_some_and(|log| log.is_committed(position, level).unwrap_or(false))
     }
 
     /// Brings everything that was appended so far to the topic's level, and to the device when
