@@ -72,6 +72,7 @@ impl TopicEntry {
     }
 
     /// Runs `look` on the values in force, without a count of references.
+    #[inline]
     pub(crate) fn with_settings<T>(&self, look: impl FnOnce(&TopicSettings) -> T) -> T {
         look(&self.configured.load().settings)
     }
@@ -108,6 +109,7 @@ impl TopicEntry {
     }
 
     /// The first partition from `partition` on, in a circle, whose log is in this directory.
+    #[inline]
     pub(crate) fn nearest_here(&self, partition: PartitionId) -> PartitionId {
         if !self.is_split {
             return partition;
@@ -118,6 +120,7 @@ impl TopicEntry {
         circle.find(|p| p.check_here().is_ok()).map_or(partition, |p| p.name().partition())
     }
 
+    #[inline]
     pub(crate) fn check_alive(&self) -> Result<()> {
         match self.deleted.load(Ordering::Acquire) {
             true => Err(deleted(&self.name)),

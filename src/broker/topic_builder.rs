@@ -1,5 +1,6 @@
 //! How a topic is named and made.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Broker, Topic, TopicEntry};
@@ -66,14 +67,15 @@ impl<T: sealed::Sealed + ?Sized> sealed::Sealed for &T {
 
 impl Broker {
     /// The live topic that `topic` names.
-    pub(crate) fn resolve<T: TopicRef + ?Sized>(&self, topic: &T) -> Result<Arc<TopicEntry>> {
-        let Some(handle) = topic.handle() else { return self.topic_entry(topic.name(), None) };
+    #[inline]
+    pub(crate) fn resolve<'a, T: TopicRef + ?Sized>(&self, topic: &'a T) -> Result<Cow<'a, Arc<TopicEntry>>> {
+        let Some(handle) = topic.handle() else { return self.topic_entry(topic.name(), None).map(Cow::Owned) };
         if !Arc::ptr_eq(&self.inner, &handle.broker().inner) {
             let message = format!("the handle of topic {:?} belongs to another broker", handle.name());
             return Err(Error::new(ErrorKind::InvalidArgument, message).remedy("open the topic in this one"));
         }
         handle.entry().check_alive()?;
-        Ok(Arc::clone(handle.entry()))
+        Ok(Cow::Borrowed(handle.entry()))
     }
 
     /// Names a topic, to be opened or created. Nothing happens before.

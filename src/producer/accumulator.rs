@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::batch::{Batch, Ticket};
@@ -89,14 +88,6 @@ impl Failures {
     }
 }
 
-/// What a push did to its batch.
-pub(super) struct Pushed {
-    pub(super) ticket: Ticket,
-    pub(super) bytes: usize,
-    /// The batch was complete with it, and is sent.
-    pub(super) is_complete: bool,
-}
-
 /// How a record comes.
 #[derive(Clone, Copy)]
 pub(super) struct Manner {
@@ -106,14 +97,15 @@ pub(super) struct Manner {
     pub(super) keyless: bool,
 }
 
-/// A topic as a producer sees it.
+/// A topic as a producer sees it. One with more partitions takes its place.
 pub(super) struct Route {
     pub(super) topic: Arc<TopicEntry>,
-    lanes: ArcSwap<Vec<Arc<Lane>>>,
-    /// The catalog's version that the lanes were made from.
+    /// One per partition.
+    pub(super) lanes: Vec<Arc<Lane>>,
+    /// The version of the catalog by which these are all.
     version: AtomicU64,
-    pub(super) sticky: Sticky,
-    pub(super) turns: AtomicUsize,
+    pub(super) sticky: Arc<Sticky>,
+    pub(super) turns: Arc<AtomicUsize>,
 }
 
 /// Whether a lane that another thread is at is waited for.
@@ -159,36 +151,39 @@ impl Accumulator {
         self.settings.linger.unwrap_or(QUIET_LINGER)
     }
 
-    pub(super) fn route(&self, topic: Arc<TopicEntry>, seed: u64) -> Route {
-        Route {
-            topic,
-            lanes: ArcSwap::from_pointee(Vec::new()),
-            version: AtomicU64::new(u64::MAX),
-            sticky: Sticky::new(seed),
-            turns: AtomicUsize::new(0),
-        }
+    /// Whether no partition was added since the route was made.
+    #[inline]
+    pub(super) fn is_current(&self, route: &Route) -> bool {
+        route.version.load(Ordering::Acquire) == self.broker.catalog_version()
     }
 
-    /// The lanes of a topic, one per partition, followed as partitions are added.
-    pub(super) fn lanes(&self, route: &Route) -> Result<arc_swap::Guard<Arc<Vec<Arc<Lane>>>>> {
+    /// The way to all partitions of a topic; `known` itself if that has them all.
+    pub(super) fn route(
+        &self,
+        topic: &Arc<TopicEntry>,
+        known: Option<&Arc<Route>>,
+        seed: impl FnOnce() -> u64,
+    ) -> Result<Arc<Route>> {
+        // Before the look at the partitions.
         let version = self.broker.catalog_version();
-        if route.version.load(Ordering::Acquire) != version {
-            route.topic.check_alive()?;
-            let known = route.lanes.load_full();
-            let added = route.topic.partitions_after(known.len())?.into_iter();
-            let added = added.map(|partition| Arc::new(Lane::new(partition, Arc::clone(&route.topic), self.me())));
-            let lanes: Vec<_> = known.iter().cloned().chain(added).collect();
-            // Another thread may have done the same: a lane that it uses must not be replaced.
-            let before = route.lanes.compare_and_swap(&known, Arc::new(lanes));
-            if !Arc::ptr_eq(&before, &known) {
-                return self.lanes(route);
-            }
-            route.version.store(version, Ordering::Release);
+        topic.check_alive()?;
+        let lanes = known.map_or(&[][..], |known| &known.lanes);
+        let added = topic.partitions_after(lanes.len())?;
+        if let Some(known) = known.filter(|_| added.is_empty()) {
+            known.version.store(version, Ordering::Release);
+            return Ok(Arc::clone(known));
         }
-        Ok(route.lanes.load())
+        let (sticky, turns) = match known {
+            Some(known) => (Arc::clone(&known.sticky), Arc::clone(&known.turns)),
+            None => (Arc::new(Sticky::new(seed())), Arc::default()),
+        };
+        let lane = |partition| Arc::new(Lane::new(partition, Arc::clone(topic), Arc::clone(&sticky), self.me()));
+        let lanes = lanes.iter().cloned().chain(added.into_iter().map(lane)).collect();
+        Ok(Arc::new(Route { topic: Arc::clone(topic), lanes, version: AtomicU64::new(version), sticky, turns }))
     }
 
     /// Puts a record into its lane's batch. A callback is taken with it.
+    #[inline]
     pub(super) fn push<W: Wait>(
         &self,
         lane: &Arc<Lane>,
@@ -196,18 +191,40 @@ impl Accumulator {
         manner: Manner,
         callback: &mut Option<Callback>,
         wait: &mut W,
-    ) -> Result<Pushed, W::Refusal> {
-        if callback.is_some() && !self.broker.is_manual() {
-            self.callbacks.start()?;
-        }
+    ) -> Result<Ticket, W::Refusal> {
         let bytes = rules::encoded(record);
+        // Before a lane is locked: the sync thread must not wait for whoever waits here.
+        wait.for_room(lane, rules::BATCH_OVERHEAD + bytes)?;
         let now = self.broker.clock().now();
         let timestamp = record.explicit_timestamp().unwrap_or(now);
         rules::check(&self.settings, lane, record, bytes, now)?;
+        if callback.is_none()
+            && let Some(ticket) = lane.add(record, bytes, timestamp, manner)?
+        {
+            return Ok(ticket);
+        }
+        self.push_aside(lane, record, (bytes, timestamp), manner, callback, wait)
+    }
+
+    /// The same where that is the first or the last of its batch, or has a callback.
+    #[cold]
+    #[inline(never)]
+    fn push_aside<W: Wait>(
+        &self,
+        lane: &Arc<Lane>,
+        record: &Record,
+        (bytes, timestamp): (usize, Timestamp),
+        manner: Manner,
+        callback: &mut Option<Callback>,
+        wait: &mut W,
+    ) -> Result<Ticket, W::Refusal> {
+        if callback.is_some() && !self.broker.is_manual() {
+            self.callbacks.start()?;
+        }
         let mut share = None;
         loop {
-            if let Some(pushed) = self.try_push(lane, record, (bytes, timestamp), manner, (&mut share, callback))? {
-                return Ok(pushed);
+            if let Some(ticket) = self.try_push(lane, record, (bytes, timestamp), manner, (&mut share, callback))? {
+                return Ok(ticket);
             }
             share = Some(wait.for_memory(self, lane, bytes)?);
         }
@@ -221,11 +238,11 @@ impl Accumulator {
         (bytes, timestamp): (usize, Timestamp),
         manner: Manner,
         (share, callback): (&mut Option<Share>, &mut Option<Callback>),
-    ) -> Result<Option<Pushed>> {
+    ) -> Result<Option<Ticket>> {
         let mut guard = lane.lock();
         let state = &mut *guard;
         if let Some(full) = state.open.take_if(|batch| batch.builder.size_estimate() + bytes > batch.limit) {
-            self.complete(lane, state, full);
+            self.complete_full(lane, state, full);
         }
         let batch = match &mut state.open {
             Some(batch) => batch,
@@ -236,34 +253,36 @@ impl Accumulator {
                 none.insert(self.open_batch(lane, share)?)
             }
         };
-        let index = batch.builder.len();
-        if let Err(error) = batch.builder.push(timestamp, record) {
-            // One without a record is on no list, so nobody would ever send or drop it.
-            if index == 0 {
-                state.open = None;
+        let is_first = batch.builder.is_empty();
+        let ticket = match batch.add(record, bytes, timestamp, manner) {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                // One without a record is on no list, so nobody would ever send or drop it.
+                if is_first {
+                    state.open = None;
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         // The next without a key goes elsewhere when this batch has no room for one like it.
         let like_it = if manner.keyless { bytes } else { 0 };
         let is_complete = batch.builder.size_estimate() + like_it >= batch.limit;
         let opened = batch.opened;
-        let ticket = Ticket::new(Arc::clone(&batch.shared), u32::try_from(index).unwrap_or(u32::MAX), timestamp);
         if let Some(callback) = callback.take() {
             self.callbacks.enter(lane, ticket.another(), callback);
         }
         if is_complete && let Some(batch) = state.open.take() {
-            self.complete(lane, state, batch);
+            self.complete_full(lane, state, batch);
         }
         drop(guard);
-        if index == 0 {
+        if is_first {
             self.list(lane);
             self.memory.freed().notify();
             if manner.quiet && !is_complete {
                 self.run_by(opened.saturating_add(self.quiet_linger()));
             }
         }
-        Ok(Some(Pushed { ticket, bytes, is_complete }))
+        Ok(Some(ticket))
     }
 
     fn open_batch(&self, lane: &Arc<Lane>, share: Share) -> Result<OpenBatch> {
@@ -278,6 +297,7 @@ impl Accumulator {
             shared: Arc::new(Batch::new(Arc::clone(lane), self.broker.clone(), self.linger())),
             opened: self.broker.clock().monotonic(),
             limit,
+            keyless_bytes: 0,
         })
     }
 

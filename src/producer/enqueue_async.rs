@@ -127,10 +127,10 @@ impl Polling<'_, '_> {
 impl Wait for Polling<'_, '_> {
     type Refusal = Refused;
 
-    fn for_room(&mut self, lane: &Lane, record: &Record) -> Result<(), Refused> {
+    fn for_room(&mut self, lane: &Lane, bytes: usize) -> Result<(), Refused> {
         let now = lane.partition.clock().monotonic();
         let waited = now.saturating_sub(self.room.budget_since.unwrap_or(now));
-        let Some(left) = lane.poll_room(record, waited, self.waker)? else { return Ok(()) };
+        let Some(left) = lane.partition.poll_room(bytes as u64, waited, self.waker)? else { return Ok(()) };
         self.room.budget_since.get_or_insert(now);
         Err(self.refuse(now, left))
     }

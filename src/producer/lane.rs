@@ -9,16 +9,14 @@ use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Weak};
-#[cfg(feature = "async")]
-use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::accumulator::{Accumulator, Settings};
-use super::batch::Batch;
+use super::accumulator::{Accumulator, Manner, Settings};
+use super::batch::{Batch, Ticket};
 use super::memory::Share;
-use super::rules;
+use super::partitioner::Sticky;
 use crate::broker::{Quiet, TopicEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, COPY_BYTES_MAX, LogPosition};
@@ -26,7 +24,7 @@ use crate::metrics::BatchFigures;
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::sync::atomic::AtomicBool;
 use crate::topic;
-use crate::types::TopicPartition;
+use crate::types::{Timestamp, TopicPartition};
 
 /// Whether, and for how long, what was refused is tried again.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +55,8 @@ fn is_for_now(error: &Error) -> bool {
 pub(super) struct Lane {
     pub(super) partition: Arc<topic::Partition>,
     pub(super) topic: Arc<TopicEntry>,
+    /// The topic's choice for records without a key.
+    sticky: Arc<Sticky>,
     accumulator: Weak<Accumulator>,
     state: Mutex<State>,
     /// It is on its accumulator's list.
@@ -107,6 +107,19 @@ pub(super) struct OpenBatch {
     pub(super) opened: Duration,
     /// What the topic allowed when it was opened.
     pub(super) limit: usize,
+    /// Of its records without a key, which came here because others did.
+    pub(super) keyless_bytes: usize,
+}
+
+impl OpenBatch {
+    /// Takes in a record of about so many bytes.
+    #[inline]
+    pub(super) fn add(&mut self, record: &Record, bytes: usize, timestamp: Timestamp, manner: Manner) -> Result<Ticket> {
+        let index = u32::try_from(self.builder.len()).unwrap_or(u32::MAX);
+        self.builder.push(timestamp, record)?;
+        self.keyless_bytes += if manner.keyless { bytes } else { 0 };
+        Ok(Ticket::new(Arc::clone(&self.shared), index, timestamp))
+    }
 }
 
 /// A batch from its completion until its end is known.
@@ -174,10 +187,11 @@ impl Lane {
     pub(super) fn new(
         partition: Arc<topic::Partition>,
         topic: Arc<TopicEntry>,
+        sticky: Arc<Sticky>,
         accumulator: Weak<Accumulator>,
     ) -> Self {
         let (state, listed) = (Mutex::default(), AtomicBool::new(false));
-        Self { partition, topic, accumulator, state, listed }
+        Self { partition, topic, sticky, accumulator, state, listed }
     }
 
     pub(super) fn name(&self) -> &TopicPartition {
@@ -188,19 +202,24 @@ impl Lane {
         Locked { state: self.state.lock(), _quiet: Quiet::new() }
     }
 
+    /// Puts a record of at most so many bytes into the open batch; `None` where there is none, or that batch is complete
+    /// then or before. Nobody is woken by it.
+    #[inline]
+    pub(super) fn add(
+        &self,
+        record: &Record,
+        bytes: usize,
+        timestamp: Timestamp,
+        manner: Manner,
+    ) -> Result<Option<Ticket>> {
+        let mut state = self.state.lock();
+        // With room behind it for one like it.
+        let has_room = |open: &&mut OpenBatch| open.builder.size_estimate() + 2 * bytes < open.limit;
+        state.open.as_mut().filter(has_room).map(|open| open.add(record, bytes, timestamp, manner)).transpose()
+    }
+
     pub(super) fn try_lock(&self) -> Option<Locked<'_>> {
         Some(Locked { state: self.state.try_lock()?, _quiet: Quiet::new() })
-    }
-
-    /// Waits where a byte budget makes appends wait and has no room for this record.
-    pub(super) fn wait_for_room(&self, record: &Record) -> Result<()> {
-        self.partition.wait_for_room(rules::alone(record) as u64)
-    }
-
-    /// The same for a task: how long its wait may go on after it has `waited`, or `None` when there is room.
-    #[cfg(feature = "async")]
-    pub(super) fn poll_room(&self, record: &Record, waited: Duration, waker: &Waker) -> Result<Option<Duration>> {
-        self.partition.poll_room(rules::alone(record) as u64, waited, waker)
     }
 
     /// Sends `batch` if it is this lane's open one.
@@ -261,9 +280,21 @@ impl Lane {
 }
 
 impl Accumulator {
-    /// Ends an open batch and gives it to the log, unless others wait before it.
+    /// Ends a batch that has no room for more.
+    pub(super) fn complete_full(&self, lane: &Lane, state: &mut State, batch: OpenBatch) {
+        lane.sticky.count(batch.keyless_bytes, self.settings.batch_bytes, true);
+        self.end_open(lane, state, batch);
+    }
+
+    /// Ends an open batch for which there may be more.
     pub(super) fn complete(&self, lane: &Lane, state: &mut State, batch: OpenBatch) {
-        let OpenBatch { builder, mut share, shared, opened, limit } = batch;
+        lane.sticky.count(batch.keyless_bytes, self.settings.batch_bytes, false);
+        self.end_open(lane, state, batch);
+    }
+
+    /// Ends an open batch and gives it to the log, unless others wait before it.
+    fn end_open(&self, lane: &Lane, state: &mut State, batch: OpenBatch) {
+        let OpenBatch { builder, mut share, shared, opened, limit, .. } = batch;
         let (records, plain_bytes, room_bytes) = (builder.len() as u64, builder.size_estimate() as u64, limit as u64);
         state.entered += 1;
         // A panic was printed when it happened, and is told to those who wait for the batch.

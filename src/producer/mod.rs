@@ -29,7 +29,7 @@ use crate::record::{BatchBuilder, Compression, Record};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{Durability, Uuid};
 
-use accumulator::{Accumulator, Manner, Pushed, Route, Settings};
+use accumulator::{Accumulator, Manner, Route, Settings};
 use callbacks::Callback;
 use lane::{Lane, Retries};
 use partitioner::{Placement, Sticky, checked};
@@ -67,7 +67,8 @@ pub struct Producer {
 struct Shared {
     accumulator: Arc<Accumulator>,
     placement: Placement,
-    routes: ArcSwap<BTreeMap<Uuid, Arc<Route>>>,
+    /// By the address of the topic, which its route keeps.
+    routes: ArcSwap<BTreeMap<usize, Arc<Route>>>,
     closed: AtomicBool,
     /// Makes the sticky choices of producers and topics differ.
     seed: AtomicU64,
@@ -416,34 +417,28 @@ impl Producer {
         let entry = accumulator.broker.resolve(topic)?;
         let (routes, made);
         routes = self.shared.routes.load();
-        let route = match routes.get(&entry.id) {
+        let route = match routes.get(&address(&entry)).filter(|route| accumulator.is_current(route)) {
             Some(route) => route,
             None => {
-                made = self.make_route(entry);
+                made = self.make_route(&entry)?;
                 &made
             }
         };
-        let lanes = accumulator.lanes(route)?;
-        let pushed = self.place(route, &lanes, record).map_err(W::Refusal::from).and_then(|(lane, keyless)| {
-            // Before a lane is locked: the sync thread must not wait for whoever waits here.
-            wait.for_room(lane, record)?;
+        let pushed = self.place(route, record).map_err(W::Refusal::from).and_then(|(lane, keyless)| {
             let manner = Manner { quiet: waiting == Waiting::Later, keyless };
-            Ok((accumulator.push(lane, record, manner, callback, wait)?, keyless))
+            accumulator.push(lane, record, manner, callback, wait)
         });
-        let (pushed, keyless) = pushed.inspect_err(|refusal| {
+        pushed.inspect_err(|refusal| {
             if W::is_failure(refusal) {
                 route.topic.produced.failed(1);
             }
-        })?;
-        let Pushed { ticket, bytes, is_complete } = pushed;
-        if keyless {
-            route.sticky.count(bytes, accumulator.settings.batch_bytes, is_complete);
-        }
-        Ok(ticket)
+        })
     }
 
     /// The lane of a record, and whether it is there because it is the current one for records without a key.
-    fn place<'a>(&self, route: &Route, lanes: &'a [Arc<Lane>], record: &Record) -> Result<(&'a Arc<Lane>, bool)> {
+    #[inline]
+    fn place<'a>(&self, route: &'a Route, record: &Record) -> Result<(&'a Arc<Lane>, bool)> {
+        let lanes = &route.lanes;
         let count = u32::try_from(lanes.len()).unwrap_or(u32::MAX);
         let (partition, keyless) = match (record.explicit_partition(), &self.shared.placement, record.key_bytes()) {
             (Some(partition), ..) => (partition, false),
@@ -458,20 +453,31 @@ impl Producer {
         Ok((&lanes[checked(partition, lanes.len(), &route.topic.name)?], keyless))
     }
 
+    /// Makes the way to a topic, or makes one that was there lead to all of its partitions.
     #[cold]
-    fn make_route(&self, topic: Arc<TopicEntry>) -> Arc<Route> {
-        let seed = self.shared.seed.fetch_add(0x0001_0000_0001, Ordering::Relaxed);
-        let route = Arc::new(self.shared.accumulator.route(Arc::clone(&topic), seed));
-        let routes = self.shared.routes.rcu(|routes| {
-            let mut routes = BTreeMap::clone(routes);
+    fn make_route(&self, topic: &Arc<TopicEntry>) -> Result<Arc<Route>> {
+        let seed = || self.shared.seed.fetch_add(0x0001_0000_0001, Ordering::Relaxed);
+        loop {
+            let routes = self.shared.routes.load_full();
+            let known = routes.get(&address(topic));
+            let route = self.shared.accumulator.route(topic, known, seed)?;
+            if known.is_some_and(|known| Arc::ptr_eq(known, &route)) {
+                return Ok(route);
+            }
             // Deleted topics go when others come.
-            routes.retain(|_, route| route.topic.check_alive().is_ok());
-            routes.entry(topic.id).or_insert_with(|| Arc::clone(&route));
-            routes
-        });
-        // Another thread may have been faster.
-        routes.get(&topic.id).cloned().unwrap_or(route)
+            let alive = routes.iter().filter(|(_, route)| route.topic.check_alive().is_ok());
+            let mut more: BTreeMap<_, _> = alive.map(|(at, route)| (*at, Arc::clone(route))).collect();
+            more.insert(address(topic), Arc::clone(&route));
+            // Another thread may have done the same: a lane that it uses must not be replaced.
+            if Arc::ptr_eq(&routes, &self.shared.routes.compare_and_swap(&routes, Arc::new(more))) {
+                return Ok(route);
+            }
+        }
     }
+}
+
+fn address(topic: &Arc<TopicEntry>) -> usize {
+    Arc::as_ptr(topic).addr()
 }
 
 /// Whether a record's sender waits for it at once.

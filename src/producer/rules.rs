@@ -18,6 +18,7 @@ const LEAST_HEADER_OVERHEAD: usize = 2;
 pub(super) const BATCH_OVERHEAD: usize = 61;
 
 /// What a record takes in a batch, at most.
+#[inline]
 pub(super) fn encoded(record: &Record) -> usize {
     let part = |bytes: Option<&bytes::Bytes>| bytes.map_or(0, |b| b.len());
     let headers = record.headers().iter().map(|h| HEADER_OVERHEAD + h.key().len() + h.value().map_or(0, <[u8]>::len));
@@ -28,12 +29,7 @@ pub(super) fn encoded(record: &Record) -> usize {
 #[cold]
 fn certain(record: &Record) -> usize {
     let lengths = record.headers().len() * (HEADER_OVERHEAD - LEAST_HEADER_OVERHEAD);
-    alone(record) - RECORD_OVERHEAD - lengths
-}
-
-/// What it takes as a batch of its own, at most.
-pub(super) fn alone(record: &Record) -> usize {
-    BATCH_OVERHEAD + encoded(record)
+    BATCH_OVERHEAD + encoded(record) - RECORD_OVERHEAD - lengths
 }
 
 /// Fails for a record of so many encoded bytes that cannot be where it is to go.

@@ -4,15 +4,14 @@ use super::accumulator::Accumulator;
 use super::lane::Lane;
 use super::memory::Share;
 use crate::error::{Error, Result};
-use crate::record::Record;
 
 /// What a call does that finds no room.
 pub(super) trait Wait {
     /// Why it gave up.
     type Refusal: From<Error>;
 
-    /// Waits where a byte budget makes appends wait and has no room for this record.
-    fn for_room(&mut self, lane: &Lane, record: &Record) -> Result<(), Self::Refusal>;
+    /// Waits where a byte budget makes appends wait and has no room for so many.
+    fn for_room(&mut self, lane: &Lane, bytes: usize) -> Result<(), Self::Refusal>;
 
     /// Waits until there is memory for the batch of a record of so many bytes.
     fn for_memory(&mut self, accumulator: &Accumulator, lane: &Lane, bytes: usize) -> Result<Share, Self::Refusal>;
@@ -26,8 +25,9 @@ pub(super) struct Blocking;
 impl Wait for Blocking {
     type Refusal = Error;
 
-    fn for_room(&mut self, lane: &Lane, record: &Record) -> Result<()> {
-        lane.wait_for_room(record)
+    #[inline]
+    fn for_room(&mut self, lane: &Lane, bytes: usize) -> Result<()> {
+        lane.partition.wait_for_room(bytes as u64)
     }
 
     fn for_memory(&mut self, accumulator: &Accumulator, lane: &Lane, bytes: usize) -> Result<Share> {

@@ -17,9 +17,11 @@ use crate::wire::varint;
 pub(super) const SMALLEST_RECORD: usize = 7;
 /// The least that a header takes: two lengths.
 const SMALLEST_HEADER: usize = 2;
-/// Room for what stands between a record's length and its key: attributes, both deltas, key length. The
-/// lengths are of 32 bits in the end, but may be encoded before that is known.
-const FRONT_ROOM: usize = 1 + 2 * varint::MAX_U64_LEN + varint::MAX_U32_LEN;
+/// Room for a record's own length.
+const LENGTH_ROOM: usize = varint::MAX_U32_LEN;
+/// Room for that and what stands before the first field that is not null: attributes, both deltas, the length of the key
+/// or, where that is null, of the value. Those are of 32 bits in the end, but may be encoded before that is known.
+const FRONT_ROOM: usize = LENGTH_ROOM + 1 + varint::MAX_U64_LEN + varint::MAX_U32_LEN + 1 + varint::MAX_U64_LEN;
 
 /// A record's fields, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,14 +138,20 @@ pub(super) fn write(
     front.put(timestamp_delta);
     front.put(i64::from(offset_delta));
     front.put(announced(key));
-    let length = front.len + key.map_or(0, <[u8]>::len) + field_len(value) + headers_len(headers);
+    let length = front.len() + key.map_or(0, <[u8]>::len) + field_len(value) + headers_len(headers);
     // Every part is smaller than the whole, so no other length can fail to fit.
     let length = i32::try_from(length).ok()?;
 
-    push_signed(out, i64::from(length));
-    out.extend_from_slice(front.bytes());
-    out.extend_from_slice(key.unwrap_or_default());
-    push_field(out, value);
+    // In as few pieces as can be: each is a call.
+    if key.is_none() {
+        front.put(announced(value));
+    }
+    out.extend_from_slice(front.behind(length));
+    if let Some(key) = key {
+        out.extend_from_slice(key);
+        push_signed(out, announced(value));
+    }
+    out.extend_from_slice(value.unwrap_or_default());
     push_signed(out, headers.len() as i64);
     for header in headers {
         push_field(out, Some(header.key().as_bytes()));
@@ -152,33 +160,46 @@ pub(super) fn write(
     Some(())
 }
 
-/// A few encoded numbers on the stack.
+/// A few encoded numbers on the stack, with room for a length before them.
 struct Small {
     bytes: [u8; FRONT_ROOM],
-    len: usize,
+    end: usize,
 }
 
 impl Small {
     #[inline]
     fn new() -> Self {
-        Self { bytes: [0; FRONT_ROOM], len: 0 }
+        Self { bytes: [0; FRONT_ROOM], end: LENGTH_ROOM }
     }
 
     #[inline]
     fn put(&mut self, value: i64) {
-        let mut value = varint::fold64(value);
-        while value >= 0x80 {
-            self.bytes[self.len] = (value & 0x7f) as u8 | 0x80;
-            self.len += 1;
-            value >>= 7;
-        }
-        self.bytes[self.len] = value as u8;
-        self.len += 1;
+        self.end = self.put_at(self.end, value);
     }
 
     #[inline]
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+    fn put_at(&mut self, mut at: usize, value: i64) -> usize {
+        let mut value = varint::fold64(value);
+        while value >= 0x80 {
+            self.bytes[at] = (value & 0x7f) as u8 | 0x80;
+            at += 1;
+            value >>= 7;
+        }
+        self.bytes[at] = value as u8;
+        at + 1
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.end - LENGTH_ROOM
+    }
+
+    /// The numbers, with this one before them.
+    #[inline]
+    fn behind(&mut self, length: i32) -> &[u8] {
+        let from = LENGTH_ROOM - varint::signed_len64(i64::from(length));
+        self.put_at(from, i64::from(length));
+        &self.bytes[from..self.end]
     }
 }
 
