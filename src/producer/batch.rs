@@ -251,7 +251,8 @@ pub struct Ticket {
     index: u32,
     timestamp: Timestamp,
     known: bool,
-    committed: Option<Committed>,
+    /// Where it was appended when it was last asked for as a future, and the future of that.
+    committed: Option<(LogPosition, Committed)>,
 }
 
 impl Ticket {
@@ -344,7 +345,9 @@ impl Future for Ticket {
                 Poll::Ready(Err(error)) => return Poll::Ready(self.answer(Err(error))),
                 Poll::Ready(Ok(found)) => found,
             };
-            let earlier = self.committed.take();
+            // Not one of a place that it had before it was tried again.
+            let earlier = self.committed.take().filter(|(position, _)| *position == appended.position);
+            let earlier = earlier.map(|(_, committed)| committed);
             let partition = &self.batch.lane.partition;
             let reached = match (partition.is_committed(appended.position, level), earlier) {
                 (Ok(false), None) => partition.committed(appended.position, level).map(Some),
@@ -354,7 +357,7 @@ impl Future for Ticket {
             let reached = match reached {
                 Ok(Some(mut committed)) => match Pin::new(&mut committed).poll(cx) {
                     Poll::Pending => {
-                        self.committed = Some(committed);
+                        self.committed = Some((appended.position, committed));
                         return Poll::Pending;
                     }
                     Poll::Ready(reached) => reached,

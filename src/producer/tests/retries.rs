@@ -69,6 +69,27 @@ fn what_a_full_disk_took_back_goes_again_before_what_came_later() {
     assert_eq!((metrics.records, metrics.errors, metrics.retries), (4, 0, 2), "{metrics}");
 }
 
+/// A future that waited at the first place must not take what is told of that for the end.
+#[test]
+fn a_future_of_a_ticket_follows_its_batch_to_its_second_place() {
+    let scene = scene(|builder| builder);
+    let fault = scene.no_space();
+    let mut ticket = scene.enqueue(0, "a");
+    let mut poll = || Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(poll().is_pending());
+    scene.broker.run_maintenance().ok();
+    let send_due = || scene.producer.shared.accumulator.send_due(crate::clock::Clock::monotonic(&scene.clock));
+    send_due();
+    assert!(scene.disk.remove_fault(&fault));
+    scene.clock.advance(SECOND);
+    send_due();
+    assert!(poll().is_pending(), "it is with the log again");
+    scene.pass(Duration::ZERO);
+    let Poll::Ready(found) = poll() else { panic!("it is written") };
+    assert_eq!(found.unwrap().offset, 1);
+    scene.producer.close().unwrap();
+}
+
 #[test]
 fn what_a_byte_budget_refused_goes_again_in_order() {
     let clock = ManualClock::new(Timestamp::new(0));
