@@ -1,8 +1,8 @@
 //! What outlives the calls of a producer: its memory, the lanes that have something to do, and the failures that
 //! nobody was told of. What happens to the batches of one partition is the lane's.
 //!
-//! Invariant: a lane with a batch whose end is not known is on the list, or about to be put there by whoever opened it.
-//! The list is never locked by somebody who waits for a lane.
+//! Invariant: a lane with a batch whose end is not known is on the list. It is put there, and taken off, with the lane
+//! locked; the list is never locked by somebody who waits for a lane.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
@@ -21,7 +21,7 @@ use super::wait::Wait;
 use crate::broker::{Broker, Task, TopicEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchPool, Compression, Record};
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::topic::PartitionSource as _;
 use crate::types::{Durability, Timestamp};
 
@@ -55,6 +55,8 @@ pub(super) struct Accumulator {
     pub(super) broker: Broker,
     pub(super) settings: Settings,
     me: OnceLock<Weak<Accumulator>>,
+    /// Takes no records any more.
+    closed: AtomicBool,
     /// Lanes that have something to do.
     at_work: Mutex<Vec<Arc<Lane>>>,
     /// When the sync thread is to look, in nanoseconds of monotonic time.
@@ -123,6 +125,7 @@ impl Accumulator {
             broker,
             settings,
             me: OnceLock::new(),
+            closed: AtomicBool::new(false),
             at_work: Mutex::default(),
             armed: AtomicU64::new(u64::MAX),
             failures: Mutex::default(),
@@ -134,6 +137,21 @@ impl Accumulator {
 
     fn me(&self) -> Weak<Self> {
         self.me.get().cloned().unwrap_or_default()
+    }
+
+    /// Refuses records from now on; `false` where it did before. Those who wait for memory are told.
+    pub(super) fn close(&self) -> bool {
+        let was_open = !self.closed.swap(true, Ordering::AcqRel);
+        self.memory.freed().notify();
+        was_open
+    }
+
+    #[inline]
+    pub(super) fn check_open(&self) -> Result<()> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(Error::new(ErrorKind::Closed, "the producer is closed")),
+            false => Ok(()),
+        }
     }
 
     /// Makes sure that no thread of the broker holds this: the last producer's drop is then the last of it.
@@ -240,6 +258,8 @@ impl Accumulator {
         (share, callback): (&mut Option<Share>, &mut Option<Callback>),
     ) -> Result<Option<Ticket>> {
         let mut guard = lane.lock();
+        // Whoever closes looks at the lane after.
+        self.check_open()?;
         let state = &mut *guard;
         if let Some(full) = state.open.take_if(|batch| batch.builder.size_estimate() + bytes > batch.limit) {
             self.complete_full(lane, state, full);
@@ -250,6 +270,9 @@ impl Accumulator {
                 let Some(share) = share.take().or_else(|| self.memory.try_take(self.needed(bytes))) else {
                     return Ok(None);
                 };
+                // Before others can add to it and flush. Whoever closes finds it there, or it is not opened.
+                self.list(lane);
+                self.check_open()?;
                 none.insert(self.open_batch(lane, share)?)
             }
         };
@@ -276,10 +299,13 @@ impl Accumulator {
         }
         drop(guard);
         if is_first {
-            self.list(lane);
             self.memory.freed().notify();
             if manner.quiet && !is_complete {
                 self.run_by(opened.saturating_add(self.quiet_linger()));
+            }
+            if self.broker.check_open().is_err() {
+                // It closed meanwhile, and may have looked for the last time.
+                self.send_open(Busy::Wait);
             }
         }
         Ok(Some(ticket))
@@ -323,6 +349,7 @@ impl Accumulator {
                 Err(look_again) => look_again,
             };
             lane.partition.check_alive()?;
+            self.check_open()?;
             let left = deadline.saturating_sub(clock.monotonic());
             if left.is_zero() {
                 return Err(self.out_of_memory(lane));
@@ -357,6 +384,7 @@ impl Accumulator {
                 Err(look_again) => look_again,
             };
             lane.partition.check_alive()?;
+            self.check_open()?;
             let left = self.settings.max_block.saturating_sub(waited);
             if left.is_zero() {
                 return Err(self.out_of_memory(lane));
@@ -392,6 +420,11 @@ impl Accumulator {
         self.memory.used()
     }
 
+    #[cfg(test)]
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.memory.freed().is_waited_on()
+    }
+
     fn out_of_memory(&self, lane: &Lane) -> Error {
         let (limit, waited) = (self.settings.buffer_bytes, self.settings.max_block.as_millis());
         let message = format!("all {limit} bytes of buffer.memory were in use for {waited} ms (max.block.ms)");
@@ -408,7 +441,7 @@ impl Accumulator {
         failures.failed.push((Arc::clone(batch), error.clone()));
     }
 
-    /// Puts a lane on the list, where its first batch was opened just now.
+    /// Puts a lane on the list. It is locked, and its first batch is opened after.
     fn list(&self, lane: &Arc<Lane>) {
         if !lane.listed.swap(true, Ordering::AcqRel) {
             self.at_work.lock().push(Arc::clone(lane));

@@ -26,7 +26,7 @@ use arc_swap::ArcSwap;
 use crate::broker::{Broker, Topic, TopicEntry, TopicRef};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchBuilder, Compression, Record};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::{Durability, Uuid};
 
 use accumulator::{Accumulator, Manner, Route, Settings};
@@ -69,7 +69,6 @@ struct Shared {
     placement: Placement,
     /// By the address of the topic, which its route keeps.
     routes: ArcSwap<BTreeMap<usize, Arc<Route>>>,
-    closed: AtomicBool,
     /// Makes the sticky choices of producers and topics differ.
     seed: AtomicU64,
 }
@@ -272,7 +271,6 @@ impl ProducerBuilder {
                 accumulator: Accumulator::new(self.broker, self.settings),
                 placement: self.placement,
                 routes: ArcSwap::default(),
-                closed: AtomicBool::new(false),
                 seed: AtomicU64::new(high? ^ low?),
             }),
         })
@@ -355,7 +353,7 @@ impl Producer {
     /// # Errors
     /// The first failure of a record whose ticket was dropped without having been asked; `Closed`.
     pub fn flush(&self) -> Result<()> {
-        self.check_open()?;
+        self.shared.accumulator.check_open()?;
         self.shared.accumulator.flush()
     }
 
@@ -365,7 +363,7 @@ impl Producer {
     /// # Errors
     /// As [`flush`](Self::flush); a second close does nothing.
     pub fn close(&self) -> Result<()> {
-        if self.shared.closed.swap(true, Ordering::AcqRel) {
+        if !self.shared.accumulator.close() {
             return Ok(());
         }
         self.shared.accumulator.flush()
@@ -386,17 +384,10 @@ impl Producer {
     /// # Errors
     /// `TimedOut`, with how many batches of which partitions have not been acknowledged; as [`close`](Self::close).
     pub fn close_timeout(&self, timeout: Duration) -> Result<()> {
-        if self.shared.closed.swap(true, Ordering::AcqRel) {
+        if !self.shared.accumulator.close() {
             return Ok(());
         }
         self.shared.accumulator.flush_within(timeout)
-    }
-
-    fn check_open(&self) -> Result<()> {
-        match self.shared.closed.load(Ordering::Acquire) {
-            true => Err(Error::new(ErrorKind::Closed, "the producer is closed")),
-            false => Ok(()),
-        }
     }
 
     fn push<T: TopicRef + ?Sized>(&self, topic: &T, record: Record, waiting: Waiting) -> Result<Ticket> {
@@ -412,8 +403,8 @@ impl Producer {
         callback: &mut Option<Callback>,
         wait: &mut W,
     ) -> Result<Ticket, W::Refusal> {
-        self.check_open()?;
         let accumulator = &self.shared.accumulator;
+        accumulator.check_open()?;
         let entry = accumulator.broker.resolve(topic)?;
         let (routes, made);
         routes = self.shared.routes.load();

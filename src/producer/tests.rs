@@ -2,7 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Waker};
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
 use super::*;
@@ -587,4 +588,78 @@ fn records_without_a_key_spread_evenly_by_batches() {
     let places: Vec<_> = (0..100).map(|_| producer.send(&topic, vec![7; 90]).unwrap().partition).collect();
     let switches = places.windows(2).filter(|pair| pair[0] != pair[1]).count();
     assert!((2..=14).contains(&switches), "{switches}");
+}
+
+/// Of many threads one has opened the batch, and another adds to it and flushes before the first goes on.
+#[test]
+fn a_flush_waits_for_what_went_into_a_batch_that_another_thread_opened() {
+    let broker = broker();
+    let topic = broker.topic("t").durability(Durability::ProcessCrash).create().unwrap();
+    let producer = broker.producer().linger(Duration::from_secs(3600)).build().unwrap();
+    let missed = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..3_000 {
+                    let mut ticket = producer.enqueue(&topic, "x").unwrap();
+                    producer.flush().unwrap();
+                    missed.fetch_add(u64::from(ticket.try_result().is_none()), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(missed.into_inner(), 0);
+}
+
+#[test]
+fn who_waits_for_memory_is_told_that_the_producer_was_closed() {
+    let disk = SimStorage::new();
+    let (broker, topic) = stalled(&disk);
+    let producer = broker.producer().batch_size(1_000).buffer_memory(1_000).build().unwrap();
+    let held = disk.hold_sync("t-0/");
+    let big = || Record::new(vec![7; 800]).partition(0);
+    let first = producer.enqueue(&topic, big()).unwrap();
+    held.wait_for_it();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| producer.enqueue(&topic, big()).map(drop));
+        while !producer.shared.accumulator.is_waited_for() {
+            std::thread::yield_now();
+        }
+        let closing = scope.spawn(|| producer.close());
+        // The disk hangs all the while.
+        assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        drop(held);
+        closing.join().unwrap().unwrap();
+    });
+    assert_eq!(first.wait().unwrap().offset, 1);
+}
+
+/// A waker that is called where a batch is completed closes the broker, before the batch that is just begun is known.
+#[test]
+fn a_record_that_comes_while_the_broker_closes_is_told_so() {
+    struct Close(Broker);
+    impl Wake for Close {
+        fn wake(self: Arc<Self>) {
+            self.0.close().unwrap();
+        }
+    }
+    let broker = broker();
+    let topic = broker.topic("t").durability(Durability::ProcessCrash).create().unwrap();
+    let producer = broker.producer().linger(Duration::from_secs(3600)).batch_size(1_000).build().unwrap();
+    let large = || Record::new(vec![7; 600]).key("k");
+    std::thread::scope(|scope| {
+        // Nobody is asked to send it: it waits itself.
+        scope.spawn(|| drop(producer.send(&topic, large())));
+        while producer.shared.accumulator.memory_used() == 0 {
+            std::thread::yield_now();
+        }
+        let mut first = producer.enqueue(&topic, ("k", "small")).unwrap();
+        let waker = Waker::from(Arc::new(Close(broker.clone())));
+        assert!(Pin::new(&mut first).poll(&mut Context::from_waker(&waker)).is_pending());
+        let mut second = producer.enqueue(&topic, large()).unwrap();
+        let Poll::Ready(told) = Pin::new(&mut second).poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("it would wait for ever");
+        };
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::Closed);
+    });
 }
