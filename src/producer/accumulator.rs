@@ -490,7 +490,7 @@ impl Accumulator {
     pub(super) fn send_due(&self, now: Duration) -> Option<Duration> {
         let (linger, mut next) = (self.quiet_linger(), None::<Duration>);
         let all = self.visit(Busy::PassOver, |lane, state| {
-            if let Some(open) = state.open.take_if(|open| open.opened.saturating_add(linger) <= now) {
+            if let Some(open) = state.open.take_if(|open| open.due(linger) <= now) {
                 self.complete(lane, state, open);
             }
             self.give_due(lane, state, now);

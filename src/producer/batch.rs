@@ -76,6 +76,8 @@ pub(super) struct Batch {
     changed: Signal,
     /// A ticket was dropped before its owner knew how it went.
     abandoned: AtomicBool,
+    /// A task waits for it, and no linger was given.
+    wanted: AtomicBool,
 }
 
 impl Batch {
@@ -87,11 +89,24 @@ impl Batch {
             state: Mutex::new(State::Open),
             changed: Signal::default(),
             abandoned: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
         }
     }
 
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// It is to go as soon as somebody looks.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Acquire)
+    }
+
+    /// Has it sent for a task that waits for it, as [`wait_sent`](Self::wait_sent) does for a thread.
+    fn want(&self) {
+        if self.linger.is_zero() && !self.wanted.swap(true, Ordering::AcqRel) {
+            self.lane.look_now();
+        }
     }
 
     /// Ends the open state and wakes those who wait for that.
@@ -251,18 +266,22 @@ pub struct Ticket {
     index: u32,
     timestamp: Timestamp,
     known: bool,
+    /// Its record may wait for others though somebody asks.
+    patient: bool,
     /// Where it was appended when it was last asked for as a future, and the future of that.
     committed: Option<(LogPosition, Committed)>,
 }
 
 impl Ticket {
     pub(super) fn new(batch: Arc<Batch>, index: u32, timestamp: Timestamp) -> Self {
-        Self { batch, index, timestamp, known: false, committed: None }
+        Self { batch, index, timestamp, known: false, patient: false, committed: None }
     }
 
-    /// One that asks for itself in place of this one.
+    /// One that asks for a callback in place of this one.
     pub(super) fn another(&self) -> Self {
-        Self::new(Arc::clone(&self.batch), self.index, self.timestamp)
+        let mut another = Self::new(Arc::clone(&self.batch), self.index, self.timestamp);
+        another.patient = true;
+        another
     }
 
     pub(super) fn partition(&self) -> &TopicPartition {
@@ -341,7 +360,12 @@ impl Future for Ticket {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let (appended, level) = match self.batch.poll_appended(cx.waker()) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    if !self.patient {
+                        self.batch.want();
+                    }
+                    return Poll::Pending;
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(self.answer(Err(error))),
                 Poll::Ready(Ok(found)) => found,
             };

@@ -15,6 +15,7 @@ use super::{Producer, Waiting};
 use crate::broker::{Timer, TopicRef};
 use crate::error::{Error, Result};
 use crate::record::Record;
+use crate::types::PartitionId;
 
 /// Why a record was not taken.
 enum Refused {
@@ -35,6 +36,8 @@ struct Room {
     memory_since: Option<Duration>,
     /// When it found no room under a byte budget.
     budget_since: Option<Duration>,
+    /// Where its record goes, once that was chosen.
+    partition: Option<PartitionId>,
 }
 
 impl Producer {
@@ -78,10 +81,13 @@ impl Producer {
     /// # Ok::<(), thalweg::Error>(())
     /// ```
     pub async fn enqueue_async<T: TopicRef + ?Sized>(&self, topic: &T, record: impl Into<Record>) -> Result<Ticket> {
-        let record = record.into();
+        let mut record = record.into();
         let timer = Timer::new(&self.shared.accumulator.broker);
-        let mut room = Room { timer, memory_since: None, budget_since: None };
+        let mut room = Room { timer, memory_since: None, budget_since: None, partition: None };
         poll_fn(|cx| {
+            if let Some(partition) = room.partition.take() {
+                record.set_partition(partition);
+            }
             let mut wait = Polling { room: &mut room, waker: cx.waker() };
             match self.push_with(topic, &record, Waiting::Later, &mut None, &mut wait) {
                 Ok(ticket) => Poll::Ready(Ok(ticket)),
@@ -117,8 +123,9 @@ struct Polling<'a, 'b> {
 }
 
 impl Polling<'_, '_> {
-    /// Has the task woken when its time is up.
-    fn refuse(&self, now: Duration, left: Duration) -> Refused {
+    /// Has the task woken when its time is up, to go on at this lane.
+    fn refuse(&mut self, lane: &Lane, now: Duration, left: Duration) -> Refused {
+        self.room.partition = Some(lane.name().partition());
         self.room.timer.wake_at(now.saturating_add(left), self.waker);
         Refused::NoRoom
     }
@@ -132,7 +139,7 @@ impl Wait for Polling<'_, '_> {
         let waited = now.saturating_sub(self.room.budget_since.unwrap_or(now));
         let Some(left) = lane.partition.poll_room(bytes as u64, waited, self.waker)? else { return Ok(()) };
         self.room.budget_since.get_or_insert(now);
-        Err(self.refuse(now, left))
+        Err(self.refuse(lane, now, left))
     }
 
     fn for_memory(&mut self, accumulator: &Accumulator, lane: &Lane, bytes: usize) -> Result<Share, Refused> {
@@ -142,7 +149,7 @@ impl Wait for Polling<'_, '_> {
             Ok(share) => Ok(share),
             Err(left) => {
                 self.room.memory_since.get_or_insert(now);
-                Err(self.refuse(now, left))
+                Err(self.refuse(lane, now, left))
             }
         }
     }

@@ -36,6 +36,9 @@ pub(super) struct Retries {
     pub(super) delivery: Option<Duration>,
 }
 
+/// How long to let the log be, at least, before the next look at how it went.
+const LOOK_MIN: Duration = Duration::from_millis(10);
+
 /// `delivery.timeout.ms` unless it is set.
 const DELIVERY: Duration = Duration::from_secs(120);
 
@@ -91,7 +94,7 @@ pub(super) struct State {
     waiting: VecDeque<Kept>,
     /// When the first of those is tried again.
     retry_at: Option<Duration>,
-    /// When to look whether something was taken back, where that is tried again.
+    /// When to look how those went that were sent.
     look_at: Option<Duration>,
     /// With the log; the end of the oldest is not known.
     sent: VecDeque<Sent>,
@@ -112,9 +115,20 @@ pub(super) struct OpenBatch {
 }
 
 impl OpenBatch {
+    /// When it is to go, if it is not complete before.
+    pub(super) fn due(&self, linger: Duration) -> Duration {
+        if self.shared.is_wanted() { self.opened } else { self.opened.saturating_add(linger) }
+    }
+
     /// Takes in a record of about so many bytes.
     #[inline]
-    pub(super) fn add(&mut self, record: &Record, bytes: usize, timestamp: Timestamp, manner: Manner) -> Result<Ticket> {
+    pub(super) fn add(
+        &mut self,
+        record: &Record,
+        bytes: usize,
+        timestamp: Timestamp,
+        manner: Manner,
+    ) -> Result<Ticket> {
         let index = u32::try_from(self.builder.len()).unwrap_or(u32::MAX);
         self.builder.push(timestamp, record)?;
         self.keyless_bytes += if manner.keyless { bytes } else { 0 };
@@ -171,7 +185,7 @@ impl State {
 
     /// When something is to be done with nobody asking.
     pub(super) fn due(&self, linger: Duration) -> Option<Duration> {
-        let open = self.open.as_ref().map(|open| open.opened.saturating_add(linger));
+        let open = self.open.as_ref().map(|open| open.due(linger));
         open.into_iter().chain(self.retry_at).chain(self.look_at).min()
     }
 }
@@ -220,6 +234,13 @@ impl Lane {
 
     pub(super) fn try_lock(&self) -> Option<Locked<'_>> {
         Some(Locked { state: self.state.try_lock()?, _quiet: Quiet::new() })
+    }
+
+    /// Has the sync thread look at what is due.
+    pub(super) fn look_now(&self) {
+        if let Some(accumulator) = self.accumulator.upgrade() {
+            accumulator.run_by(accumulator.broker.clock().monotonic());
+        }
     }
 
     /// Sends `batch` if it is this lane's open one.
@@ -378,11 +399,10 @@ impl Accumulator {
         self.look_later(state);
     }
 
-    /// Notes when to look whether something was taken back, where that is to go again.
+    /// Notes when to look how it went where nobody asks: it may have been taken back, and it counts.
     fn look_later(&self, state: &mut State) -> Option<Duration> {
-        let Retries { most, backoff, .. } = self.settings.retries;
-        let can_go_again = most > 0 && !state.sent.is_empty();
-        state.look_at = can_go_again.then(|| self.broker.clock().monotonic().saturating_add(backoff));
+        let later = || self.broker.clock().monotonic().saturating_add(self.settings.retries.backoff.max(LOOK_MIN));
+        state.look_at = (!state.sent.is_empty()).then(later);
         state.look_at
     }
 

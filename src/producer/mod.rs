@@ -134,7 +134,7 @@ impl Broker {
 }
 
 impl ProducerBuilder {
-    /// How long an open batch waits for more records (`linger.ms`). Unless it is set, whoever waits for a record
+    /// How long an open batch waits for more records (`linger.ms`). Unless it is set, whoever waits for a record, or awaits it,
     /// sends its batch at once, and a batch that nobody waits for goes after 5 ms.
     pub fn linger(mut self, time: Duration) -> Self {
         self.settings.linger = Some(time);

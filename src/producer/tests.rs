@@ -663,3 +663,67 @@ fn a_record_that_comes_while_the_broker_closes_is_told_so() {
         assert_eq!(told.unwrap_err().kind(), ErrorKind::Closed);
     });
 }
+
+#[test]
+fn what_a_task_waits_for_goes_at_once_where_no_linger_is_set() {
+    let clock = ManualClock::new(Timestamp::new(0));
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).clock(clock).manual().open().unwrap();
+    let topic = broker.topic("t").durability(Durability::ProcessCrash).create().unwrap();
+    let poll = |ticket: &mut Ticket| Pin::new(ticket).poll(&mut Context::from_waker(Waker::noop()));
+    for (linger, goes) in [(None, true), (Some(Duration::from_millis(5)), false)] {
+        let mut builder = broker.producer();
+        if let Some(linger) = linger {
+            builder = builder.linger(linger);
+        }
+        let producer = builder.build().unwrap();
+        let mut ticket = producer.enqueue(&topic, "x").unwrap();
+        broker.run_maintenance().unwrap();
+        assert!(ticket.try_result().is_none(), "nobody waits, and no time has passed");
+        assert!(poll(&mut ticket).is_pending());
+        broker.run_maintenance().unwrap();
+        assert_eq!(poll(&mut ticket).is_ready(), goes, "{linger:?}");
+        producer.close().unwrap();
+    }
+}
+
+#[test]
+fn metrics_count_what_nobody_waits_for() {
+    let clock = ManualClock::new(Timestamp::new(0));
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).clock(clock.clone()).manual().open().unwrap();
+    let topic = broker.topic("t").durability(Durability::ProcessCrash).create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    drop(producer.enqueue(&topic, "x").unwrap());
+    for _ in 0..5 {
+        clock.advance(Duration::from_secs(1));
+        broker.run_maintenance().unwrap();
+    }
+    assert_eq!(values(&topic), ["x"]);
+    assert_eq!(broker.metrics().producers["t"].records, 1);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_partitioner_is_asked_once_for_a_record_that_waits() {
+    #[derive(Debug, Default)]
+    struct Counts(AtomicU64);
+    impl Partitioner for Counts {
+        fn partition(&self, _topic: &str, _record: &Record, partitions: u32) -> PartitionId {
+            let n = self.0.fetch_add(1, Ordering::Relaxed);
+            i32::try_from(n % u64::from(partitions)).unwrap().into()
+        }
+    }
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).manual().open().unwrap();
+    let topic = broker.topic("t").partitions(4).create().unwrap();
+    let builder = broker.producer().batch_size(1_000).buffer_memory(1_000);
+    let producer = builder.partitioner(Counts::default()).build().unwrap();
+    drop(producer.enqueue(&topic, vec![7; 800]).unwrap());
+    let mut waiting = Box::pin(producer.enqueue_async(&topic, vec![7; 800]));
+    for _ in 0..5 {
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    broker.run_maintenance().unwrap();
+    let Poll::Ready(ticket) = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+        panic!("there is room");
+    };
+    assert_eq!(ticket.unwrap().partition().partition(), 1);
+}

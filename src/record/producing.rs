@@ -124,8 +124,12 @@ impl Record {
     /// Sends the record to this partition, whatever its key.
     #[must_use]
     pub fn partition(mut self, partition: impl Into<PartitionId>) -> Self {
-        self.partition = Some(partition.into());
+        self.set_partition(partition.into());
         self
+    }
+
+    pub(crate) fn set_partition(&mut self, partition: PartitionId) {
+        self.partition = Some(partition);
     }
 
     /// The key, `None` for null.
