@@ -10,6 +10,7 @@ use super::accumulator::Accumulator;
 use super::batch::{RecordMetadata, Ticket};
 use super::lane::Lane;
 use super::memory::Share;
+use super::partitioner::Placement;
 use super::wait::Wait;
 use super::{Producer, Waiting};
 use crate::broker::{Timer, TopicRef};
@@ -85,7 +86,10 @@ impl Producer {
         let timer = Timer::new(&self.shared.accumulator.broker);
         let mut room = Room { timer, memory_since: None, budget_since: None, partition: None };
         poll_fn(|cx| {
-            if let Some(partition) = room.partition.take() {
+            // A look at a key, or at where those without one go now, takes no turn and asks nobody.
+            if let Some(partition) = room.partition.take()
+                && !matches!(self.shared.placement, Placement::KeyOrSticky)
+            {
                 record.set_partition(partition);
             }
             let mut wait = Polling { room: &mut room, waker: cx.waker() };
