@@ -60,7 +60,9 @@ fn shuttle_a_writer_is_woken_when_the_lock_is_let_go_for_another_reason() {
         let writers = append_and_wait(&log, 2);
         log.maintain().unwrap();
         log.roll().unwrap();
-        ends(writers).into_iter().for_each(|end| drop(end.unwrap()));
+        for end in ends(writers) {
+            end.unwrap();
+        }
     });
 }
 
@@ -71,6 +73,8 @@ fn shuttle_a_future_is_woken_when_somebody_else_syncs() {
         let appended = log.append(&BatchBuilder::of(["x"], Timestamp::new(T)).unwrap(), LeaderEpoch::new(0)).unwrap();
         let writers = append_and_wait(&log, 2);
         block_on(log.committed(appended.position, Durability::PowerLoss)).unwrap();
-        ends(writers).into_iter().for_each(|end| drop(end.unwrap()));
+        for end in ends(writers) {
+            end.unwrap();
+        }
     });
 }
