@@ -23,7 +23,7 @@ use crate::types::{Durability, Offset};
 use super::append::{Group, Seal};
 use super::checkpoint;
 use super::waiters::Gather;
-use super::{Inner, LogConfig, LogPosition, Quiet};
+use super::{Inner, LogConfig, LogPosition, Quiet, StateSlot};
 
 /// Segments that ended and whose files are not complete, at most: beyond, the append that rolls completes one.
 const SEALED_MAX: usize = 4;
@@ -214,11 +214,23 @@ impl Inner {
 
     /// The same, unless somebody else is at it, or a sync may have to come first.
     pub(super) fn write_in_passing(&self) -> Result<()> {
-        let is_limited = self.config.load().durability == Durability::PowerLoss;
-        match self.writer.try_lock().filter(|_| !is_limited) {
-            Some(guard) => self.lead(self.guard(guard), false),
-            None => Ok(()),
+        if self.config.load().durability == Durability::PowerLoss {
+            return Ok(());
         }
+        let Some(guard) = self.writer.try_lock() else { return Ok(()) };
+        // Those who found the lock taken meanwhile are told in any case.
+        let writer = self.guard(guard);
+        if self.takes_no_sync(&writer) { self.lead(writer, false) } else { Ok(()) }
+    }
+
+    /// Whether what is staged can be written with no directory, epoch or note of offsets that has to be durable before.
+    fn takes_no_sync(&self, writer: &Writer) -> bool {
+        let appender = self.appender.lock();
+        let (staged, end) = (&appender.staged, appender.end);
+        let is_placed = writer.has_dir && !(writer.epochs_changed || staged.epochs_changed);
+        let is_left_out = writer.left_out || staged.left_out;
+        let is_noted = |slot: &Arc<StateSlot>| slot.is_kept() && self.covered.holds(end, false);
+        is_placed && !is_left_out && self.context.slot.as_ref().is_none_or(is_noted)
     }
 
     /// Writes and syncs everything that was appended before.

@@ -22,7 +22,7 @@ use crate::broker::{Broker, Task, TopicEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{BatchPool, Compression, Record};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::topic::PartitionSource as _;
+use crate::topic::{Partition, PartitionSource as _};
 use crate::types::{Durability, Timestamp};
 
 /// How many partitions an error names.
@@ -244,11 +244,16 @@ impl Accumulator {
             if let Some(ticket) = self.try_push(lane, record, (bytes, timestamp), manner, (&mut share, callback))? {
                 return Ok(ticket);
             }
+            // While the lane is not locked, for which others may wait. Why it fails those learn who wait for the batch.
+            if !lane.partition.is_touched() {
+                drop(lane.partition.guard(Partition::open));
+            }
             share = Some(wait.for_memory(self, lane, bytes)?);
         }
     }
 
-    /// The same; `None` when it takes a new batch, for which there is neither a share nor memory.
+    /// The same; `None` when it takes a new batch, for which there is neither a share nor memory, or that is the first of
+    /// a log which nobody has opened.
     fn try_push(
         &self,
         lane: &Arc<Lane>,
@@ -267,9 +272,8 @@ impl Accumulator {
         let batch = match &mut state.open {
             Some(batch) => batch,
             none => {
-                let Some(share) = share.take().or_else(|| self.memory.try_take(self.needed(bytes))) else {
-                    return Ok(None);
-                };
+                let may_take = || lane.partition.is_touched().then(|| self.memory.try_take(self.needed(bytes)));
+                let Some(share) = share.take().or_else(|| may_take().flatten()) else { return Ok(None) };
                 // Before others can add to it and flush. Whoever closes finds it there, or it is not opened.
                 self.list(lane);
                 self.check_open()?;

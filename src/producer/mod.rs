@@ -305,7 +305,8 @@ impl Producer {
     }
 
     /// Accepts one record and answers at once; the ticket tells how it went. Blocks only while
-    /// `buffer.memory` is used up, or a byte budget makes it wait ([`OnFull::Block`](crate::OnFull::Block)).
+    /// `buffer.memory` is used up, or a byte budget makes it wait ([`OnFull::Block`](crate::OnFull::Block)); the first
+    /// record of a partition opens its log.
     ///
     /// # Errors
     /// As [`send`](Self::send), as far as it can be known now.

@@ -11,7 +11,7 @@ use crate::broker::Partition;
 use crate::clock::ManualClock;
 use crate::record::{Codec, TimestampType};
 use crate::storage::MemoryStorage;
-use crate::testing::{Errno, Fault, Operation, Repeat, SimStorage};
+use crate::testing::{Choice, Errno, Fault, Operation, Repeat, SimStorage};
 use crate::topic::{CleanupPolicy, OnFull, TopicConfig};
 use crate::types::{Isolation, Offset, PartitionId, Start, Timestamp};
 
@@ -440,6 +440,35 @@ fn a_partition_that_hangs_holds_up_no_other() {
     producer.close().unwrap();
 }
 
+/// The first record of a partition opens its log, which reads it.
+#[test]
+fn a_log_that_hangs_while_it_is_opened_holds_up_no_other_partition() {
+    let disk = SimStorage::new();
+    let (broker, topic) = stalled(&disk);
+    broker.close().unwrap();
+    drop((broker, topic));
+    let disk = disk.crash(Choice::ProcessCrash);
+    let broker = Broker::builder("/m").storage(disk.clone()).open().unwrap();
+    let topic = broker.topic("t").open().unwrap();
+    let producer = broker.producer().build().unwrap();
+    let held = disk.hold_read("t-0/");
+    std::thread::scope(|scope| {
+        let hanging = scope.spawn(|| producer.enqueue(&topic, Record::new("hangs").partition(0)));
+        held.wait_for_it();
+        // Nobody waits for this one but a future, for which the broker's threads work.
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let other = || Record::new("goes on").partition(1);
+        producer.enqueue_with(&topic, other(), move |at| sender.send(at).unwrap()).unwrap();
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(60)).unwrap().unwrap().offset, 1);
+        // Nor does a call wait longer than it may, nor for what it has nothing to do with.
+        assert_eq!(producer.send_batch(&topic, [other()])[0].as_ref().unwrap().offset, 2);
+        producer.clone().close_timeout(Duration::from_secs(60)).unwrap();
+        drop(broker.producer().build().unwrap());
+        drop(held);
+        assert_eq!(hanging.join().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+    });
+}
+
 #[test]
 fn no_call_and_no_thread_waits_for_a_disk_that_hangs_while_there_is_memory() {
     let disk = SimStorage::new();
@@ -459,6 +488,31 @@ fn no_call_and_no_thread_waits_for_a_disk_that_hangs_while_there_is_memory() {
         ticket.wait().unwrap();
     }
     producer.close().unwrap();
+}
+
+/// What is written first makes a directory and syncs names; whoever appends in passing leaves that to others.
+#[test]
+fn no_call_waits_for_the_first_syncs_of_a_log() {
+    for part in ["t-0/", "thalweg.state"] {
+        let disk = SimStorage::new();
+        let broker = Broker::builder("/m").storage(disk.clone()).manual().open().unwrap();
+        let topic = broker.topic("t").durability(Durability::ProcessCrash).create().unwrap();
+        let producer = broker.producer().build().unwrap();
+        let held = disk.hold_sync(part);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // More than a log stages before whoever appends writes.
+                (0..100).for_each(|_| drop(producer.enqueue(&topic, vec![7; 60_000]).unwrap()));
+                sender.send(()).unwrap();
+            });
+            let done = receiver.recv_timeout(Duration::from_secs(60));
+            drop(held);
+            done.expect(part);
+        });
+        producer.close().unwrap();
+        assert_eq!(topic.scan(Start::Earliest).count(), 100);
+    }
 }
 
 #[test]

@@ -249,6 +249,11 @@ impl Partition {
         Ok(self.log.get_or_init(|| log))
     }
 
+    /// Opens the log, unless somebody has.
+    pub(crate) fn open(&self) -> Result<()> {
+        self.log().map(drop)
+    }
+
     /// Opens the log as `storage` has it, apart from all other uses of this partition.
     pub(crate) fn open_on(&self, storage: Arc<dyn Storage>, policy: RecoveryPolicy) -> Result<Log> {
         let context = LogContext {
