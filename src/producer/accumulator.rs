@@ -604,7 +604,7 @@ impl Accumulator {
 
     /// What has not been acknowledged.
     fn unsettled(&self, entered: &[(Arc<Lane>, u64)], timeout: Duration) -> Error {
-        let mut counts = BTreeMap::<String, u64>::new();
+        let mut counts = BTreeMap::<String, usize>::new();
         for (lane, entered) in entered {
             let unsettled = lane.lock().unsettled(*entered);
             if unsettled > 0 {
@@ -613,7 +613,7 @@ impl Accumulator {
         }
         let named: Vec<_> = counts.iter().map(|(name, count)| format!("{name} ({count})")).take(NAMED_MAX).collect();
         let others = if counts.len() > NAMED_MAX { " and others" } else { "" };
-        let (count, named, waited) = (counts.values().sum::<u64>(), named.join(", "), timeout.as_millis());
+        let (count, named, waited) = (counts.values().sum::<usize>(), named.join(", "), timeout.as_millis());
         let message = format!("{count} batches were not acknowledged within {waited} ms: of {named}{others}");
         Error::new(ErrorKind::TimedOut, message)
             .remedy("they are with the log, or are tried again: close the broker to wait for them")

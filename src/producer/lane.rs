@@ -98,9 +98,8 @@ pub(super) struct State {
     look_at: Option<Duration>,
     /// With the log; the end of the oldest is not known.
     sent: VecDeque<Sent>,
-    /// How many batches were completed, and of how many the end is known.
+    /// How many batches were completed.
     entered: u64,
-    settled: u64,
 }
 
 pub(super) struct OpenBatch {
@@ -138,6 +137,8 @@ impl OpenBatch {
 
 /// A batch from its completion until its end is known.
 struct Kept {
+    /// Which of the lane's it is, from one.
+    number: u64,
     shared: Arc<Batch>,
     _share: Share,
     /// Gone where it is given once.
@@ -172,9 +173,10 @@ impl State {
         self.entered
     }
 
-    /// How many of the first `entered` batches are not settled.
-    pub(super) fn unsettled(&self, entered: u64) -> u64 {
-        entered.saturating_sub(self.settled)
+    /// Of how many of the first `entered` batches the end is not known.
+    pub(super) fn unsettled(&self, entered: u64) -> usize {
+        let kept = self.sent.iter().map(|sent| &sent.kept).chain(&self.waiting);
+        kept.take_while(|kept| kept.number <= entered).count()
     }
 
     /// The batch whose end is to be known next.
@@ -318,6 +320,7 @@ impl Accumulator {
         let OpenBatch { builder, mut share, shared, opened, limit, .. } = batch;
         let (records, plain_bytes, room_bytes) = (builder.len() as u64, builder.size_estimate() as u64, limit as u64);
         state.entered += 1;
+        let number = state.entered;
         // A panic was printed when it happened, and is told to those who wait for the batch.
         let finished = panic::catch_unwind(AssertUnwindSafe(|| builder.finish()));
         match finished.unwrap_or_else(|_| Err(panic_at(lane))) {
@@ -327,12 +330,13 @@ impl Accumulator {
                 }
                 let figures = BatchFigures { records, bytes: encoded.size_bytes() as u64, plain_bytes, room_bytes };
                 let (encoded, _share) = (Some(encoded), share);
-                state.waiting.push_back(Kept { shared, _share, encoded, figures, opened, refusals: 0, refused: None });
+                let (refusals, refused) = (0, None);
+                state.waiting.push_back(Kept { number, shared, _share, encoded, figures, opened, refusals, refused });
                 if state.retry_at.is_none() {
                     self.give_waiting(lane, state);
                 }
             }
-            Err(error) => self.fail(lane, state, (&shared, records), error),
+            Err(error) => self.fail(lane, (&shared, records), error),
         }
     }
 
@@ -369,7 +373,7 @@ impl Accumulator {
                     self.take_back(lane, state);
                     self.put_off(state);
                 }
-                Err(error) => self.fail(lane, state, kept.failing(), error),
+                Err(error) => self.fail(lane, kept.failing(), error),
             }
         }
         if let Some(at) = self.look_later(state) {
@@ -394,7 +398,7 @@ impl Accumulator {
                 continue;
             }
             let Some(sent) = state.sent.pop_front() else { return };
-            self.end(lane, state, sent, outcome.err());
+            self.end(lane, sent, outcome.err());
         }
         self.look_later(state);
     }
@@ -410,16 +414,15 @@ impl Accumulator {
     fn conclude(&self, lane: &Lane, state: &mut State, position: LogPosition, error: Option<&Error>) {
         let at = state.sent.iter().position(|sent| sent.position == position);
         if let Some(sent) = at.and_then(|at| state.sent.remove(at)) {
-            self.end(lane, state, sent, error.cloned());
+            self.end(lane, sent, error.cloned());
         }
     }
 
-    fn end(&self, lane: &Lane, state: &mut State, sent: Sent, error: Option<Error>) {
+    fn end(&self, lane: &Lane, sent: Sent, error: Option<Error>) {
         let Sent { kept, position, at } = sent;
         if let Some(error) = error {
-            return self.fail(lane, state, kept.failing(), error);
+            return self.fail(lane, kept.failing(), error);
         }
-        state.settled += 1;
         let now = self.broker.clock().monotonic();
         let took = self.ended(lane, position).map_or(now, |ended| ended.min(now)).saturating_sub(at);
         lane.topic.produced.acknowledged(kept.figures, at.saturating_sub(kept.opened), took);
@@ -447,7 +450,7 @@ impl Accumulator {
                     kept.shared.reopen();
                     self.put_back(lane, state, kept, error);
                 }
-                error => self.fail(lane, state, kept.failing(), error.unwrap_or_else(|| panic_at(lane))),
+                error => self.fail(lane, kept.failing(), error.unwrap_or_else(|| panic_at(lane))),
             }
         }
         self.put_off(state);
@@ -462,7 +465,7 @@ impl Accumulator {
     fn put_back(&self, lane: &Lane, state: &mut State, mut kept: Kept, error: Error) {
         if self.broker.clock().monotonic() >= kept.opened.saturating_add(self.delivery_timeout()) {
             let error = self.too_late(lane, error);
-            return self.fail(lane, state, kept.failing(), error);
+            return self.fail(lane, kept.failing(), error);
         }
         lane.topic.produced.put_off();
         kept.refusals += 1;
@@ -495,8 +498,7 @@ impl Accumulator {
     }
 
     /// Tells those who wait for a batch, or flush later, that it was not to be.
-    fn fail(&self, lane: &Lane, state: &mut State, (batch, records): (&Arc<Batch>, u64), error: Error) {
-        state.settled += 1;
+    fn fail(&self, lane: &Lane, (batch, records): (&Arc<Batch>, u64), error: Error) {
         lane.topic.produced.failed(records);
         self.note_failure(batch, &error);
         batch.resolve(Err(error));
@@ -519,7 +521,7 @@ impl Accumulator {
             let message = "a batch that was to be tried again was not, since its producer or broker went";
             let error = Error::new(ErrorKind::Closed, message).partition(lane.name().clone());
             let error = why.iter().cloned().fold(error, Error::source);
-            self.fail(lane, state, kept.failing(), error.remedy("flush the producer before, or close it"));
+            self.fail(lane, kept.failing(), error.remedy("flush the producer before, or close it"));
         }
     }
 
