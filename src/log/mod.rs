@@ -575,9 +575,9 @@ impl Log {
         self.inner().marks.recovery_point()
     }
 
-    /// Base offset of the first segment: Kafka checkpoints a log start only when it lies above.
-    pub(crate) fn first_segment(&self) -> Offset {
-        self.inner().segments.load().first().map_or(Offset::ZERO, |segment| segment.base())
+    /// Base offset of the first segment, if it has a file: Kafka checkpoints a log start only when it lies above.
+    pub(crate) fn first_file(&self) -> Option<Offset> {
+        self.inner().segments.load().first().filter(|first| first.has_file()).map(|first| first.base())
     }
 
     /// How many segments there are, the active one included.

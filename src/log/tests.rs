@@ -204,7 +204,7 @@ fn damage_inside_a_sealed_segment_costs_only_itself() {
     bed.overwrite("00000000000000000000.log", 70, b"\xff\xff");
     let log = bed.open(small());
     assert_eq!(log.read(0, 1, Isolation::ReadCommitted).unwrap_err().kind(), ErrorKind::Corrupt);
-    let second = log.first_segment();
+    let second = log.first_file().unwrap();
     assert_eq!(second, 0);
     let next_base = bed.names().into_iter().filter(|n| n.ends_with(".log")).nth(1).unwrap();
     let next_base: i64 = next_base.trim_end_matches(".log").parse().unwrap();

@@ -636,11 +636,14 @@ impl Partition {
         self.on_log(|log| log.apply_retention(age, bytes))
     }
 
-    /// What Kafka's checkpoints shall say; as before while no call has opened the log. Also after close.
+    /// What Kafka's checkpoints shall say; as before while no call has opened the log, or it has no file. Also after
+    /// close.
     pub(crate) fn checkpoint(&self) -> Checkpoint {
         let Some(log) = self.log.get() else { return self.found };
+        // Of one without files there is nothing to say: a directory that was never made would be missed.
+        let Some(first) = log.first_file() else { return self.found };
         let offsets = log.offsets();
-        let inside = offsets.log_start > log.first_segment();
+        let inside = offsets.log_start > first;
         Checkpoint {
             log_start: if inside { offsets.log_start } else { Offset::ZERO },
             recovery_point: log.recovery_point(),

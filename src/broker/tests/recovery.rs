@@ -1,6 +1,7 @@
 //! What a broker tells of how its directory was opened.
 
 use super::*;
+use crate::finding::FindingKind;
 use crate::log::RecoveryRow;
 use crate::storage::{MemoryStorage, replace_file};
 
@@ -298,4 +299,26 @@ fn segments_that_a_stock_broker_ended_get_seals_one_a_round() {
 
 fn topic_of(broker: &Broker) -> Topic {
     broker.topic("orders").open().unwrap()
+}
+
+#[test]
+fn a_log_that_left_its_first_offsets_out_has_no_directory_to_be_missed() {
+    let open = |disk: &SimStorage| Broker::builder("data").storage(disk.clone()).manual().open().unwrap();
+    let disk = SimStorage::new();
+    let broker = open(&disk);
+    let partition = broker.topic("orders").create().unwrap().partition(0).unwrap();
+    let weak = partition.append_records(["never written"]).unwrap();
+    partition.wait(weak.position, Durability::None).unwrap();
+    let disk = disk.crash(Choice::ProcessCrash);
+    let broker = open(&disk);
+    let end = broker.topic("orders").open().unwrap().partition(0).unwrap().offsets().unwrap().end;
+    assert!(end > weak.last_offset);
+    broker.run_maintenance().unwrap();
+    let broker = open(&disk.crash(Choice::Nothing));
+    let kinds: Vec<_> = broker.findings().iter().map(|finding| finding.kind).collect();
+    assert!(!kinds.contains(&FindingKind::Lost), "{:?}", broker.findings());
+    let partition = broker.topic("orders").open().unwrap().partition(0).unwrap();
+    assert!(partition.offsets().unwrap().end >= end);
+    append(&partition, &["paid"]);
+    assert_eq!(values(broker.topic("orders").open().unwrap().scan(Start::Earliest)), ["paid"]);
 }
