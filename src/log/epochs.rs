@@ -94,11 +94,6 @@ impl EpochCache {
         self.entries.first().map(|entry| entry.1)
     }
 
-    /// Whether an epoch began at `offset`.
-    pub(crate) fn begins_at(&self, offset: Offset) -> bool {
-        self.entries.binary_search_by_key(&offset, |entry| entry.1).is_ok()
-    }
-
     /// Where `requested`, or else the largest epoch below it, ended: the answer to OffsetForLeaderEpoch
     /// of a log that ends at `log_end`. `None` when nothing is known of it.
     pub(crate) fn end_offset_for(&self, requested: LeaderEpoch, log_end: Offset) -> Option<(LeaderEpoch, Offset)> {

@@ -15,7 +15,7 @@ use crate::types::{Durability, LeaderEpoch, Offset};
 use super::epochs::EpochCache;
 use super::marks::{Point, Points};
 use super::producers::{BatchFacts, ProducerStates};
-use super::recover::{Latest, Recovered, Recovery};
+use super::recover::{Latest, Recovered, Recovery, end_of};
 use super::report::RecoveryRow;
 use super::verdict::{Known, Verdict, announced_end, beyond, used_end};
 
@@ -335,7 +335,8 @@ impl<'a> Scan<'a> {
         if header.next_offset() <= self.replay_from {
             return Ok(());
         }
-        if let Some((epoch, offsets)) = self.epochs.take(&mut self.found.epochs, header) {
+        let Recovered { epochs, segments, .. } = &mut *self.found;
+        if let Some((epoch, offsets)) = self.epochs.take(epochs, header, |at| is_behind_gap(segments, at)) {
             let words = format!("leader epoch {epoch} contradicts what is around it");
             self.recovery.tell_offsets(FindingKind::Corrected, words, offsets);
         }
@@ -455,7 +456,11 @@ impl<'a> Scan<'a> {
         let is_lost = context.slot.is_some() && !is_foreign;
         let was_cut = slot.map_or(is_lost, |_| self.recovery.was_cut());
         // Where offsets were left out, the higher epoch above is durable before its first batch is written.
-        let risen = self.epochs.noted.as_ref().and_then(|noted| noted.start_after(before.epoch));
+        // A segment without batches, where a scan begins, knows no epoch of its own.
+        let in_force = |noted: &EpochCache| noted.in_force_at(before.end + -1).map(|(epoch, _)| epoch);
+        let noted = self.epochs.noted.as_ref();
+        let epoch = noted.and_then(in_force).map_or(before.epoch, |epoch| epoch.max(before.epoch));
+        let risen = noted.and_then(|noted| noted.start_after(epoch));
         let risen = risen.filter(|at| (before.end..=segment.base()).contains(at)).unwrap_or(before.end);
         if risen == segment.base() {
             return Ok(true);
@@ -564,10 +569,17 @@ pub(super) fn is_hole(before: &Survey, next: &Segment, noted: Option<&EpochCache
         return Ok(false);
     }
     let Some(first) = next.header_at(0)? else { return Ok(true) };
-    // Where a log goes on above what may be known outside it does so in a higher epoch. A crash can take the note.
+    // Where a log goes on above what may be known outside it does so in a higher epoch, of which nothing is below. A
+    // crash can take the note, or leave the one of before a truncation, by which it began above.
     let epoch = first.leader_epoch();
-    let begins = noted.is_none_or(|noted| noted.begins_at(next.base()) || noted.latest() < Some(epoch));
-    Ok(!(epoch > before.epoch && begins))
+    let below = noted.and_then(|noted| noted.in_force_at(next.base() + -1)).map(|(epoch, _)| epoch);
+    Ok(!(epoch > before.epoch && below < Some(epoch)))
+}
+
+/// Whether a segment begins at `at`, and the one before it ends below.
+fn is_behind_gap(segments: &[Arc<Segment>], at: Offset) -> bool {
+    let Ok(number) = segments.binary_search_by_key(&at, |segment| segment.base()) else { return false };
+    number.checked_sub(1).is_some_and(|before| end_of(&segments[before]).is_ok_and(|end| end < at))
 }
 
 fn cannot_cut(segment: &Segment, e: std::io::Error) -> Error {
@@ -586,8 +598,14 @@ struct EpochScan {
 }
 
 impl EpochScan {
-    /// Takes a batch in; answers the epoch that cannot be right, and its offsets.
-    fn take(&mut self, epochs: &mut EpochCache, header: &BatchHeader) -> Option<(LeaderEpoch, Range<Offset>)> {
+    /// Takes a batch in; answers the epoch that cannot be right, and its offsets. `is_behind_gap`: whether offsets were
+    /// left out below, which only a higher epoch does.
+    fn take(
+        &mut self,
+        epochs: &mut EpochCache,
+        header: &BatchHeader,
+        is_behind_gap: impl Fn(Offset) -> bool,
+    ) -> Option<(LeaderEpoch, Range<Offset>)> {
         let (epoch, base) = (header.leader_epoch(), header.base_offset());
         let current = epochs.latest().unwrap_or(LeaderEpoch::new(-1));
         if epoch.get() < 0 {
@@ -606,6 +624,11 @@ impl EpochScan {
         }
         match (noted, pending) {
             // It may have begun where batches are missing, or where one is wrong, but not before several.
+            // The note of before a truncation, which a crash brought back.
+            (Some(_), Some((risen, at))) if risen == epoch && is_behind_gap(at) => {
+                epochs.assign(epoch, at);
+                self.last = base;
+            }
             (Some((_, start)), _) => {
                 epochs.assign(epoch, if start >= self.last { start } else { base });
                 self.last = base;

@@ -370,3 +370,59 @@ fn a_segment_that_is_gone_is_told_whole_where_an_epoch_rose_in_it() {
         assert_eq!(log.recovery().damaged, [Offset::new(5)..Offset::new(15)], "{level}: {}", log.recovery());
     }
 }
+
+/// A truncation among offsets that were left out leaves a log that goes on in the epoch of what was above.
+#[test]
+fn a_crash_that_brings_back_the_epochs_of_before_a_truncation_makes_no_hole() {
+    for back in [1, 5] {
+        let bed = Bed::new();
+        let log = with_gap(&bed, 0..3);
+        let above = put(&log, &["above"]).base_offset;
+        let before = bed.file(checkpoint::LEADER_EPOCHS);
+        log.truncate(above + -back).unwrap();
+        let goes_on = above.get() - back..above.get() + 1;
+        fill(&log, goes_on.clone());
+        bed.kill(log);
+        crate::storage::replace_file(&*bed.storage, &bed.dir.join(checkpoint::LEADER_EPOCHS), &before).unwrap();
+        for name in bed.names().into_iter().filter(|name| name.ends_with(".snapshot")) {
+            bed.storage.remove_file(&bed.dir.join(name)).unwrap();
+        }
+        let log = bed.open(LogConfig::default());
+        assert_eq!(sound(outcome(&log)), records((0..3).chain(goes_on.clone())));
+        assert_eq!(told(&log), [""; 0]);
+        let lowest = log.read(goes_on.start, 1, Isolation::ReadUncommitted).unwrap().batches().next().unwrap();
+        assert_eq!(lowest.unwrap().header().leader_epoch(), LeaderEpoch::new(1));
+    }
+}
+
+#[test]
+fn offsets_left_out_behind_a_segment_without_batches_are_not_lost_with_what_power_took_above() {
+    let config = || LogConfig::default().durability(Durability::ProcessCrash).segment_bytes(400);
+    let mut bed = Cuttable::new();
+    let weak = |log: &Log| {
+        let weak = log.append_records(["weak"]).unwrap();
+        log.wait(weak.position, Durability::None).unwrap();
+    };
+    let log = bed.open(config());
+    put(&log, &["kept"]);
+    weak(&log);
+    drop(log);
+    let log = bed.open(config());
+    let end = log.offsets().end + -5;
+    log.truncate(end).unwrap();
+    log.close().unwrap();
+    drop(log);
+    let log = bed.open(config());
+    weak(&log);
+    drop(log);
+    let log = bed.open(config());
+    for _ in 0..3 {
+        // One fills a segment.
+        let appended = log.append_records(["torn".repeat(60)]).unwrap();
+        assert!(appended.base_offset > end);
+        log.wait(appended.position, Durability::ProcessCrash).unwrap();
+    }
+    bed.disk = bed.disk.crash(Choice::OnlyMetadata);
+    let log = bed.open(config());
+    assert_eq!((sound(outcome(&log)), findings(&log, FindingKind::Lost)), (vec![(0, "kept".to_owned())], vec![]));
+}
