@@ -156,6 +156,7 @@ impl Error {
             _ if is_halted(&source) => ErrorKind::Poisoned,
             _ if is_forked(&source) => ErrorKind::Forked,
             _ if is_closed(&source) => ErrorKind::Closed,
+            _ if is_unsynced(&source) => return Self::unsynced(path, source),
             _ => ErrorKind::Io,
         };
         let error = Self::new(kind, what).path(path.as_ref()).source(source);
@@ -322,6 +323,22 @@ impl fmt::Display for StorageClosed {
 }
 
 impl std::error::Error for StorageClosed {}
+
+/// Why a file that few descriptors are open of takes no more: an earlier sync of it failed, and nobody was told.
+#[derive(Clone, Debug)]
+pub(crate) struct Unsynced(pub(crate) String);
+
+impl fmt::Display for Unsynced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an earlier sync of this file failed: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unsynced {}
+
+fn is_unsynced(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<Unsynced>())
+}
 
 fn is_closed(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|cause| cause.is::<StorageClosed>())

@@ -4,6 +4,7 @@
 //! leader epochs. Starts no thread: whoever waits does the work, or `sync` and `run_maintenance` do.
 //! Lock order: writer, then appender; readers take neither.
 
+mod alone;
 mod append;
 mod aside;
 mod audit;
@@ -54,13 +55,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::segment::{BufferPool, IndexSizes, Segment, SegmentHome};
-use crate::storage::{
-    DiskStorage, File, HaltingStorage, Lock, NotingStorage, OverlayStorage, ReservedStorage, Storage, SyncNotes,
-};
+use crate::storage::{DiskStorage, File, HaltingStorage, Lock, ReservedStorage, Storage, SyncNotes};
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use crate::types::{
-    Durability, Isolation, LeaderEpoch, Offset, ProducerId, RecoveryPolicy, Timestamp, TopicPartition, Uuid,
-};
+use crate::types::{Durability, Isolation, LeaderEpoch, Offset, ProducerId, Timestamp, TopicPartition, Uuid};
 
 use append::{Appender, Seal, Staged};
 pub(crate) use append::{COPY_BYTES_MAX, Terms};
@@ -92,12 +89,6 @@ pub(crate) use trim::Oldest;
 
 /// Staged bytes that nobody waits for are written by the append that passes this many.
 const STAGED_BYTES_MAX: usize = 4 << 20;
-
-/// The private state of a log that stands alone.
-const STATE_FILE: &str = "log.state";
-
-/// What a log that stands alone keeps in reserve: its last state, small indexes and a producer snapshot.
-const RESERVE_BYTES: usize = 16 << 10;
 
 /// What a log is handed when it is part of something larger than itself.
 #[derive(Clone, Debug)]
@@ -246,63 +237,7 @@ impl Log {
         dir: impl AsRef<Path>,
         config: LogConfig,
     ) -> Result<Log> {
-        let dir = dir.as_ref();
-        let noting = NotingStorage::new(storage, dir);
-        let halting = HaltingStorage::new(Arc::new(noting.clone()), Arc::clone(&clock));
-        let storage: Arc<dyn Storage> = Arc::new(halting.clone());
-        match storage.create_dir(dir) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            made => made.map_err(|e| Error::io("cannot make a log's directory", dir, e))?,
-        }
-        let lock = crate::storage::lock_directory(&*storage, dir)?;
-        if storage.metadata(&dir.join(STATE_FILE)).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
-            // What the state promises must not go with the directory's own name.
-            let parent = dir.parent().unwrap_or(Path::new(""));
-            storage.sync_dir(parent).map_err(|e| Error::io("cannot sync the parent directory", parent, e))?;
-        }
-        if config.recovery_policy == RecoveryPolicy::Strict {
-            // Before the state is made or brought to this release's version.
-            let overlay = Arc::new(OverlayStorage::new(Arc::clone(&storage), Arc::clone(&clock)));
-            look_first(&Self::alone(overlay, &clock, Arc::default(), dir, &config)?, dir, &config)?;
-        }
-        noting.begin()?;
-        let reserved = ReservedStorage::new(storage, dir, RESERVE_BYTES);
-        reserved.fill();
-        let context = Self::alone(Arc::new(reserved.clone()), &clock, noting.notes(), dir, &config)?;
-        let mut log = Self::open_in(context, dir, config)?;
-        *log.lock.lock() = Some(lock);
-        log.reserve = Some(reserved);
-        log.halting = Some(halting);
-        Ok(log)
-    }
-
-    /// What a log knows that stands alone.
-    fn alone(
-        storage: Arc<dyn Storage>,
-        clock: &Arc<dyn Clock>,
-        syncs: Arc<SyncNotes>,
-        dir: &Path,
-        config: &LogConfig,
-    ) -> Result<LogContext> {
-        let (findings, partition) = (Arc::<Findings>::default(), partition_of(dir));
-        let state = StateFile::open_by(config.recovery_policy, &storage, &dir.join(STATE_FILE), &findings, &syncs)?;
-        let slot = state.slot(Uuid::ZERO, partition.partition());
-        Ok(LogContext {
-            boot_id: storage.boot_id(),
-            storage,
-            time: Arc::new(SteadyTime::new(Arc::clone(clock), None)),
-            clock: Arc::clone(clock),
-            findings,
-            buffers: BufferPool::default(),
-            partition,
-            topic_id: None,
-            slot: Some(slot),
-            log_start: Offset::ZERO,
-            recovery_point: Offset::ZERO,
-            outside: Outside::default(),
-            meter: Arc::default(),
-            syncs,
-        })
+        Self::open_through(storage, |noted| noted, clock, dir.as_ref(), config)
     }
 
     /// Opens a log as part of something larger. The directory is made at the first append.
@@ -781,14 +716,5 @@ impl Inner {
     fn index_sizes(&self) -> IndexSizes {
         let config = self.config.load();
         IndexSizes { interval: config.index_interval_bytes, max: config.segment_index_bytes }
-    }
-}
-
-/// Reads `<topic>-<partition>` off a directory's name; any other name is partition 0 of itself.
-fn partition_of(dir: &Path) -> TopicPartition {
-    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    match name.rsplit_once('-').and_then(|(topic, number)| Some((topic.to_owned(), number.parse::<i32>().ok()?))) {
-        Some((topic, number)) if number >= 0 => TopicPartition::new(topic, number),
-        _ => TopicPartition::new(name, 0),
     }
 }

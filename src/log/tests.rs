@@ -28,7 +28,7 @@ use crate::clock::ManualClock;
 use crate::record::{EndMarker, TimestampType, TxnOutcome};
 use crate::storage::{MemoryStorage, OpenMode};
 use crate::testing::{AfterFailedSync, Choice, Errno, Fault, Operation, Repeat, SimStorage};
-use crate::types::ProducerId;
+use crate::types::{ProducerId, RecoveryPolicy};
 
 const T: i64 = 1_700_000_000_000;
 

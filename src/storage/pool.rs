@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwL
 
 use super::disk::open_files_limit;
 use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
-use crate::error::{StorageClosed, is_out_of_descriptors};
+use crate::error::{StorageClosed, Unsynced, is_out_of_descriptors};
 
 /// A storage over another one that bounds the number of its open files.
 ///
@@ -387,7 +387,7 @@ impl Slot {
     fn check(&self) -> io::Result<()> {
         match self.failed.get() {
             None => Ok(()),
-            Some(why) => Err(io::Error::other(format!("an earlier sync of this file failed: {why}"))),
+            Some(why) => Err(io::Error::other(Unsynced(why.clone()))),
         }
     }
 }

@@ -6,9 +6,11 @@ use crate::storage::PooledStorage;
 
 /// A log that may hold so many files open.
 fn open(disk: &SimStorage, descriptors: usize, config: LogConfig) -> (Log, Arc<dyn Storage>) {
-    let pooled: Arc<dyn Storage> = Arc::new(PooledStorage::new(Arc::new(disk.clone()), descriptors));
+    let mut pooled = None;
+    let pool = |noted| pooled.insert(Arc::new(PooledStorage::new(noted, descriptors)) as Arc<dyn Storage>).clone();
     let clock = Arc::new(ManualClock::new(Timestamp::new(T)));
-    (Log::open_on(Arc::clone(&pooled), clock, "data/t-0", config).unwrap(), pooled)
+    let log = Log::open_through(Arc::new(disk.clone()), pool, clock, Path::new("data/t-0"), config).unwrap();
+    (log, pooled.unwrap())
 }
 
 fn disk() -> SimStorage {
@@ -110,4 +112,38 @@ fn a_state_file_that_a_sweep_has_synced_and_closed_needs_no_descriptor_and_its_w
 
 fn values_of(log: &Log) -> Vec<String> {
     all(log).into_iter().map(|(_, value)| value).collect()
+}
+
+/// The log learns of it by its next write, and whoever comes after it by the notes.
+#[test]
+fn a_sync_that_fails_for_want_of_descriptors_is_a_failed_sync() {
+    for (after, is_killed) in AfterFailedSync::ALL.into_iter().flat_map(|after| [(after, false), (after, true)]) {
+        let disk = disk();
+        let config = || LogConfig::default().durability(Durability::ProcessCrash);
+        let (log, pooled) = open(&disk, 1, config());
+        let put_weakly = |value| {
+            let appended = log.append_records([value])?;
+            log.wait(appended.position, Durability::ProcessCrash).map(|()| appended)
+        };
+        put_weakly("kept").and_then(|_| log.sync()).unwrap();
+        let lost = put_weakly("lost").unwrap();
+        disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path(".log").leaves(after));
+        pooled.open(Path::new("data/another"), OpenMode::CreateNew).unwrap();
+        disk.mend();
+        let (log, disk) = if is_killed {
+            let disk = disk.crash(Choice::ProcessCrash);
+            (open(&disk, 1, config()).0, disk)
+        } else {
+            assert_eq!(put_weakly("told").unwrap_err().kind(), ErrorKind::Indeterminate, "{after:?}");
+            log.reopen().unwrap();
+            (log, disk)
+        };
+        assert_eq!(log.recovery().damaged, [], "{after:?}: {}", log.recovery());
+        let shown = values_of(&log);
+        assert_eq!(shown[0], "kept", "{after:?}");
+        assert!(shown.len() > 1 || put(&log, &["more"]).base_offset > lost.last_offset, "{after:?}");
+        // What is shown now is on the disk.
+        let after_cut = open(&disk.crash(Choice::Nothing), 1, config()).0;
+        assert!(values_of(&after_cut).starts_with(&shown), "{after:?}: {shown:?}");
+    }
 }
