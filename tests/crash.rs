@@ -37,6 +37,11 @@ fn config(level: Durability, seed: u64) -> LogConfig {
     config.durability(level).read_mode(reading)
 }
 
+/// How many files the workload of a seed may have open at a time, where that is few: each that is used closes another.
+fn few_files(seed: u64) -> Option<usize> {
+    (seed % 3 == 2).then_some(1 + seed as usize / 3 % 2)
+}
+
 /// A log at work: every kind of step that changes its files, in an order that the seed chooses.
 struct Work<'a> {
     disk: &'a SimStorage,
@@ -44,12 +49,15 @@ struct Work<'a> {
     dir: PathBuf,
     config: LogConfig,
     level: Durability,
+    few_files: Option<usize>,
     dice: Dice,
     log: WatchedLog,
     /// How many of the faults that struck were its own.
     struck: u64,
     /// What the log failed with, and is to be mended of.
     failed: Option<Error>,
+    /// It had to be closed for that.
+    is_closed: bool,
     written: Cell<u64>,
     /// The producer of transactions, whether one is open, and how many records it sent.
     producer: Cell<i64>,
@@ -61,7 +69,11 @@ impl<'a> Work<'a> {
     fn new(disk: &'a SimStorage, history: &'a History<LogEvent>, level: Durability, seed: u64) -> Result<Self> {
         let dir = PathBuf::from(DIR);
         let config = config(level, seed);
-        let log = WatchedLog::open(disk, history, &dir, config.clone())?;
+        let few_files = few_files(seed);
+        let log = WatchedLog::open_with(disk, history, &dir, config.clone(), few_files)?;
+        if few_files.is_some() {
+            history.hit(Deed::FewFiles);
+        }
         let (dice, struck) = (Dice::new(seed), 0);
         let (written, producer, in_transaction, sequence) = Default::default();
         Ok(Self {
@@ -70,10 +82,12 @@ impl<'a> Work<'a> {
             dir,
             config,
             level,
+            few_files,
             dice,
             log,
             struck,
             failed: None,
+            is_closed: false,
             written,
             producer,
             in_transaction,
@@ -99,10 +113,10 @@ impl<'a> Work<'a> {
     }
 
     fn step(&mut self) -> Result<()> {
-        if self.failed.is_some() {
+        if self.has_failed() {
             return self.mend();
         }
-        match self.dice.below(17) {
+        match self.dice.below(18) {
             0..=4 => self.put(),
             5..=7 => self.group_commit(),
             8 => self.log.roll(),
@@ -111,6 +125,7 @@ impl<'a> Work<'a> {
             11..=13 => self.transaction(),
             14 => self.log.run_maintenance(),
             15 => self.poison(),
+            16 => self.poison_state(),
             _ => self.reopen(),
         }
     }
@@ -174,19 +189,30 @@ impl<'a> Work<'a> {
 
     /// A write or a sync fails, and with it the log, which goes on once it is mended on the same handle.
     fn poison(&mut self) -> Result<()> {
-        let operation = self.dice.one_of(&[Operation::Sync, Operation::Write]);
+        let (operation, path, deed) = self.dice.one_of(&[
+            (Operation::Sync, ".log", Deed::SyncFailed),
+            (Operation::Write, ".log", Deed::WriteFailed),
+            (Operation::SyncDir, DIR, Deed::DirectoryFailed),
+        ]);
+        if operation == Operation::SyncDir {
+            // The next append makes a file.
+            self.log.roll()?;
+        }
         let after = driver::after_a_failed_sync(&self.dice);
-        let fault = Fault::new(Errno::Io, Repeat::Once).on(operation).path(".log").leaves(after);
+        let fault = Fault::new(Errno::Io, Repeat::Once).on(operation).path(path).leaves(after);
         self.disk.add_fault(fault.clone());
         let failed = self.log.put([self.value().as_str()], Durability::PowerLoss);
-        let is_its_own = !self.disk.remove_fault(&fault);
-        let failed = failed.err().filter(|e| matches!(e.kind(), ErrorKind::Indeterminate | ErrorKind::Io));
-        if !is_its_own || failed.is_none() {
+        if self.disk.remove_fault(&fault) {
             // Something else failed before.
             return Ok(());
         }
         self.struck += 1;
-        self.history.hit(if operation == Operation::Sync { Deed::SyncFailed } else { Deed::WriteFailed });
+        // Nobody may have been told yet: it was for want of descriptors.
+        let failed = failed.err().filter(|e| !e.is_retriable()).or_else(|| self.log.sync().err());
+        if failed.as_ref().is_none_or(Error::is_retriable) {
+            return Ok(());
+        }
+        self.history.hit(deed);
         let refused = self.log.append(["more"]).map_err(|e| e.kind());
         let is_told = refused == Err(ErrorKind::Poisoned) || self.disk.struck() > self.struck;
         assert!(is_told, "{refused:?}, after {failed:?}");
@@ -195,8 +221,39 @@ impl<'a> Work<'a> {
         self.mend()
     }
 
+    /// A sync of the state fails, which stands for no log's bytes: the log is closed and opened again.
+    fn poison_state(&mut self) -> Result<()> {
+        let after = driver::after_a_failed_sync(&self.dice);
+        let fault = Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path("log.state").leaves(after);
+        self.disk.add_fault(fault.clone());
+        let failed = self.log.put([self.value().as_str()], self.some_level()).and_then(|_| self.log.run_maintenance());
+        if self.disk.remove_fault(&fault) {
+            return failed;
+        }
+        self.struck += 1;
+        // Or nobody was told yet: it was for want of descriptors.
+        if failed.is_err() {
+            self.history.hit(Deed::StateFailed);
+        }
+        self.begin_producer();
+        let closed = self.log.close();
+        if self.disk.struck() > self.struck {
+            closed?;
+        }
+        (self.failed, self.is_closed) = (failed.err(), true);
+        self.mend()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.is_some() || self.is_closed
+    }
+
     fn mend(&mut self) -> Result<()> {
-        self.log.reopen()?;
+        if self.is_closed {
+            self.open_again()?;
+        } else {
+            self.log.reopen()?;
+        }
         let failed = self.failed.take();
         self.history.hit(Deed::LogMended);
         // All that was acknowledged is to be visible.
@@ -211,8 +268,15 @@ impl<'a> Work<'a> {
         if closed.as_ref().is_err_and(|e| e.kind() != ErrorKind::StorageFull) {
             return closed;
         }
-        self.log = WatchedLog::open(self.disk, self.history, &self.dir, self.config.clone())?;
+        self.open_again()?;
         closed
+    }
+
+    fn open_again(&mut self) -> Result<()> {
+        let config = self.config.clone();
+        self.log = WatchedLog::open_with(self.disk, self.history, &self.dir, config, self.few_files)?;
+        self.is_closed = false;
+        Ok(())
     }
 
     /// The same handle serves readers, gives space back and is closed and opened while the disk is full, and takes
@@ -221,7 +285,7 @@ impl<'a> Work<'a> {
         let at = |what: &'static str| move |e: thalweg::Error| format!("{what}: {e}");
         let full =
             |done: Result<()>| done.or_else(|e| if e.kind() == ErrorKind::StorageFull { Ok(()) } else { Err(e) });
-        if self.failed.is_some() && self.mend().is_err_and(|e| e.kind() == ErrorKind::StorageFull) {
+        if self.has_failed() && self.mend().is_err_and(|e| e.kind() == ErrorKind::StorageFull) {
             self.disk.limit_space(None);
             return self.mend().map_err(at("is not mended when there is space again"));
         }
@@ -232,8 +296,7 @@ impl<'a> Work<'a> {
         self.log.verify()?;
         full(self.put()).map_err(at("an append fails"))?;
         full(self.log.close()).map_err(at("does not close"))?;
-        self.log =
-            WatchedLog::open(self.disk, self.history, &self.dir, self.config.clone()).map_err(at("does not open"))?;
+        self.open_again().map_err(at("does not open"))?;
         self.log.verify()?;
         full(self.put()).map_err(at("an append fails"))?;
         self.disk.limit_space(None);

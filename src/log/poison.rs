@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "testing")]
+use crate::segment::FileKind;
 
 use super::state::SlotState;
 use super::{Inner, LogContext, LogOffsets};
@@ -32,10 +34,13 @@ impl super::Log {
         self.inner().check_cuts(position).is_err_and(|e| e.is_of_shortage())
     }
 
-    /// From where on a failed sync may have taken what survives a process crash.
+    /// From where on a failed sync may have taken what survives a process crash, be it one that the log was not told of.
     pub(crate) fn doubted_from(&self) -> Option<crate::types::Offset> {
         let inner = self.inner();
-        inner.in_doubt.load(Ordering::Acquire).then(|| inner.marks.frontier())
+        let (segments, syncs) = (inner.segments.load(), &inner.context.syncs);
+        let has_failed = |doubt| segments.iter().any(|segment| syncs.is_of(doubt, &segment.path(FileKind::Log)));
+        let in_doubt = inner.in_doubt.load(Ordering::Acquire) || syncs.at(&inner.home.dir).iter().any(has_failed);
+        in_doubt.then(|| inner.marks.frontier())
     }
 }
 

@@ -50,6 +50,8 @@ pub enum BrokerEvent {
     CommitsInDoubt,
     /// These topics, and these offsets of groups, were found by somebody who may tell others.
     Found(BTreeMap<Uuid, String>, BTreeMap<(String, Uuid, i32), Offset>),
+    /// The broker was opened: where it was not closed in order, what was promised to nobody may be gone.
+    Opened,
     /// The broker was closed in order: everything is on the device.
     Closed,
 }
@@ -82,8 +84,8 @@ pub struct WatchedBroker {
     history: History<BrokerEvent>,
     /// Appends that may be taken back yet.
     staged: Mutex<Vec<(Partition, Appended)>>,
-    /// Partitions of which no sync has failed.
-    sound: Mutex<Vec<Partition>>,
+    /// Partitions that were appended to.
+    watched: Mutex<Vec<Partition>>,
 }
 
 impl WatchedBroker {
@@ -99,8 +101,9 @@ impl WatchedBroker {
         options: impl FnOnce(BrokerBuilder) -> BrokerBuilder,
     ) -> Result<Self> {
         let broker = options(Broker::builder(root).storage(disk.clone()).manual()).open()?;
-        let (staged, sound) = Default::default();
-        Ok(Self { broker, disk: disk.clone(), history: history.clone(), staged, sound })
+        history.note(disk, BrokerEvent::Opened);
+        let (staged, watched) = Default::default();
+        Ok(Self { broker, disk: disk.clone(), history: history.clone(), staged, watched })
     }
 
     /// The broker itself, for what need not be watched.
@@ -112,6 +115,7 @@ impl WatchedBroker {
     fn note(&self, event: BrokerEvent) {
         self.note_taken();
         self.history.note(&self.disk, event);
+        self.note_doubts();
     }
 
     fn note_of(&self, partition: &Partition, event: LogEvent) {
@@ -128,24 +132,28 @@ impl WatchedBroker {
             }
             !is_gone
         });
-        self.sound.lock().retain(|partition| {
-            let Some(from) = partition.watched().and_then(Log::doubted_from) else { return true };
-            note(match partition.topic_partition().topic() {
+        self.note_doubts();
+    }
+
+    fn note_doubts(&self) {
+        for partition in &*self.watched.lock() {
+            let Some(from) = partition.watched().and_then(Log::doubted_from) else { continue };
+            let in_doubt = match partition.topic_partition().topic() {
                 CONSUMER_OFFSETS => BrokerEvent::CommitsInDoubt,
                 _ => of_log(partition, LogEvent::InDoubt(from)),
-            });
-            false
-        });
+            };
+            self.history.note(&self.disk, in_doubt);
+        }
     }
 
     /// Looks at a partition from now on.
     fn watch(&self, partition: &Partition) {
-        let mut sound = self.sound.lock();
+        let mut watched = self.watched.lock();
         let is_it = |known: &Partition| {
             (known.topic_id(), known.topic_partition()) == (partition.topic_id(), partition.topic_partition())
         };
-        if !sound.iter().any(is_it) {
-            sound.push(partition.clone());
+        if !watched.iter().any(is_it) {
+            watched.push(partition.clone());
         }
     }
 
@@ -215,11 +223,12 @@ impl WatchedBroker {
         let topics = self.broker.topics()?.into_iter().filter(|topic| !topic.name().starts_with("__"));
         let may_lose: Vec<_> = topics.flat_map(|topic| topic.partitions()).collect();
         let start = self.note_retaining(&may_lose)?;
-        let appended = append();
+        // Where it fails, a deletion may be half done.
+        let appended = append()?;
         if self.note_retained(&may_lose)? > start {
             self.history.hit(format_args!("DroppedOldest"));
         }
-        appended
+        Ok(appended)
     }
 
     /// Notes that any of these partitions may lose its oldest records; gives the sum of their log starts.
@@ -362,14 +371,15 @@ impl WatchedBroker {
     /// # Errors
     /// As [`Broker::close`].
     pub fn close(&self) -> Result<()> {
-        let mut ends = Vec::new();
-        for partition in self.broker.topics()?.iter().flat_map(Topic::partitions) {
-            let end = partition.offsets()?.end;
-            ends.push((partition, end));
-        }
+        let topics = self.broker.topics();
+        let partitions = topics.iter().flatten().flat_map(Topic::partitions);
+        // One that cannot be opened is closed as well.
+        let ends: Vec<_> = partitions.map(|partition| (partition.offsets(), partition)).collect();
         let closed = self.broker.close();
         self.note_taken();
-        closed?;
+        closed.and(topics.map(drop))?;
+        let known = ends.into_iter().map(|(offsets, partition)| Ok((partition, offsets?.end)));
+        let ends = known.collect::<Result<Vec<_>>>()?;
         for (partition, end) in ends {
             self.note_of(&partition, LogEvent::Acknowledged(end, Durability::PowerLoss));
         }
@@ -482,6 +492,7 @@ fn of_partition(entries: &[Entry<BrokerEvent>], place: Place) -> Vec<Entry<LogEv
         Entry::Event(BrokerEvent::Log(id, number, event)) if (*id, *number) == place => {
             Some(Entry::Event(event.clone()))
         }
+        Entry::Event(BrokerEvent::Opened) => Some(Entry::Event(LogEvent::Reopened)),
         Entry::Event(_) => None,
     };
     entries.iter().filter_map(of).collect()
@@ -507,14 +518,14 @@ struct Commits {
     now: Vec<Option<Offset>>,
     /// Where it was since all was last known to be on the device.
     before: Vec<Option<Offset>>,
-    /// Power can take back what was acknowledged.
-    weak: bool,
+    /// Power takes back nothing that was acknowledged; not known before the first was.
+    durable: bool,
 }
 
 impl Commits {
     /// The group is there and nowhere else.
     fn settle(&mut self, at: Option<Offset>) {
-        if self.weak {
+        if !self.durable {
             self.before.append(&mut self.now);
         }
         self.now = vec![at];
@@ -538,7 +549,7 @@ impl ExpectedTopics {
 
     fn apply(&mut self, event: &BrokerEvent) {
         match event {
-            BrokerEvent::Log(..) => {}
+            BrokerEvent::Log(..) | BrokerEvent::Opened => {}
             BrokerEvent::Creating(name) => drop(self.begun.insert(name.clone())),
             BrokerEvent::Created(name, id) => {
                 self.begun.remove(name);
@@ -565,7 +576,7 @@ impl ExpectedTopics {
             }
             BrokerEvent::Committed(group, id, number, at, level) => {
                 let commits = self.commits.entry((group.clone(), *id, *number)).or_default();
-                commits.weak = *level < Durability::PowerLoss;
+                commits.durable = *level == Durability::PowerLoss;
                 commits.settle(Some(*at));
             }
             BrokerEvent::CommitsInDoubt => {

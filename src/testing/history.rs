@@ -45,6 +45,7 @@ impl<E> Default for History<E> {
 impl<E: Clone> History<E> {
     /// Notes an event as of now.
     pub fn note(&self, disk: &SimStorage, event: E) {
+        disk.note();
         self.noted.lock().push((disk.operations(), Entry::Event(event)));
     }
 

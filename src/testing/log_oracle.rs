@@ -11,9 +11,10 @@ use super::expected::{Content, Entered, Expected, LogEvent};
 use super::history::History;
 use super::sim::SimStorage;
 use crate::clock::ManualClock;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::log::{Appended, Log, LogConfig, LogPosition, LogRecovery, RecoveryRow};
 use crate::record::{BatchBuilder, EndMarker, Record, RecordBatch, TxnOutcome};
+use crate::storage::{PooledStorage, Storage};
 use crate::types::{Durability, Offset, ProducerId, Timestamp};
 
 /// A log that notes in a [`History`] what is asked of it and what it promises. One thread at a time: an append takes
@@ -55,10 +56,31 @@ impl WatchedLog {
     /// # Errors
     /// As [`Log::open`].
     pub fn open(disk: &SimStorage, history: &History<LogEvent>, dir: &Path, config: LogConfig) -> Result<Self> {
+        Self::open_with(disk, history, dir, config, None)
+    }
+
+    /// The same with no more than so many files open at a time, if a number is given, as in a
+    /// [`Broker`](crate::Broker): each that is used may close another, after a sync.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_with(
+        disk: &SimStorage,
+        history: &History<LogEvent>,
+        dir: &Path,
+        config: LogConfig,
+        max_open_files: Option<usize>,
+    ) -> Result<Self> {
         let clock = ManualClock::new(Timestamp::new(1_700_000_000_000));
         let level = config.durability;
-        let log = Log::open_on(Arc::new(disk.clone()), Arc::new(clock), dir, config)?;
+        let pool = |storage: Arc<dyn Storage>| match max_open_files {
+            Some(files) => Arc::new(PooledStorage::new(storage, files)),
+            None => storage,
+        };
+        let log = Log::open_through(Arc::new(disk.clone()), pool, Arc::new(clock), dir, config)?;
         log.recovery().rows.iter().for_each(|row| history.hit(row));
+        // Where it was not closed in order.
+        history.note(disk, LogEvent::Reopened);
         Ok(Self {
             log,
             disk: disk.clone(),
@@ -77,6 +99,7 @@ impl WatchedLog {
 
     fn note(&self, event: LogEvent) {
         self.history.note(&self.disk, event);
+        self.note_doubt();
     }
 
     /// What readers see survives what the log is to survive.
@@ -89,14 +112,12 @@ impl WatchedLog {
         self.staged.lock().push(appended);
     }
 
-    /// Notes what was taken back, when something was.
+    /// Notes what was taken back, when something was, and what is in doubt.
     fn note_taken_back<T>(&self, done: Result<T>) -> Result<T> {
         if done.as_ref().is_err_and(Error::is_of_shortage) {
             self.look_for_taken_back();
         }
-        if done.as_ref().is_err_and(|e| e.kind() == ErrorKind::Indeterminate) {
-            self.note(LogEvent::InDoubt(self.log.offsets().frontier));
-        }
+        self.note_doubt();
         done
     }
 
@@ -135,6 +156,8 @@ impl WatchedLog {
     /// # Errors
     /// As [`Log::append_records`].
     pub fn append<'a>(&self, values: impl IntoIterator<Item = &'a str>) -> Result<Appended> {
+        // Their offsets are given out again.
+        self.look_for_taken_back();
         let values: Vec<_> = values.into_iter().collect();
         let batch = self.log.offsets().end;
         let entered = |value: &&str| Entered {
@@ -169,6 +192,7 @@ impl WatchedLog {
     }
 
     fn append_one(&self, batch: &RecordBatch, content: Content) -> Result<Appended> {
+        self.look_for_taken_back();
         let base = self.log.offsets().end;
         let producer = Some(batch.header().producer_id());
         self.note(LogEvent::Appending(base, vec![Entered { batch: base.get(), producer, content }]));
@@ -220,7 +244,7 @@ impl WatchedLog {
 
     fn note_doubt(&self) {
         if let Some(frontier) = self.log.doubted_from() {
-            self.note(LogEvent::InDoubt(frontier));
+            self.history.note(&self.disk, LogEvent::InDoubt(frontier));
         }
     }
 
@@ -299,15 +323,17 @@ impl WatchedLog {
     }
 }
 
-/// The check of a crash explorer for a log in `dir`: opens it, compares, goes on appending after every other crash,
-/// closes it and opens it again, which must find nothing to repair.
+/// The check of a crash explorer for a log in `dir`: opens it, at times with a single file open at a time, compares, goes
+/// on appending after every other crash, closes it and opens it again, which must find nothing to repair.
 ///
 /// # Errors
 /// What is wrong, in words.
 pub fn check_log(disk: &SimStorage, history: &History<LogEvent>, dir: &Path, config: &LogConfig) -> Result<(), String> {
     let at = |what: &'static str| move |e: crate::error::Error| format!("{what}: {e}");
     let goes_on = disk.operations().is_multiple_of(2);
-    let log = WatchedLog::open(disk, history, dir, config.clone()).map_err(at("does not open after the crash"))?;
+    let max_open_files = Some(1).filter(|_| disk.operations().is_multiple_of(3));
+    let open = || WatchedLog::open_with(disk, history, dir, config.clone(), max_open_files);
+    let log = open().map_err(at("does not open after the crash"))?;
     let recovery = log.log.recovery();
     let told = |wrong: String| format!("{wrong}; recovery said {recovery:?}");
     if !recovery.damaged.is_empty() {
@@ -323,7 +349,7 @@ pub fn check_log(disk: &SimStorage, history: &History<LogEvent>, dir: &Path, con
     log.verify().map_err(|wrong| told(format!("after an append: {wrong}")))?;
     log.close().map_err(at("does not close after the crash"))?;
     drop(log);
-    let log = WatchedLog::open(disk, history, dir, config.clone()).map_err(at("does not open again"))?;
+    let log = open().map_err(at("does not open again"))?;
     check_second(&log.log.recovery(), goes_on).map_err(told)?;
     log.verify().map_err(|wrong| told(format!("after closing and opening: {wrong}")))?;
     log.close().map_err(at("does not close again"))

@@ -283,7 +283,7 @@ fn run<E: Clone + Send + 'static>(
     disk.mend();
     let now = disk.operations();
     for choice in [Choice::ProcessCrash, Choice::Nothing, Choice::Random(now)] {
-        let (left, history) = (disk.crash(choice), history.crashed(now, choice));
+        let (left, history) = (disk.crash(choice), history.crashed(now, disk.taken(choice)));
         judge(check, &left, &history).map_err(|what| format!("then {choice}: {what}"))?;
         // What the new process read may have been in the cache alone.
         let (at, cut) = (left.operations(), Choice::Nothing);

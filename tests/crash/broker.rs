@@ -15,8 +15,8 @@ use thalweg::{
 };
 
 use super::driver::{self, Budget, Dice, Subject, after_a_failed_sync, is_full};
-use super::level_of;
 use super::total::{Deed, TOTAL};
+use super::{few_files, level_of};
 
 const ROOT: &str = "data";
 const TOPICS: [&str; 2] = ["events", "orders"];
@@ -25,16 +25,24 @@ const CONSUMER_OFFSETS: &str = "__consumer_offsets";
 const FIRST_SNAPSHOT: &str = "00000000000000000000-0000000000.checkpoint";
 const NOW: Timestamp = Timestamp::new(1_700_000_000_000);
 
-fn options(level: Durability, clock: ManualClock) -> impl Fn(BrokerBuilder) -> BrokerBuilder + Clone {
+fn options(
+    level: Durability,
+    clock: ManualClock,
+    few_files: Option<usize>,
+) -> impl Fn(BrokerBuilder) -> BrokerBuilder + Clone {
     // The catalog writes a snapshot after a few changes.
     let snapshots = "metadata.log.max.record.bytes.between.snapshots";
-    move |options| options.durability(level).clock(clock.clone()).config(snapshots, "1500")
+    move |options| {
+        let options = options.durability(level).clock(clock.clone()).config(snapshots, "1500");
+        few_files.into_iter().fold(options, BrokerBuilder::max_open_files)
+    }
 }
 
 struct Work<'a> {
     disk: &'a SimStorage,
     history: &'a History<BrokerEvent>,
     level: Durability,
+    few_files: Option<usize>,
     dice: Dice,
     clock: ManualClock,
     broker: WatchedBroker,
@@ -50,24 +58,28 @@ struct Work<'a> {
 impl<'a> Work<'a> {
     fn new(disk: &'a SimStorage, history: &'a History<BrokerEvent>, level: Durability, seed: u64) -> Result<Self> {
         let (clock, dice) = (ManualClock::new(NOW), Dice::new(seed));
-        let (broker, on_full) = Self::open(disk, history, level, &clock, &dice)?;
+        let few_files = few_files(seed);
+        if few_files.is_some() {
+            history.hit(Deed::FewFiles);
+        }
+        let options = options(level, clock.clone(), few_files);
+        let (broker, on_full) = Self::open(disk, history, options, &dice)?;
         let (written, struck, seen) = Default::default();
-        Ok(Self { disk, history, level, dice, clock, broker, on_full, written, struck, seen })
+        Ok(Self { disk, history, level, few_files, dice, clock, broker, on_full, written, struck, seen })
     }
 
     /// With a byte budget at times: it is a setting of the open broker, and the next one may have another.
     fn open(
         disk: &SimStorage,
         history: &History<BrokerEvent>,
-        level: Durability,
-        clock: &ManualClock,
+        options: impl Fn(BrokerBuilder) -> BrokerBuilder,
         dice: &Dice,
     ) -> Result<(WatchedBroker, Option<OnFull>)> {
-        let bytes = 2000 + 1000 * dice.below(3);
+        let bytes = 500 + 500 * dice.below(3);
         let on_full = dice.one_of(&[OnFull::Reject, OnFull::Block(Duration::ZERO), OnFull::DropOldest]);
         let whose = dice.below(4);
         let broker = WatchedBroker::open(disk, history, Path::new(ROOT), |builder| {
-            let builder = options(level, clock.clone())(builder);
+            let builder = options(builder);
             match whose {
                 0 => builder.byte_budget(bytes, on_full),
                 1 => builder.topic_byte_budget(TOPICS[0], bytes, on_full),
@@ -121,7 +133,7 @@ impl<'a> Work<'a> {
     }
 
     fn any_step(&mut self) -> Result<()> {
-        match self.dice.below(23) {
+        match self.dice.below(25) {
             0..=5 => self.put(),
             6..=8 => self.group_commit(),
             9 | 10 => self.broker.commit("billing", &self.topic()?),
@@ -136,6 +148,8 @@ impl<'a> Work<'a> {
             19 | 20 => self.poison(),
             21 => self.poison_offsets(),
             22 => self.poison_catalog(),
+            23 => self.poison_whole(Operation::SyncDir, Deed::DirectoryFailed, Self::put_into_new_segment),
+            24 => self.poison_whole(Operation::Sync, Deed::StateFailed, Self::maintain),
             _ => self.reopen(),
         }
     }
@@ -167,9 +181,20 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Does something in which an operation fails; gives the error where it was that operation's.
+    /// Does something in which a write or a sync fails; gives the error where it was that operation's.
     fn with_fault(&mut self, path: &str, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<Option<Error>> {
         let operation = self.dice.one_of(&[Operation::Sync, Operation::Write]);
+        let deed = if operation == Operation::Sync { Deed::SyncFailed } else { Deed::WriteFailed };
+        self.with_fault_on(operation, path, deed, act)
+    }
+
+    fn with_fault_on(
+        &mut self,
+        operation: Operation,
+        path: &str,
+        deed: Deed,
+        act: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<Option<Error>> {
         let after = after_a_failed_sync(&self.dice);
         let fault = Fault::new(Errno::Io, Repeat::Once).on(operation).path(path).leaves(after);
         self.disk.add_fault(fault.clone());
@@ -180,7 +205,7 @@ impl<'a> Work<'a> {
         }
         self.struck += 1;
         if done.is_err() {
-            self.history.hit(if operation == Operation::Sync { Deed::SyncFailed } else { Deed::WriteFailed });
+            self.history.hit(deed);
         }
         Ok(done.err())
     }
@@ -235,6 +260,29 @@ impl<'a> Work<'a> {
         self.alter()
     }
 
+    /// A sync fails that all partitions depend on, and the broker is closed and opened again.
+    fn poison_whole(&mut self, operation: Operation, deed: Deed, act: fn(&mut Self) -> Result<()>) -> Result<()> {
+        let path = if operation == Operation::Sync { "thalweg.state" } else { ROOT };
+        let Some(failed) = self.with_fault_on(operation, path, deed, act)? else { return Ok(()) };
+        let closed = self.broker.close();
+        if self.disk.struck() > self.struck {
+            closed?;
+        }
+        self.open_again()?;
+        self.verify(&failed)?;
+        self.put()
+    }
+
+    /// A name of a new file is synced.
+    fn put_into_new_segment(&mut self) -> Result<()> {
+        let partition = self.partition()?;
+        for _ in 0..4 {
+            let value = format!("{} {}", self.value(), "x".repeat(240));
+            self.broker.put(&partition, [value.as_str()], Durability::PowerLoss)?;
+        }
+        Ok(())
+    }
+
     fn put(&mut self) -> Result<()> {
         let values = [self.value(), self.value()];
         let count = 1 + self.dice.below(2) as usize;
@@ -286,13 +334,22 @@ impl<'a> Work<'a> {
     }
 
     fn alter(&mut self) -> Result<()> {
-        let bytes = (1 + self.dice.below(4)) * 500;
-        let (name, value) = match self.dice.below(3) {
+        let (topic, bytes) = (self.topic()?, (1 + self.dice.below(4)) * 500);
+        let level = || topic.partition(0).map(|partition| partition.durability());
+        let before = level()?;
+        let (name, value) = match self.dice.below(6) {
             0 => ("retention.bytes", bytes.to_string()),
             1 => ("retention.ms", (bytes * 100).to_string()),
-            _ => ("internal.segment.bytes", (200 + bytes).to_string()),
+            2 => ("internal.segment.bytes", (200 + bytes).to_string()),
+            _ => ("flush.messages", if before == Durability::PowerLoss { i64::MAX } else { 1 }.to_string()),
         };
-        self.broker.alter(&self.topic()?, name, &value)
+        self.broker.alter(&topic, name, &value)?;
+        match level()? {
+            now if now < before => self.history.hit(Deed::LevelFell),
+            now if now > before => self.history.hit(Deed::LevelRose),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn maintain(&mut self) -> Result<()> {
@@ -316,7 +373,8 @@ impl<'a> Work<'a> {
     }
 
     fn open_again(&mut self) -> Result<()> {
-        (self.broker, self.on_full) = Self::open(self.disk, self.history, self.level, &self.clock, &self.dice)?;
+        let options = options(self.level, self.clock.clone(), self.few_files);
+        (self.broker, self.on_full) = Self::open(self.disk, self.history, options, &self.dice)?;
         Ok(())
     }
 
@@ -411,8 +469,8 @@ impl Subject for BrokerAt {
         done.and(work.broker.close())
     }
 
-    fn check(self, disk: &SimStorage, history: &History<BrokerEvent>, _: u64) -> std::result::Result<(), String> {
-        check_broker(disk, history, Path::new(ROOT), options(self.0, ManualClock::new(NOW)))
+    fn check(self, disk: &SimStorage, history: &History<BrokerEvent>, seed: u64) -> std::result::Result<(), String> {
+        check_broker(disk, history, Path::new(ROOT), options(self.0, ManualClock::new(NOW), few_files(seed)))
     }
 }
 
@@ -446,8 +504,9 @@ fn a_failing_operation_costs_a_broker_nothing_that_was_promised() {
 #[test]
 fn power_does_not_bring_back_what_was_committed_in_a_deleted_topic() {
     let (disk, history, level) = (SimStorage::new(), History::default(), Durability::ProcessCrash);
-    let open =
-        |disk: &SimStorage| WatchedBroker::open(disk, &history, Path::new(ROOT), options(level, ManualClock::new(NOW)));
+    let open = |disk: &SimStorage| {
+        WatchedBroker::open(disk, &history, Path::new(ROOT), options(level, ManualClock::new(NOW), None))
+    };
     let fill = || -> Result<()> {
         let broker = open(&disk)?;
         let topic = broker.create("orders", 1, TopicConfig::new())?;

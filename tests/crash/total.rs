@@ -32,6 +32,16 @@ deeds! {
     SyncFailed,
     /// A write was.
     WriteFailed,
+    /// A sync of a directory was, and the store stopped.
+    DirectoryFailed,
+    /// A sync of the state of all logs was.
+    StateFailed,
+    /// Files changed places among too few descriptors.
+    FewFiles,
+    /// The level of a topic fell,
+    LevelFell,
+    /// or rose again.
+    LevelRose,
     /// A log was mended on the same handle,
     LogMended,
     /// a partition of an open broker,

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
-use super::choice::{Fate, Item};
+use super::choice::{Choice, Fate, Item};
 use super::luck::Luck;
 use crate::types::{Timestamp, all_of};
 
@@ -94,7 +94,7 @@ pub(super) struct Disk {
     stamp: u64,
     /// How many power cuts the disk has seen.
     pub(super) boot: u64,
-    /// A sync that failed has taken what was cached, and nobody did anything since.
+    /// A sync that failed has taken what was cached, and nobody noted anything since.
     pub(super) has_dropped: bool,
 }
 
@@ -547,6 +547,10 @@ impl Disk {
         self.file_mut(id)?.fail_sync(then, luck);
         self.has_dropped = then == AfterFailedSync::DropsToOld;
         Ok(())
+    }
+
+    pub(super) fn taken(&self, choice: Choice) -> Choice {
+        if self.has_dropped && !choice.is_power_cut() { Choice::Nothing } else { choice }
     }
 
     /// Files whose syncs fail for good can be synced again.

@@ -88,7 +88,8 @@ impl Errno {
             }
             Self::Interrupted => matches!(operation, O::Read | O::Write),
             Self::TooManyFiles => matches!(operation, O::Open | O::Create | O::List | O::SyncDir | O::SyncFs | O::Lock),
-            Self::ReadOnly => operation.changes_the_disk(),
+            // Of a file that is opened for writing.
+            Self::ReadOnly => operation.changes_the_disk() || operation == O::Open,
         }
     }
 

@@ -106,7 +106,7 @@ impl Moment {
     /// What a crash takes from those who were promised something: as much as a power cut, where a sync that nobody
     /// knows of yet has failed and taken it already.
     pub(super) fn taken(&self, choice: Choice) -> Choice {
-        if self.disk.has_dropped && !choice.is_power_cut() { Choice::Nothing } else { choice }
+        self.disk.taken(choice)
     }
 
     /// See [`Choice::some`].
@@ -151,10 +151,11 @@ impl SimStorage {
     }
 
     fn after(disk: &Disk, choice: Choice, operations: u64, clock: Arc<dyn Clock>) -> Self {
-        let left = match choice.is_power_cut() {
+        let mut left = match choice.is_power_cut() {
             true => disk.survivor(&choice.fates(disk)).expect("every directory that a change names is there"),
             false => disk.clone(),
         };
+        left.has_dropped = false;
         Self::holding(left, operations, clock)
     }
 
@@ -164,6 +165,16 @@ impl SimStorage {
     pub fn crash(&self, choice: Choice) -> Self {
         let sim = self.sim.lock();
         Self::after(&sim.disk, choice, sim.operations, Arc::clone(&self.clock))
+    }
+
+    /// See [`Moment::taken`].
+    pub(super) fn taken(&self, choice: Choice) -> Choice {
+        self.sim.lock().disk.taken(choice)
+    }
+
+    /// Whoever is promised something from now on knows of syncs that failed.
+    pub(super) fn note(&self) {
+        self.sim.lock().disk.has_dropped = false;
     }
 
     /// How many changes a power cut now could take.
@@ -336,9 +347,13 @@ impl Sim {
 
     /// Counts an operation; fails when a fault strikes it.
     fn begin(&mut self, operation: Operation, path: &Path, clock: &Arc<dyn Clock>) -> io::Result<()> {
+        self.begin_to(operation, operation.changes_the_disk(), path, clock)
+    }
+
+    /// The same of one that is to change something, or not.
+    fn begin_to(&mut self, operation: Operation, change: bool, path: &Path, clock: &Arc<dyn Clock>) -> io::Result<()> {
         if operation.changes_the_disk() {
             self.keep_moment(|| format!("{operation:?} {}", path.display()), clock);
-            self.disk.has_dropped = false;
         }
         if self.moments.is_some() {
             self.trace.push((operation, path.to_owned()));
@@ -353,7 +368,8 @@ impl Sim {
             return Ok(());
         }
         let text = path.to_string_lossy();
-        let struck = |fault: &Fault| fault.strike(number, operation, &text);
+        let struck =
+            |fault: &Fault| fault.strike(number, operation, &text).filter(|errno| change || *errno != Errno::ReadOnly);
         let Some((index, errno)) = self.faults.iter().enumerate().find_map(|(at, f)| Some((at, struck(f)?))) else {
             return Ok(());
         };
@@ -398,7 +414,7 @@ impl Storage for SimStorage {
         let found = sim.disk.find(path);
         let absent = matches!(&found, Err(e) if e.kind() == io::ErrorKind::NotFound);
         let operation = if makes && absent { Operation::Create } else { Operation::Open };
-        sim.begin(operation, path, &self.clock)?;
+        sim.begin_to(operation, mode != OpenMode::Read, path, &self.clock)?;
         let id = match found {
             Ok(_) if mode == OpenMode::CreateNew => return Err(io::ErrorKind::AlreadyExists.into()),
             Ok(Found::File(id)) => id,
