@@ -59,6 +59,7 @@ pub(crate) mod model {
 
     /// Time as those see it who wait.
     #[derive(Debug)]
+    #[allow(dead_code, reason = "only tests have it")]
     pub(crate) struct ModelClock;
 
     impl Clock for ModelClock {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
+#[cfg(feature = "async")]
 use std::task::Waker;
 use std::time::Duration;
 
