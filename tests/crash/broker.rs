@@ -75,7 +75,8 @@ impl<'a> Work<'a> {
         options: impl Fn(BrokerBuilder) -> BrokerBuilder,
         dice: &Dice,
     ) -> Result<(WatchedBroker, Option<OnFull>)> {
-        let bytes = 500 + 500 * dice.below(3);
+        // No less than a batch, and little enough for whole segments to go.
+        let bytes = 600 + 500 * dice.below(3);
         let on_full = dice.one_of(&[OnFull::Reject, OnFull::Block(Duration::ZERO), OnFull::DropOldest]);
         let whose = dice.below(4);
         let broker = WatchedBroker::open(disk, history, Path::new(ROOT), |builder| {
