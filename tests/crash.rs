@@ -341,7 +341,7 @@ impl Subject for LogAt {
 
 fn crashes(level: Durability) {
     // Every operation has its turn over seven seeds: many workloads say more than many crashes of one.
-    let step = if is_full() { 7 } else { 28 };
+    let step = if is_full() { 7 } else { 35 };
     let thoroughness = |config: ExploreConfig| config.choices(6).step(step);
     TOTAL.part(|| driver::crashes(&level.to_string(), LogAt(level), 20, Budget::of(6, 40), thoroughness));
 }
@@ -383,7 +383,7 @@ fn a_process_crash_log_survives_crashes() {
 
 #[test]
 fn a_failing_operation_costs_nothing_that_was_promised() {
-    TOTAL.part(|| driver::failing_operations("a log", |seed| LogAt(level_of(seed)), 12, Budget::of(4, 20), 23));
+    TOTAL.part(|| driver::failing_operations("a log", |seed| LogAt(level_of(seed)), 12, Budget::of(4, 20), 41));
 }
 
 /// Both have their turn.
