@@ -572,8 +572,13 @@ pub(super) fn is_hole(before: &Survey, next: &Segment, noted: Option<&EpochCache
     // Where a log goes on above what may be known outside it does so in a higher epoch, of which nothing is below. A
     // crash can take the note, or leave the one of before a truncation, by which it began above.
     let epoch = first.leader_epoch();
-    let below = noted.and_then(|noted| noted.in_force_at(next.base() + -1)).map(|(epoch, _)| epoch);
-    Ok(!(epoch > before.epoch && below < Some(epoch)))
+    let in_force = |at| noted.and_then(|noted| noted.in_force_at(at));
+    let below = in_force(next.base() + -1);
+    // A list that was made when the higher one began names no other without batches: those of one between are missing. The
+    // first may have been moved here with the log start.
+    let is_known = in_force(next.base()) == Some((epoch, next.base()));
+    let is_between = is_known && below.is_some_and(|(_, start)| start >= before.end && in_force(start + -1).is_some());
+    Ok(is_between || epoch <= before.epoch || below.is_some_and(|(below, _)| below >= epoch))
 }
 
 /// Whether a segment begins at `at`, and the one before it ends below.

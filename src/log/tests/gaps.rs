@@ -343,31 +343,36 @@ fn a_power_cut_that_took_the_directory_is_told_of_once() {
     assert_eq!((log.leader_epoch(), outcome(&log).damaged), (LeaderEpoch::new(1), vec![]));
 }
 
+/// Whether an epoch rose inside of it, or it was all of one.
 #[test]
 fn a_segment_that_is_gone_is_told_whole_where_an_epoch_rose_in_it() {
-    for level in [Durability::PowerLoss, Durability::ProcessCrash] {
+    let levels = [Durability::PowerLoss, Durability::ProcessCrash];
+    for (level, epochs) in
+        levels.into_iter().flat_map(|level| [[0, 0, 1, 1], [0, 1, 1, 2]].map(|epochs| (level, epochs)))
+    {
         let bed = Bed::new();
         let log = bed.open(LogConfig::default().durability(level));
-        let put_in = |epoch: i32, count: usize| {
-            for _ in 0..count {
+        let put_in = |epoch: i32| {
+            for _ in 0..5 {
                 let mut batch = BatchBuilder::new();
                 batch.push(Timestamp::new(T), &Record::new("x")).unwrap();
                 let appended = log.append(&batch.finish().unwrap(), LeaderEpoch::new(epoch)).unwrap();
                 log.wait(appended.position, Durability::PowerLoss).unwrap();
             }
         };
-        put_in(0, 5);
+        put_in(epochs[0]);
         log.roll().unwrap();
-        put_in(0, 5);
-        put_in(1, 5);
+        put_in(epochs[1]);
+        put_in(epochs[2]);
         log.roll().unwrap();
-        put_in(1, 5);
+        put_in(epochs[3]);
         bed.kill(log);
         for name in bed.names().into_iter().filter(|name| name.starts_with("00000000000000000005")) {
             bed.storage.remove_file(&bed.dir.join(name)).unwrap();
         }
         let log = bed.open(LogConfig::default().durability(level));
-        assert_eq!(log.recovery().damaged, [Offset::new(5)..Offset::new(15)], "{level}: {}", log.recovery());
+        let what = format!("{level} {epochs:?}: {}", log.recovery());
+        assert_eq!(log.recovery().damaged, [Offset::new(5)..Offset::new(15)], "{what}");
     }
 }
 
