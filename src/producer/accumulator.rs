@@ -285,7 +285,7 @@ impl Accumulator {
         let ticket = match batch.add(record, bytes, timestamp, manner) {
             Ok(ticket) => ticket,
             Err(error) => {
-                // One without a record is on no list, so nobody would ever send or drop it.
+                // One without a record cannot be finished.
                 if is_first {
                     state.open = None;
                 }
