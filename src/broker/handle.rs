@@ -144,8 +144,8 @@ impl Topic {
     /// Appends from then on follow. Where the level rises to `PowerLoss`, what was appended before is synced first.
     ///
     /// # Errors
-    /// `InvalidConfig`, naming the config; nothing was changed then. `TopicDeleted`; `Io`. As [`Partition::sync`] where the
-    /// level rises; the configs are changed then.
+    /// `InvalidConfig`, naming the config, or `Unsupported` for a codec whose cargo feature is off; nothing was changed
+    /// then. `TopicDeleted`; `Io`. As [`Partition::sync`] where the level rises; the configs are changed then.
     pub fn alter_configs(&self, changes: &[(&str, Option<&str>)]) -> Result<()> {
         self.broker.alter_configs(&self.entry, changes)
     }

@@ -165,7 +165,7 @@ impl TopicBuilder {
     ///
     /// # Errors
     /// `TopicExists`; `InvalidTopicName` by Kafka's rules; `InvalidArgument` for an impossible number of
-    /// partitions; `InvalidConfig`; `ReadOnly`; `Closed`; `Io`.
+    /// partitions; `InvalidConfig`; `Unsupported` for a codec whose cargo feature is off; `ReadOnly`; `Closed`; `Io`.
     pub fn create(self) -> Result<Topic> {
         self.check()?;
         let entry = self.broker.create_topic(&self.name, self.partitions, self.config)?;

@@ -215,7 +215,7 @@ impl Accumulator {
         // Before a lane is locked: the sync thread must not wait for whoever waits here.
         wait.for_room(lane, rules::BATCH_OVERHEAD + bytes)?;
         let now = self.broker.clock().now();
-        let timestamp = record.explicit_timestamp().unwrap_or(now);
+        let timestamp = record.timestamp_or(now).map_err(|e| e.partition(lane.name().clone()))?;
         rules::check(&self.settings, lane, record, bytes, now)?;
         if callback.is_none()
             && let Some(ticket) = lane.add(record, bytes, timestamp, manner)?
@@ -322,6 +322,8 @@ impl Accumulator {
             let limit = self.settings.batch_bytes.min(settings.max_message_bytes as usize);
             (settings.compression.unwrap_or(self.settings.compression), limit)
         });
+        // The topic's may be one that another program chose.
+        compression.codec().check_built_in()?;
         Ok(OpenBatch {
             builder: self.buffers.builder().compression(compression),
             share,

@@ -246,7 +246,7 @@ impl ProducerBuilder {
     ///
     /// # Errors
     /// `InvalidConfig` for an option of a bad name or value, a batch size or a buffer memory of 0, a delivery timeout
-    /// shorter than the linger; `Closed`.
+    /// shorter than the linger; `Unsupported` for a codec whose cargo feature is off; `Closed`.
     pub fn build(mut self) -> Result<Producer> {
         if let Some(error) = self.refused {
             return Err(error);
@@ -263,6 +263,7 @@ impl ProducerBuilder {
             let message = format!("delivery.timeout.ms={delivery} is less than linger.ms, {linger}");
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
+        self.settings.compression.codec().check_built_in()?;
         self.settings.batch_bytes = self.settings.batch_bytes.min(self.settings.buffer_bytes);
         self.broker.check_open()?;
         let [high, low] = [0, 8].map(|at| Uuid::random().map(|id| u64_at(&id, at)));
@@ -511,7 +512,8 @@ impl Topic {
             (None, None) => entry.nearest_here(KEYLESS.current(count)),
         };
         let partition = entry.partition(partition)?;
-        let timestamp = record.explicit_timestamp().unwrap_or_else(|| self.broker().clock().now());
+        let now = self.broker().clock().now();
+        let timestamp = record.timestamp_or(now).map_err(|e| e.partition(partition.name().clone()))?;
         let compression = entry.with_settings(|settings| settings.compression).unwrap_or_default();
         let mut batch = BatchBuilder::new().compression(compression);
         batch.push(timestamp, &record)?;

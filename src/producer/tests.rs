@@ -16,6 +16,7 @@ use crate::topic::{CleanupPolicy, OnFull, TopicConfig};
 use crate::types::{Isolation, Offset, PartitionId, Start, Timestamp};
 
 mod callbacks;
+mod refusals;
 mod retries;
 #[cfg(shuttle)]
 mod schedules;

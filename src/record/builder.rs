@@ -80,7 +80,7 @@ impl BatchBuilder {
         let mut batch = Self::new();
         for record in records {
             let record = record.into();
-            batch.push(record.explicit_timestamp().unwrap_or(now), &record)?;
+            batch.push(record.timestamp_or(now)?, &record)?;
         }
         batch.finish()
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::{PartitionId, Timestamp};
 
 /// One header of a record: a text key and a value that may be null. Headers keep their order, and the same
@@ -114,7 +115,8 @@ impl Record {
         self
     }
 
-    /// Sets the time of the event. Without it the record gets the time at which it is sent.
+    /// Sets the time of the event. Without it the record gets the time at which it is sent. One before 1970 is refused
+    /// with [`InvalidTimestamp`](ErrorKind::InvalidTimestamp) when the record is sent, but for [`Timestamp::NONE`].
     #[must_use]
     pub fn timestamp(mut self, timestamp: impl Into<Timestamp>) -> Self {
         self.timestamp = Some(timestamp.into());
@@ -156,11 +158,27 @@ impl Record {
         self.timestamp
     }
 
+    /// The time that was set, or else `now`. Fails for one that no record may have, as Kafka's `ProducerRecord` does.
+    #[inline]
+    pub(crate) fn timestamp_or(&self, now: Timestamp) -> Result<Timestamp> {
+        match self.timestamp {
+            None => Ok(now),
+            Some(timestamp) if timestamp >= Timestamp::NONE => Ok(timestamp),
+            Some(timestamp) => Err(before_all(timestamp)),
+        }
+    }
+
     /// The partition that was set, if one was.
     #[must_use]
     pub fn explicit_partition(&self) -> Option<PartitionId> {
         self.partition
     }
+}
+
+#[cold]
+fn before_all(timestamp: Timestamp) -> Error {
+    Error::new(ErrorKind::InvalidTimestamp, format!("a record cannot have the timestamp {timestamp}"))
+        .remedy("give it the milliseconds since 1970, 0 or more, or Timestamp::NONE where there is no time")
 }
 
 /// A pair is a key and a value.

@@ -15,7 +15,7 @@ use std::str::FromStr;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How a batch's records are compressed (`compression.type`). All are always named and recognised; a codec
-/// whose cargo feature is off answers [`ErrorKind::Unsupported`] when it is used.
+/// whose cargo feature is off answers [`ErrorKind::Unsupported`] when it is chosen or used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Codec {
     /// Not compressed.
@@ -51,6 +51,18 @@ impl Codec {
             Self::Lz4 => 3,
             Self::Zstd => 4,
         }
+    }
+
+    /// Fails for one whose cargo feature is off.
+    pub(crate) fn check_built_in(self) -> Result<()> {
+        let is_built_in = match self {
+            Self::None => true,
+            Self::Gzip => cfg!(feature = "gzip"),
+            Self::Snappy => cfg!(feature = "snappy"),
+            Self::Lz4 => cfg!(feature = "lz4"),
+            Self::Zstd => cfg!(feature = "zstd"),
+        };
+        if is_built_in { Ok(()) } else { Err(feature_off(self)) }
     }
 
     const fn name(self) -> &'static str {
@@ -233,7 +245,6 @@ pub(crate) fn decompress(codec: Codec, section: &[u8], limit: usize) -> Result<V
 }
 
 #[cold]
-#[allow(dead_code, reason = "unused when every feature is on")]
 fn feature_off(codec: Codec) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{codec} compression is not built in"))
         .remedy(format!("build thalweg with its cargo feature \"{codec}\""))

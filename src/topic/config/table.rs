@@ -3,6 +3,7 @@
 
 use super::{CleanupPolicy, invalid};
 use crate::error::Result;
+use crate::record::Codec;
 
 /// Overrides `segment.bytes` without its lower bound, for tests (4.x; hidden there too). 0 is unset.
 pub(super) const INTERNAL_SEGMENT_BYTES: &str = "internal.segment.bytes";
@@ -31,6 +32,8 @@ pub(super) enum Kind {
 pub(super) enum Effect {
     /// What its documentation says.
     Full,
+    /// The same, with a codec that is built in.
+    Compresses,
     /// Nothing: it is kept for a stock broker.
     Inert(&'static str),
     /// Nothing, and any value but the default would ask for what this process cannot give.
@@ -40,7 +43,7 @@ pub(super) enum Effect {
 impl Effect {
     pub(super) fn why_inert(&self) -> Option<&'static str> {
         match self {
-            Self::Full => None,
+            Self::Full | Self::Compresses => None,
             Self::Inert(why) | Self::OnlyDefault(why) => Some(why),
         }
     }
@@ -111,6 +114,11 @@ impl Spec {
     pub(super) fn accept(&self, name: &str, value: &str) -> Result<String> {
         let canonical = self.kind.canonical(value).map_err(|why| invalid(name, value, why))?;
         match self.effect {
+            Effect::Compresses => {
+                // "producer" is no codec.
+                canonical.parse().map_or(Ok(()), Codec::check_built_in)?;
+                Ok(canonical)
+            }
             Effect::OnlyDefault(why) if canonical != self.ours => {
                 Err(invalid(name, value, format_args!("is refused: {why}"))
                     .remedy(format!("leave it at {}", self.ours)))
@@ -213,7 +221,8 @@ pub(super) static SPECS: &[Spec] = &[
         "producer",
         "codec in which batches are stored; producer keeps them as they came",
     )
-    .broker(&[("compression.type", 1)]),
+    .broker(&[("compression.type", 1)])
+    .effect(Effect::Compresses),
     Spec::new("compression.zstd.level", Kind::Int { min: -131_072, max: 22 }, "3", "zstd level, -131072 to 22")
         .broker(&[("compression.zstd.level", 1)]),
     Spec::new("delete.retention.ms", Kind::Long { min: 0 }, "86400000", "time for which tombstones stay readable, ms")
