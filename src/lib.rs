@@ -33,8 +33,8 @@ pub use broker::{
 pub use broker::{LastClose, PartitionRecovery, RecoveryReport};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use consumer::{
-    Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, PartitionLag, Records,
-    RecordsIntoIter, RecordsIter,
+    Consumer, ConsumerBuilder, ConsumerGroup, ConsumerRecord, ConsumerWaker, GroupLag, HandedOut, PartitionLag,
+    Records, RecordsIntoIter, RecordsIter,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, FindingKind};

@@ -1,9 +1,9 @@
 //! Committing, and moving within, the partitions that a consumer holds.
 
+use super::handed::{HandedOut, sealed::Handed};
 use super::membership::Held;
 use super::poll::{Consumer, NO_GENERATION, Reading};
 use super::position;
-use super::records::ConsumerRecord;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::OffsetCommit;
 use crate::topic::ReadFrom;
@@ -23,26 +23,29 @@ impl Consumer {
     }
 
     /// Commits one partition up to and with `record`; of this partition, everything before it
-    /// counts as handled as well. Blocks until the commit is durable.
+    /// counts as handled as well. Blocks until the commit is durable. The record may be one that could not be read as
+    /// its type.
     ///
     /// # Errors
     /// [`ErrorKind::IllegalGeneration`] when the partition went to another member after the record
-    /// was handed out, [`ErrorKind::TopicDeleted`] when its topic is gone, and those of
-    /// [`Consumer::commit`].
-    pub fn commit_through(&mut self, record: &ConsumerRecord<'_>) -> Result<()> {
-        let tp = record.topic_partition();
-        let held = self.held.get(tp).filter(|held| held.cursor.since() == record.generation());
+    /// was handed out, [`ErrorKind::TopicDeleted`] when its topic is gone,
+    /// [`ErrorKind::InvalidArgument`] for what was decoded of a record that no poll handed out or that was taken out of its
+    /// [`Records`](crate::Records), and those of [`Consumer::commit`].
+    pub fn commit_through(&mut self, record: &impl HandedOut) -> Result<()> {
+        let Handed { partition, offset, epoch, generation } = record.handed()?;
+        let tp = &partition;
+        let held = self.held.get(tp).filter(|held| held.cursor.since() == generation);
         let Some(held) = held else {
             let message = "the partition was given to another reader after this record was handed out";
             return Err(Error::new(ErrorKind::IllegalGeneration, message)
                 .partition(tp.clone())
-                .offset(record.offset())
+                .offset(offset)
                 .remedy("leave it to the other reader, who gets the record again"));
         };
         if !self.is_current(tp) {
             return Err(Error::new(ErrorKind::TopicDeleted, "the topic was deleted").partition(tp.clone()));
         }
-        self.send(&[commit(tp, held, record.offset().next(), record.leader_epoch())])
+        self.send(&[commit(tp, held, offset.next(), epoch)])
     }
 
     fn send(&mut self, commits: &[OffsetCommit]) -> Result<()> {

@@ -9,6 +9,7 @@ mod builder;
 mod commit;
 mod cursor;
 mod group_handle;
+mod handed;
 mod membership;
 mod poll;
 #[cfg(feature = "async")]
@@ -20,6 +21,9 @@ mod subscription;
 mod tests;
 
 pub use builder::ConsumerBuilder;
+pub(crate) use handed::sealed;
+
 pub use group_handle::{ConsumerGroup, GroupLag, PartitionLag};
+pub use handed::HandedOut;
 pub use poll::{Consumer, ConsumerWaker};
 pub use records::{ConsumerRecord, Records, RecordsIntoIter, RecordsIter};

@@ -84,9 +84,10 @@ impl fmt::Display for RecordField<'_> {
 /// impl Deserializer for Masked {
 ///     type Output = String;
 ///
-///     fn deserialize(&self, at: RecordField<'_>, headers: &[Header], data: Option<&Bytes>) -> Result<String> {
+///     fn deserialize(&self, at: RecordField<'_>, headers: &mut Vec<Header>, data: Option<&Bytes>) -> Result<String> {
 ///         let name = format!("mask.{}", at.part());
-///         let header = headers.iter().rev().find(|header| header.key() == name);
+///         let place = headers.iter().rposition(|header| header.key() == name);
+///         let header = place.map(|place| headers.remove(place));
 ///         let mask = header.and_then(|header| header.value()?.first().copied()).unwrap_or(self.mask);
 ///         let bare = data.map(|data| data.iter().map(|byte| byte ^ mask).collect::<Bytes>());
 ///         Plain::<String>::default().deserialize(at, headers, bare.as_ref())
@@ -98,7 +99,8 @@ impl fmt::Display for RecordField<'_> {
 /// notes.send((1, "meet at noon"))?;
 /// for record in notes.scan(Start::Earliest) {
 ///     let record = record?;
-///     assert_eq!((record.value().as_str(), record.headers()[0].key()), ("meet at noon", "mask.value"));
+///     assert_eq!((record.value().as_str(), record.headers().len()), ("meet at noon", 0));
+///     assert_eq!(record.raw().headers()[0].key(), "mask.value");
 /// }
 /// # Ok::<(), thalweg::Error>(())
 /// ```
@@ -116,6 +118,9 @@ pub trait Serializer: Send + Sync + 'static {
 
 /// Reads data from the bytes of a key or a value (`key.deserializer`, `value.deserializer`). See [`Serializer`] for an
 /// example.
+///
+/// It may add, change or drop headers, such as it has used up: the key is read before the value, both with the same
+/// headers, and [`TypedRecord::headers`](crate::TypedRecord::headers) has what is left of them.
 pub trait Deserializer: Send + Sync + 'static {
     /// What it makes of them.
     type Output;
@@ -125,7 +130,8 @@ pub trait Deserializer: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it cannot be read. Whoever reads the record is told, with this as the cause, and can go on with the next.
-    fn deserialize(&self, at: RecordField<'_>, headers: &[Header], data: Option<&Bytes>) -> Result<Self::Output>;
+    fn deserialize(&self, at: RecordField<'_>, headers: &mut Vec<Header>, data: Option<&Bytes>)
+    -> Result<Self::Output>;
 }
 
 /// Types that say how they are written: what [`Topic::typed`](crate::Topic::typed) can be asked for.
@@ -163,7 +169,7 @@ pub trait Deserializer: Send + Sync + 'static {
 ///
 /// impl Deserializer for CentsFormat {
 ///     type Output = Cents;
-///     fn deserialize(&self, at: RecordField<'_>, headers: &[Header], data: Option<&Bytes>) -> Result<Cents> {
+///     fn deserialize(&self, at: RecordField<'_>, headers: &mut Vec<Header>, data: Option<&Bytes>) -> Result<Cents> {
 ///         self.0.deserialize(at, headers, data).map(Cents)
 ///     }
 /// }
@@ -205,7 +211,12 @@ impl<F: Serializer> Serializer for Nullable<F> {
 impl<F: Deserializer> Deserializer for Nullable<F> {
     type Output = Option<F::Output>;
 
-    fn deserialize(&self, at: RecordField<'_>, headers: &[Header], data: Option<&Bytes>) -> Result<Self::Output> {
+    fn deserialize(
+        &self,
+        at: RecordField<'_>,
+        headers: &mut Vec<Header>,
+        data: Option<&Bytes>,
+    ) -> Result<Self::Output> {
         data.map(|data| self.0.deserialize(at, headers, Some(data))).transpose()
     }
 }

@@ -78,7 +78,7 @@ impl<T: Serialize + 'static> Serializer for Json<T> {
 impl<T: DeserializeOwned + 'static> Deserializer for Json<T> {
     type Output = T;
 
-    fn deserialize(&self, _: RecordField<'_>, _: &[Header], data: Option<&Bytes>) -> Result<T> {
+    fn deserialize(&self, _: RecordField<'_>, _: &mut Vec<Header>, data: Option<&Bytes>) -> Result<T> {
         serde_json::from_slice(not_null(data)?).map_err(|e| refused("it is not the JSON that was expected").source(e))
     }
 }

@@ -53,10 +53,10 @@ pub use read::{RawRecord, ReadRecord, TypedRecord, TypedRecords, Undecoded};
 ///             let undecoded = error.undecoded().ok_or_else(|| error.clone())?;
 ///             assert_eq!((error.kind(), error.at_offset()), (ErrorKind::Serialization, Some(2.into())));
 ///             assert_eq!(undecoded.bytes(), Some(&b"many"[..]));
+///             consumer.commit_through(undecoded)?; // Past the one that cannot be read.
 ///         }
 ///     }
 /// }
-/// consumer.commit()?; // Also past the one that could not be read.
 /// assert_eq!(total, 19);
 ///
 /// let first = stock.scan(Start::Earliest).next().transpose()?;
@@ -158,6 +158,32 @@ impl<K: Serializer, V: Serializer> TypedTopic<K, V> {
     /// As [`record`](Self::record), and other records are unaffected; as [`Producer::enqueue`].
     pub fn enqueue(&self, producer: &Producer, record: (K::Input<'_>, V::Input<'_>)) -> Result<Ticket> {
         producer.enqueue(&self.topic, self.record(record)?)
+    }
+
+    /// As [`Producer::enqueue_with`]: calls back when it is known how it went.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record) and [`Producer::enqueue_with`]; then nothing is called.
+    pub fn enqueue_with<F>(&self, producer: &Producer, record: (K::Input<'_>, V::Input<'_>), callback: F) -> Result<()>
+    where
+        F: FnOnce(Result<RecordMetadata>) + Send + 'static,
+    {
+        producer.enqueue_with(&self.topic, self.record(record)?, callback)
+    }
+
+    /// As [`Producer::enqueue_async`]; cancel safe as that is. The record is written as bytes in this call, so that the
+    /// future borrows nothing of it.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record) and [`Producer::enqueue_async`].
+    #[cfg(feature = "async")]
+    pub fn enqueue_async<'a>(
+        &'a self,
+        producer: &'a Producer,
+        record: (K::Input<'_>, V::Input<'_>),
+    ) -> impl Future<Output = Result<Ticket>> + use<'a, K, V> {
+        let record = self.record(record);
+        async move { producer.enqueue_async(&self.topic, record?).await }
     }
 
     /// As [`Producer::send_batch`]: each record has its own result, in the order given, be it that it cannot be written

@@ -53,7 +53,7 @@ macro_rules! plain {
         impl Deserializer for Plain<$type> {
             type Output = $type;
 
-            fn deserialize(&self, _: RecordField<'_>, _: &[Header], data: Option<&Bytes>) -> Result<$type> {
+            fn deserialize(&self, _: RecordField<'_>, _: &mut Vec<Header>, data: Option<&Bytes>) -> Result<$type> {
                 let read: fn(&Bytes) -> Result<$type> = $read;
                 read(not_null(data)?)
             }
@@ -144,7 +144,7 @@ impl Serializer for Plain<()> {
 impl Deserializer for Plain<()> {
     type Output = ();
 
-    fn deserialize(&self, _: RecordField<'_>, _: &[Header], data: Option<&Bytes>) -> Result<()> {
+    fn deserialize(&self, _: RecordField<'_>, _: &mut Vec<Header>, data: Option<&Bytes>) -> Result<()> {
         match data {
             None => Ok(()),
             Some(data) => Err(refused(format!("it should be null, and has {} bytes", data.len()))),

@@ -17,6 +17,7 @@ use futures_core::Stream;
 use super::Formats;
 use super::format::{Deserializer, RecordField, RecordPart};
 use crate::consumer::ConsumerRecord;
+use crate::consumer::sealed::{self as handed, Handed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Header;
 #[cfg(feature = "async")]
@@ -37,13 +38,16 @@ impl<R: sealed::Read> ReadRecord for R {}
 mod sealed {
     use std::borrow::Cow;
 
-    use super::{Bytes, ConsumerRecord, Header, OwnedRecord, Result};
+    use super::{Bytes, ConsumerRecord, Handed, Header, OwnedRecord, Result};
 
     pub trait Raw {
         fn topic(&self) -> &str;
-        fn headers(&self) -> Cow<'_, [Header]>;
+        /// Without headers, which is most often, nothing is made.
+        fn headers(&self) -> Vec<Header>;
         fn key(&self) -> Option<Cow<'_, Bytes>>;
         fn value(&self) -> Option<Cow<'_, Bytes>>;
+        /// When a poll handed it out, as far as it still knows.
+        fn handed(&self) -> Option<Handed>;
         fn into_owned(self) -> OwnedRecord;
     }
 
@@ -52,8 +56,8 @@ mod sealed {
             self.topic()
         }
 
-        fn headers(&self) -> Cow<'_, [Header]> {
-            Cow::Borrowed(self.headers())
+        fn headers(&self) -> Vec<Header> {
+            self.headers().to_vec()
         }
 
         fn key(&self) -> Option<Cow<'_, Bytes>> {
@@ -62,6 +66,10 @@ mod sealed {
 
         fn value(&self) -> Option<Cow<'_, Bytes>> {
             self.value_bytes().map(Cow::Borrowed)
+        }
+
+        fn handed(&self) -> Option<Handed> {
+            None
         }
 
         fn into_owned(self) -> OwnedRecord {
@@ -74,9 +82,8 @@ mod sealed {
             (*self).topic()
         }
 
-        fn headers(&self) -> Cow<'_, [Header]> {
-            // Without headers, which is most often, nothing is made.
-            Cow::Owned(self.owned_headers())
+        fn headers(&self) -> Vec<Header> {
+            self.owned_headers()
         }
 
         fn key(&self) -> Option<Cow<'_, Bytes>> {
@@ -85,6 +92,10 @@ mod sealed {
 
         fn value(&self) -> Option<Cow<'_, Bytes>> {
             self.value_bytes().map(Cow::Owned)
+        }
+
+        fn handed(&self) -> Option<Handed> {
+            Some(self.handed_out())
         }
 
         fn into_owned(self) -> OwnedRecord {
@@ -120,28 +131,32 @@ pub(super) fn decode<R: RawRecord, K: Deserializer, V: Deserializer>(
     formats: &Formats<K, V>,
     record: R,
 ) -> Result<TypedRecord<R, K::Output, V::Output>> {
+    let mut headers = record.headers();
     let read = {
-        let headers = record.headers();
         let at = |part| RecordField::new(record.topic(), part);
-        let key = formats.key.deserialize(at(RecordPart::Key), &headers, record.key().as_deref());
+        let key = formats.key.deserialize(at(RecordPart::Key), &mut headers, record.key().as_deref());
         key.map_err(|cause| (RecordPart::Key, cause)).and_then(|key| {
-            let value = formats.value.deserialize(at(RecordPart::Value), &headers, record.value().as_deref());
+            let value = formats.value.deserialize(at(RecordPart::Value), &mut headers, record.value().as_deref());
             value.map(|value| (key, value)).map_err(|cause| (RecordPart::Value, cause))
         })
     };
     match read {
-        Ok((key, value)) => Ok(TypedRecord { raw: record, key, value }),
-        Err((part, cause)) => Err(Undecoded { record: record.into_owned(), part, cause }.into_error()),
+        Ok((key, value)) => Ok(TypedRecord { raw: record, key, value, headers }),
+        Err((part, cause)) => {
+            let handed = record.handed();
+            Err(Undecoded { record: record.into_owned(), handed, part, cause }.into_error())
+        }
     }
 }
 
 /// One record with its key and value as values of their types. It derefs to the record as it was read, which has its
-/// place, time and headers, and which [`Consumer::commit_through`](crate::Consumer::commit_through) takes.
+/// place and time. [`Consumer::commit_through`](crate::Consumer::commit_through) takes one that a poll handed out.
 #[derive(Clone, Debug)]
 pub struct TypedRecord<R, K, V> {
     raw: R,
     key: K,
     value: V,
+    headers: Vec<Header>,
 }
 
 impl<R, K, V> TypedRecord<R, K, V> {
@@ -155,6 +170,12 @@ impl<R, K, V> TypedRecord<R, K, V> {
     #[must_use]
     pub fn value(&self) -> &V {
         &self.value
+    }
+
+    /// The headers as its formats left them. The record as it was read has them as they came.
+    #[must_use]
+    pub fn headers(&self) -> &[Header] {
+        &self.headers
     }
 
     /// The record as it was read, with the bytes of both.
@@ -175,6 +196,12 @@ impl<R, K, V> Deref for TypedRecord<R, K, V> {
 
     fn deref(&self) -> &R {
         &self.raw
+    }
+}
+
+impl<R: handed::HandedOut, K, V> handed::HandedOut for TypedRecord<R, K, V> {
+    fn handed(&self) -> Result<Handed> {
+        self.raw.handed()
     }
 }
 
@@ -258,10 +285,12 @@ impl<I: fmt::Debug, K, V> fmt::Debug for TypedRecords<I, K, V> {
     }
 }
 
-/// A record that could not be read with its types; from [`Error::undecoded`].
+/// A record that could not be read with its types; from [`Error::undecoded`]. Where it was decoded by reference
+/// (`decode(&records)`) of what a poll brought, [`Consumer::commit_through`](crate::Consumer::commit_through) takes it.
 #[derive(Clone, Debug)]
 pub struct Undecoded {
     record: OwnedRecord,
+    handed: Option<Handed>,
     part: RecordPart,
     cause: Error,
 }
@@ -301,6 +330,18 @@ impl Undecoded {
             .offset(self.record.offset())
             .source(self)
             .remedy("its bytes are in Error::undecoded; reading goes on with the next record")
+    }
+}
+
+impl handed::HandedOut for Undecoded {
+    fn handed(&self) -> Result<Handed> {
+        self.handed.clone().ok_or_else(|| {
+            let message = "it is not known when a poll handed this record out, if one did";
+            Error::new(ErrorKind::InvalidArgument, message)
+                .partition(self.record.topic_partition().clone())
+                .offset(self.record.offset())
+                .remedy("decode the records of a poll by reference, or commit all that it brought")
+        })
     }
 }
 

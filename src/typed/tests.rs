@@ -33,7 +33,7 @@ fn written<F: Serializer + Deserializer + Default>(data: F::Input<'_>) -> (Optio
     let (format, mut headers) = (F::default(), Vec::new());
     let bytes = format.serialize(at(RecordPart::Value), &mut headers, data).unwrap();
     assert!(headers.is_empty());
-    (bytes.as_deref().map(hex), format.deserialize(at(RecordPart::Value), &[], bytes.as_ref()).unwrap())
+    (bytes.as_deref().map(hex), format.deserialize(at(RecordPart::Value), &mut Vec::new(), bytes.as_ref()).unwrap())
 }
 
 fn refused<F: Deserializer + Default>(bytes: Option<&[u8]>) -> String
@@ -41,7 +41,7 @@ where
     F::Output: std::fmt::Debug,
 {
     let bytes = bytes.map(Bytes::copy_from_slice);
-    let error = F::default().deserialize(at(RecordPart::Value), &[], bytes.as_ref()).unwrap_err();
+    let error = F::default().deserialize(at(RecordPart::Value), &mut Vec::new(), bytes.as_ref()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Serialization);
     error.to_string()
 }
@@ -244,7 +244,7 @@ impl Serializer for Versioned {
 impl Deserializer for Versioned {
     type Output = String;
 
-    fn deserialize(&self, at: RecordField<'_>, headers: &[Header], data: Option<&Bytes>) -> Result<String> {
+    fn deserialize(&self, at: RecordField<'_>, headers: &mut Vec<Header>, data: Option<&Bytes>) -> Result<String> {
         let name = format!("version.{}", at.part());
         let version = headers.iter().find(|h| h.key() == name).and_then(Header::value);
         let data = data.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "null"))?;
@@ -338,6 +338,142 @@ fn a_group_reads_past_what_is_not_of_the_type() {
 }
 
 #[test]
+fn what_cannot_be_read_can_be_committed_through() {
+    let topic = topic("t");
+    let counts = topic.typed::<String, i64>();
+    counts.send(("a", 1)).unwrap();
+    topic.send(("b", "rubbish")).unwrap();
+    counts.send(("c", 3)).unwrap();
+    let group = topic.broker().consumer_group("g");
+    let mut consumer = group.consumer(["t"]).join().unwrap();
+    let records = consumer.poll(LONG).unwrap();
+    let undecoded = |error: Error| error.undecoded().unwrap().clone();
+
+    // Where it was taken out of what the poll brought, nobody knows any more whose it is to commit.
+    let of_none = [
+        counts.decode(records.clone()).find_map(Result::err).map(undecoded).unwrap(),
+        counts.scan(Start::Earliest).find_map(Result::err).map(undecoded).unwrap(),
+    ];
+    for of_none in of_none {
+        let error = consumer.commit_through(&of_none).unwrap_err();
+        assert_eq!((error.kind(), error.at_offset()), (ErrorKind::InvalidArgument, Some(1.into())));
+    }
+    assert_eq!(group.lag().unwrap().total(), 3);
+
+    let bad = counts.decode(&records).find_map(Result::err).map(undecoded).unwrap();
+    consumer.commit_through(&bad).unwrap();
+    assert_eq!(group.lag().unwrap().total(), 1);
+    drop(consumer);
+    let mut next = group.consumer(["t"]).join().unwrap();
+    let rest = next.poll(LONG).unwrap();
+    assert_eq!(counts.decode(&rest).map(|record| *record.unwrap().value()).collect::<Vec<_>>(), [3]);
+    // It was handed out to somebody else, in another generation.
+    assert_eq!(next.commit_through(&bad).unwrap_err().kind(), ErrorKind::IllegalGeneration);
+}
+
+/// Turns bytes round, and uses up the header that says that it has.
+#[derive(Default)]
+struct Sealed;
+
+impl Serializer for Sealed {
+    type Input<'a> = &'a str;
+
+    fn serialize(&self, at: RecordField<'_>, headers: &mut Vec<Header>, data: &str) -> Result<Option<Bytes>> {
+        headers.push(Header::new("sealed", at.part().to_string()));
+        Ok(Some(data.bytes().rev().collect()))
+    }
+}
+
+impl Deserializer for Sealed {
+    type Output = String;
+
+    fn deserialize(&self, at: RecordField<'_>, headers: &mut Vec<Header>, data: Option<&Bytes>) -> Result<String> {
+        // Each finds what the other has left.
+        let first = headers.iter().position(|header| header.key() == "sealed").map(|place| headers.remove(place));
+        let part = first.as_ref().and_then(Header::value).unwrap_or_default();
+        if part != at.part().to_string().as_bytes() {
+            return Err(Error::new(ErrorKind::Serialization, format!("the {} is not sealed", at.part())));
+        }
+        headers.push(Header::new("opened", part.to_vec()));
+        Ok(data.into_iter().flatten().rev().map(|&byte| char::from(byte)).collect())
+    }
+}
+
+#[test]
+fn a_deserializer_may_change_headers_and_the_record_keeps_its_own() {
+    let topic = topic("t");
+    let notes = topic.typed_with(Sealed, Sealed);
+    topic.send(notes.record(("a", "noon")).unwrap().header("trace", "7")).unwrap();
+    topic.send(Record::new("x").key("b").header("sealed", "key")).unwrap();
+
+    fn keys<'a>(headers: impl IntoIterator<Item = &'a Header>) -> Vec<&'a str> {
+        headers.into_iter().map(Header::key).collect()
+    }
+    let check = |owned: Vec<Result<TypedRecord<OwnedRecord, String, String>>>| {
+        let [Ok(good), Err(bad)] = &owned[..] else { panic!("{owned:?}") };
+        assert_eq!((good.key().as_str(), good.value().as_str()), ("a", "noon"));
+        assert_eq!(keys(good.headers()), ["trace", "opened", "opened"]);
+        assert_eq!(keys(good.raw().headers()), ["sealed", "sealed", "trace"]);
+        let bad = bad.undecoded().unwrap();
+        assert_eq!((bad.part(), keys(bad.record().headers())), (RecordPart::Value, vec!["sealed"]));
+    };
+    check(notes.scan(Start::Earliest).collect());
+    let mut consumer = topic.broker().consumer_group("g").consumer(["t"]).join().unwrap();
+    let polled = consumer.poll(LONG).unwrap();
+    let borrowed: Vec<_> = notes.decode(&polled).collect();
+    let [Ok(good), Err(bad)] = &borrowed[..] else { panic!("{borrowed:?}") };
+    assert_eq!(keys(good.headers()), ["trace", "opened", "opened"]);
+    assert_eq!(good.raw().headers().map(|(key, _)| key).collect::<Vec<_>>(), ["sealed", "sealed", "trace"]);
+    assert_eq!(keys(bad.undecoded().unwrap().record().headers()), ["sealed"]);
+    check(notes.decode(polled).collect());
+}
+
+#[test]
+fn a_producer_calls_back_for_values_as_for_bytes() {
+    let topic = topic("t");
+    let numbers = topic.typed_with(Even, Even);
+    let producer = topic.broker().producer().build().unwrap();
+    let told = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    for n in 0..4 {
+        let told = Arc::clone(&told);
+        let taken = numbers.enqueue_with(&producer, (0, n), move |at| told.lock().push((n, at.unwrap().offset.get())));
+        assert_eq!(
+            taken.map_err(|error| error.kind()),
+            if n % 2 == 0 { Ok(()) } else { Err(ErrorKind::Serialization) }
+        );
+    }
+    producer.flush().unwrap();
+    assert_eq!(*told.lock(), [(0, 0), (2, 1)]);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn values_are_enqueued_by_tasks_and_lent_for_the_call_only() {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    let topic = topic("t");
+    let producer = topic.broker().producer().build().unwrap();
+    let texts = topic.typed::<(), String>();
+    let enqueued = {
+        let text = String::from("lent");
+        texts.enqueue_async(&producer, ((), &text))
+    };
+    let Poll::Ready(ticket) = pin!(enqueued).poll(&mut Context::from_waker(Waker::noop())) else { panic!() };
+    assert_eq!(ticket.unwrap().wait().unwrap().offset, 0);
+    assert_eq!(texts.scan(Start::Earliest).next().unwrap().unwrap().value(), "lent");
+    let odd = topic.typed_with(Even, Even);
+    let Poll::Ready(Err(error)) =
+        pin!(odd.enqueue_async(&producer, (0, 1))).poll(&mut Context::from_waker(Waker::noop()))
+    else {
+        panic!()
+    };
+    assert_eq!(error.kind(), ErrorKind::Serialization);
+    fn moves<T: Send>(_: T) {}
+    moves(texts.enqueue_async(&producer, ((), "x")));
+}
+
+#[test]
 fn scans_and_tails_go_on_and_their_own_errors_come_as_they_are() {
     let topic = topic("t");
     let counts = topic.typed::<(), i64>();
@@ -372,7 +508,7 @@ struct Counting {
 impl Deserializer for Counting {
     type Output = String;
 
-    fn deserialize(&self, at: RecordField<'_>, _: &[Header], _: Option<&Bytes>) -> Result<String> {
+    fn deserialize(&self, at: RecordField<'_>, _: &mut Vec<Header>, _: Option<&Bytes>) -> Result<String> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         Ok(at.to_string())
     }
