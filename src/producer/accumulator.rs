@@ -31,7 +31,7 @@ const NAMED_MAX: usize = 8;
 /// What a batch gets before it has to grow, at most.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 /// When to look again at a lane that another thread is at.
-const BUSY: Duration = Duration::from_millis(1);
+pub(super) const BUSY: Duration = Duration::from_millis(1);
 
 /// What applies to every batch of a producer.
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ pub(super) struct Accumulator {
     failures: Mutex<Failures>,
     memory: Arc<Memory>,
     buffers: BatchPool,
-    callbacks: Arc<Callbacks>,
+    pub(super) callbacks: Arc<Callbacks>,
 }
 
 #[derive(Default)]
@@ -455,6 +455,12 @@ impl Accumulator {
         }
     }
 
+    /// The lanes that have something to do.
+    #[cfg(feature = "async")]
+    pub(super) fn lanes_at_work(&self) -> Vec<Arc<Lane>> {
+        self.at_work.lock().clone()
+    }
+
     /// Has the sync thread look at the lanes at `due`, or before.
     pub(super) fn run_by(&self, due: Duration) {
         let nanos = nanos(due);
@@ -623,7 +629,7 @@ impl Accumulator {
     }
 
     /// The first failure that no ticket told anybody.
-    fn report(&self) -> Result<()> {
+    pub(super) fn report(&self) -> Result<()> {
         let mut failures = self.failures.lock();
         failures.sweep();
         failures.unreported.take().map_or(Ok(()), Err)

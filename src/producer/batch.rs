@@ -76,7 +76,7 @@ pub(super) struct Batch {
     changed: Signal,
     /// A ticket was dropped before its owner knew how it went.
     abandoned: AtomicBool,
-    /// A task waits for it, and no linger was given.
+    /// A task waits for it, which lets it gather no longer.
     wanted: AtomicBool,
 }
 
@@ -104,7 +104,14 @@ impl Batch {
 
     /// Has it sent for a task that waits for it, as [`wait_sent`](Self::wait_sent) does for a thread.
     fn want(&self) {
-        if self.linger.is_zero() && !self.wanted.swap(true, Ordering::AcqRel) {
+        if self.linger.is_zero() {
+            self.send_soon();
+        }
+    }
+
+    /// The same, whatever its linger.
+    pub(super) fn send_soon(&self) {
+        if !self.wanted.swap(true, Ordering::AcqRel) {
             self.lane.look_now();
         }
     }
@@ -282,6 +289,13 @@ impl Ticket {
         let mut another = Self::new(Arc::clone(&self.batch), self.index, self.timestamp);
         another.patient = true;
         another
+    }
+
+    /// Tells a flush when the end of a batch is known, and keeps nobody from asking.
+    #[cfg(feature = "async")]
+    pub(super) fn of_flush(batch: Arc<Batch>) -> Self {
+        let timestamp = Timestamp::NONE;
+        Self { batch, index: 0, timestamp, known: true, patient: true, committed: None }
     }
 
     pub(super) fn partition(&self) -> &TopicPartition {

@@ -140,6 +140,22 @@ impl Callbacks {
         }
     }
 
+    /// The same for a task, which is woken; it runs none itself.
+    #[cfg(feature = "async")]
+    pub(super) fn poll_ran(&self, entered: u64, waker: &Waker) -> Poll<()> {
+        loop {
+            let seen = self.ran.count();
+            let queue = self.queue.lock();
+            if queue.done >= entered || queue.runner == Some(thread::current().id()) {
+                return Poll::Ready(());
+            }
+            drop(queue);
+            if !self.ran.poll_past(seen, waker) {
+                return Poll::Pending;
+            }
+        }
+    }
+
     fn serve(self: Arc<Self>) {
         let waker = Waker::from(Arc::clone(&self));
         loop {

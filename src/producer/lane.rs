@@ -179,6 +179,20 @@ impl State {
         kept.take_while(|kept| kept.number <= entered).count()
     }
 
+    /// Has the open batch sent without further delay, and says how many there are with it.
+    #[cfg(feature = "async")]
+    pub(super) fn send_soon(&self) -> u64 {
+        let open = self.open.iter().inspect(|open| open.shared.send_soon()).count();
+        self.entered + open as u64
+    }
+
+    /// The oldest of the first `batches`, the open one included, whose end is not known.
+    #[cfg(feature = "async")]
+    pub(super) fn first_of(&self, batches: u64) -> Option<Arc<Batch>> {
+        let open = || self.open.as_ref().filter(|_| self.entered < batches).map(|open| Arc::clone(&open.shared));
+        self.oldest().filter(|_| self.unsettled(batches) > 0).or_else(open)
+    }
+
     /// The batch whose end is to be known next.
     pub(super) fn oldest(&self) -> Option<Arc<Batch>> {
         let sent = self.sent.front().map(|sent| &sent.kept);
@@ -411,7 +425,7 @@ impl Accumulator {
     }
 
     /// Takes out the batch that was appended at `position`, if it is there.
-    fn conclude(&self, lane: &Lane, state: &mut State, position: LogPosition, error: Option<&Error>) {
+    pub(super) fn conclude(&self, lane: &Lane, state: &mut State, position: LogPosition, error: Option<&Error>) {
         let at = state.sent.iter().position(|sent| sent.position == position);
         if let Some(sent) = at.and_then(|at| state.sent.remove(at)) {
             self.end(lane, sent, error.cloned());

@@ -10,6 +10,8 @@ mod callbacks;
 mod config;
 #[cfg(feature = "async")]
 mod enqueue_async;
+#[cfg(feature = "async")]
+mod flush_async;
 mod lane;
 mod memory;
 mod partitioner;

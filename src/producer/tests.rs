@@ -16,6 +16,8 @@ use crate::topic::{CleanupPolicy, OnFull, TopicConfig};
 use crate::types::{Isolation, Offset, PartitionId, Start, Timestamp};
 
 mod callbacks;
+#[cfg(feature = "async")]
+mod flush_async;
 mod refusals;
 mod retries;
 #[cfg(shuttle)]

@@ -77,28 +77,54 @@ fn assert_distinct(known: &[RecordMetadata], count: usize) {
     assert_eq!(offsets.len(), count, "{known:?}");
 }
 
+/// So many threads enqueue and learn how it went, and then all of it is there.
+fn assert_all_is_known(disk: &SimStorage, threads: usize, options: impl FnOnce(ProducerBuilder) -> ProducerBuilder) {
+    let broker = broker(disk);
+    let topic = topic(&broker);
+    let producer = options(broker.producer()).build().unwrap();
+    let known = enqueue_from_threads(&producer, &topic, threads);
+    assert_distinct(&known, threads);
+    producer.flush().unwrap();
+    assert_all_there(broker, &topic, 3 * threads);
+}
+
 #[test]
 fn shuttle_every_ticket_is_resolved_once_whoever_sends_its_batch() {
-    model::explore(|| {
-        let broker = broker(&SimStorage::new());
-        let topic = topic(&broker);
-        let producer = broker.producer().batch_size(PAIR).build().unwrap();
-        let known = enqueue_from_threads(&producer, &topic, 3);
-        assert_distinct(&known, 3);
-        producer.flush().unwrap();
-        assert_all_there(broker, &topic, 9);
-    });
+    model::explore(|| assert_all_is_known(&SimStorage::new(), 3, |builder| builder.batch_size(PAIR)));
 }
 
 #[test]
 fn shuttle_the_sync_thread_sends_what_is_due_beside_those_who_wait() {
+    model::explore(|| assert_all_is_known(&SimStorage::new(), 2, |builder| builder.linger(Duration::ZERO)));
+}
+
+/// Also where another thread opened the batch that it is in.
+#[test]
+fn shuttle_a_flush_waits_for_what_its_own_thread_enqueued_before() {
     model::explore(|| {
         let broker = broker(&SimStorage::new());
         let topic = topic(&broker);
-        let producer = broker.producer().linger(Duration::ZERO).build().unwrap();
-        let known = enqueue_from_threads(&producer, &topic, 2);
-        assert_distinct(&known, 2);
-        producer.flush().unwrap();
+        let producer = broker.producer().build().unwrap();
+        let threads: Vec<_> = (0..3)
+            .map(|mine| {
+                let (producer, topic) = (producer.clone(), topic.clone());
+                thread::spawn(move || {
+                    for number in 0..2 {
+                        let mut ticket = producer.enqueue(&topic, record(10 * mine + number)).unwrap();
+                        match mine {
+                            0 => block_on(producer.flush_async()).unwrap(),
+                            1 => producer.shared.accumulator.flush_within(Duration::from_secs(60)).unwrap(),
+                            _ => producer.flush().unwrap(),
+                        }
+                        assert!(
+                            ticket.try_result().is_some_and(|end| end.is_ok()),
+                            "the flush of {mine} came back before"
+                        );
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert_all_there(broker, &topic, 6);
     });
 }
@@ -286,16 +312,11 @@ fn shuttle_a_share_that_is_given_back_or_shrunk_wakes_who_waits_for_it() {
 #[test]
 fn shuttle_a_batch_that_is_tried_again_keeps_nobody_waiting() {
     model::explore(|| {
-        let disk = SimStorage::new();
-        let broker = broker(&disk);
-        let topic = topic(&broker);
-        let producer = broker.producer().batch_size(PAIR).retries(5);
-        let moment = Duration::from_millis(1);
-        let producer = producer.retry_backoff(moment, moment).build().unwrap();
-        disk.add_fault(Fault::new(Errno::NoSpace, Repeat::Once).on(Operation::Write).path("t-0/"));
-        let known = enqueue_from_threads(&producer, &topic, 3);
-        assert_distinct(&known, 3);
-        producer.flush().unwrap();
-        assert_all_there(broker, &topic, 9);
+        let (disk, moment) = (SimStorage::new(), Duration::from_millis(1));
+        let options = |builder: ProducerBuilder| {
+            disk.add_fault(Fault::new(Errno::NoSpace, Repeat::Once).on(Operation::Write).path("t-0/"));
+            builder.batch_size(PAIR).retries(5).retry_backoff(moment, moment)
+        };
+        assert_all_is_known(&disk, 3, options);
     });
 }
