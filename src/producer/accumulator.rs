@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::batch::{Batch, Ticket};
 use super::callbacks::{Callback, Callbacks};
 use super::lane::{Lane, OpenBatch, Retries, State};
-use super::memory::{Memory, Share};
+use super::memory::{Memory, Share, Turn};
 use super::partitioner::Sticky;
 use super::rules;
 use super::wait::Wait;
@@ -344,14 +344,15 @@ impl Accumulator {
         self.settings.batch_bytes.max(rules::BATCH_OVERHEAD + bytes)
     }
 
-    /// Waits until there is memory for the batch of a record of so many bytes, for at most `max.block.ms`. No lock is
+    /// Waits in line for memory for the batch of a record of so many bytes, for at most `max.block.ms`. No lock is
     /// held. Where the broker has threads they do the work, as for a future: a disk that hangs holds up nobody here.
     pub(super) fn take_memory(&self, lane: &Lane, bytes: usize) -> Result<Share> {
         let clock = self.broker.clock();
         let deadline = clock.monotonic().saturating_add(self.settings.max_block);
+        let mut turn = None;
         loop {
             let seen = self.memory.freed().count();
-            let look_again = match self.look_for_memory(bytes) {
+            let look_again = match self.look_for_memory(bytes, &mut turn) {
                 Ok(share) => return Ok(share),
                 Err(look_again) => look_again,
             };
@@ -370,10 +371,11 @@ impl Accumulator {
 
     /// Memory for the batch of a record of so many bytes, if it is to be had now; else after which time to look again,
     /// with nobody saying so.
-    fn look_for_memory(&self, bytes: usize) -> std::result::Result<Share, Duration> {
+    fn look_for_memory(&self, bytes: usize, turn: &mut Option<Turn>) -> std::result::Result<Share, Duration> {
         // Open batches take more than they need; nobody can add to them while there is no memory elsewhere.
         let is_all_sent = self.send_open(Busy::PassOver);
-        self.memory.try_take(self.needed(bytes)).ok_or(if is_all_sent { Duration::MAX } else { BUSY })
+        let turn = turn.get_or_insert_with(|| self.memory.line_up(self.needed(bytes)));
+        turn.take().ok_or(if is_all_sent { Duration::MAX } else { BUSY })
     }
 
     /// As `take_memory`, for a task that has `waited`: the memory, or how much longer it may wait.
@@ -381,12 +383,12 @@ impl Accumulator {
     pub(super) fn poll_memory(
         &self,
         (lane, bytes): (&Lane, usize),
-        waited: Duration,
+        (waited, turn): (Duration, &mut Option<Turn>),
         waker: &Waker,
     ) -> Result<std::result::Result<Share, Duration>> {
         loop {
             let seen = self.memory.freed().count();
-            let look_again = match self.look_for_memory(bytes) {
+            let look_again = match self.look_for_memory(bytes, turn) {
                 Ok(share) => return Ok(Ok(share)),
                 Err(look_again) => look_again,
             };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::accumulator::Accumulator;
 use super::batch::{RecordMetadata, Ticket};
 use super::lane::Lane;
-use super::memory::Share;
+use super::memory::{Share, Turn};
 use super::partitioner::Placement;
 use super::wait::Wait;
 use super::{Producer, Waiting};
@@ -35,6 +35,8 @@ struct Room {
     timer: Timer,
     /// When it found no memory.
     memory_since: Option<Duration>,
+    /// Its place in the line for that.
+    turn: Option<Turn>,
     /// When it found no room under a byte budget.
     budget_since: Option<Duration>,
     /// Where its record goes, once that was chosen.
@@ -46,7 +48,8 @@ impl Producer {
     /// particular runtime. The ticket is a future as well: `enqueue_async(..).await?.await?` is an acknowledgement.
     ///
     /// The record is taken when the future finds room, at its first poll as a rule; so records keep the order in which
-    /// these futures end. A batch that is full is written, never synced, on the thread that polls; the
+    /// these futures end. Memory is given in the order in which it was asked for: what was put aside for a future waits until
+    /// that is polled, or dropped. A batch that is full is written, never synced, on the thread that polls; the
     /// first record of a partition opens its log there. Of a [`manual`](crate::BrokerBuilder::manual) broker room comes
     /// with `run_maintenance`.
     ///
@@ -85,7 +88,7 @@ impl Producer {
     pub async fn enqueue_async<T: TopicRef + ?Sized>(&self, topic: &T, record: impl Into<Record>) -> Result<Ticket> {
         let mut record = record.into();
         let timer = Timer::new(&self.shared.accumulator.broker);
-        let mut room = Room { timer, memory_since: None, budget_since: None, partition: None };
+        let mut room = Room { timer, memory_since: None, turn: None, budget_since: None, partition: None };
         poll_fn(|cx| {
             // A look at a key, or at where those without one go now, takes no turn and asks nobody.
             if let Some(partition) = room.partition.take()
@@ -150,8 +153,11 @@ impl Wait for Polling<'_, '_> {
     fn for_memory(&mut self, accumulator: &Accumulator, lane: &Lane, bytes: usize) -> Result<Share, Refused> {
         let now = accumulator.broker.clock().monotonic();
         let waited = now.saturating_sub(self.room.memory_since.unwrap_or(now));
-        match accumulator.poll_memory((lane, bytes), waited, self.waker)? {
-            Ok(share) => Ok(share),
+        match accumulator.poll_memory((lane, bytes), (waited, &mut self.room.turn), self.waker)? {
+            Ok(share) => {
+                self.room.turn = None;
+                Ok(share)
+            }
             Err(left) => {
                 self.room.memory_since.get_or_insert(now);
                 Err(self.refuse(lane, now, left))

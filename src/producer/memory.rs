@@ -1,8 +1,14 @@
 //! What a producer may hold (`buffer.memory`): open batches and those on their way, of all partitions together.
-//! Invariant: every batch has a share until its end is known, and gives it back by being dropped.
+//! Invariants: every batch has a share until its end is known, and gives it back by being dropped. What comes back goes
+//! to those who stand in line for it, in the order in which they came; nobody else takes any while one stands there.
+//!
+//! Protocol of the line: whoever joins it looks for memory after, and whoever gives back looks for a line after.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
+
+use parking_lot::Mutex;
 
 use crate::broker::Signal;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +23,20 @@ pub(super) struct Memory {
     used: AtomicUsize,
     /// The part of it that is in no buffer of the producer's pool.
     small: AtomicUsize,
+    line: Mutex<Line>,
+    /// How many stand in line and have not been served.
+    waiting: AtomicUsize,
     freed: Arc<Freed>,
+}
+
+/// Those who wait for memory.
+#[derive(Debug, Default)]
+struct Line {
+    joined: u64,
+    /// The number of each in turn, and what he needs.
+    waiting: VecDeque<(u64, usize)>,
+    /// Those whose memory is put aside.
+    served: Vec<(u64, Share)>,
 }
 
 /// Tells that memory came back, or may do so when somebody looks.
@@ -32,15 +51,52 @@ impl Wake for Freed {
 
 impl Memory {
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0), small: AtomicUsize::new(0), freed: Arc::default() })
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+            small: AtomicUsize::new(0),
+            line: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            freed: Arc::default(),
+        })
     }
 
-    /// What a batch of so many bytes needs, if it is to be had. One that needs all gets all.
+    /// What a batch of so many bytes needs, if it is to be had and nobody stands in line for it. One that needs all gets
+    /// all.
     pub(super) fn try_take(self: &Arc<Self>, bytes: usize) -> Option<Share> {
-        let bytes = (bytes + NOTES).min(self.limit);
+        if self.waiting.load(Ordering::SeqCst) > 0 { None } else { self.take(self.needed(bytes)) }
+    }
+
+    /// Joins the line for the same.
+    pub(super) fn line_up(self: &Arc<Self>, bytes: usize) -> Turn {
+        let mut line = self.line.lock();
+        line.joined += 1;
+        let number = line.joined;
+        line.waiting.push_back((number, self.needed(bytes)));
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.serve(&mut line);
+        Turn { memory: Arc::clone(self), number }
+    }
+
+    fn needed(&self, bytes: usize) -> usize {
+        (bytes + NOTES).min(self.limit)
+    }
+
+    fn take(self: &Arc<Self>, bytes: usize) -> Option<Share> {
         let add = |used: usize| used.checked_add(bytes).filter(|&used| used <= self.limit);
-        let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        let taken = self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add);
         taken.is_ok().then(|| Share { memory: Arc::clone(self), bytes, is_small: false })
+    }
+
+    /// Puts memory aside for those who stand in line, up to the first for whom there is not enough.
+    fn serve(self: &Arc<Self>, line: &mut Line) {
+        while let Some(&(number, bytes)) = line.waiting.front()
+            && let Some(share) = self.take(bytes)
+        {
+            line.waiting.pop_front();
+            line.served.push((number, share));
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     /// What buffers may take.
@@ -63,9 +119,44 @@ impl Memory {
         self.used.load(Ordering::Acquire)
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::AcqRel);
+    fn give_back(self: &Arc<Self>, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.serve(&mut self.line.lock());
+        }
         self.freed.0.notify();
+    }
+}
+
+/// A place in the line for memory. Dropped, it is given up, with what was put aside for it.
+#[derive(Debug)]
+pub(super) struct Turn {
+    memory: Arc<Memory>,
+    number: u64,
+}
+
+impl Turn {
+    /// The memory, once it is put aside.
+    pub(super) fn take(&self) -> Option<Share> {
+        let served = &mut self.memory.line.lock().served;
+        let at = served.iter().position(|(number, _)| *number == self.number)?;
+        Some(served.swap_remove(at).1)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let unused = self.take();
+        let mut line = self.memory.line.lock();
+        if let Some(at) = line.waiting.iter().position(|(number, _)| *number == self.number) {
+            line.waiting.remove(at);
+            self.memory.waiting.fetch_sub(1, Ordering::SeqCst);
+            // Those behind may need less.
+            self.memory.serve(&mut line);
+            self.memory.freed.0.notify();
+        }
+        drop(line);
+        drop(unused);
     }
 }
 
@@ -98,5 +189,51 @@ impl Drop for Share {
             self.memory.small.fetch_sub(self.bytes, Ordering::Relaxed);
         }
         self.memory.give_back(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BATCH: usize = 1_000 + NOTES;
+
+    #[test]
+    fn who_needs_much_is_not_passed_by_who_needs_little() {
+        let memory = Memory::new(3 * BATCH);
+        let mut small: Vec<_> = (0..3).map(|_| memory.try_take(1_000).unwrap()).collect();
+        let large = memory.line_up(2 * BATCH - NOTES);
+        let late = memory.line_up(1_000);
+        small.pop();
+        assert!(memory.try_take(0).is_none(), "there is room for it, which others wait for");
+        assert!(large.take().is_none() && late.take().is_none());
+        small.pop();
+        let share = large.take().unwrap();
+        assert_eq!(memory.used(), 3 * BATCH);
+        assert!(late.take().is_none());
+        // A place is for one share.
+        assert!(large.take().is_none());
+        drop(share);
+        assert!(late.take().is_some() && memory.try_take(1_000).is_some());
+        drop((large, late, small));
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn a_place_that_is_given_up_keeps_nobody_waiting() {
+        let memory = Memory::new(2 * BATCH);
+        let held = memory.try_take(1_000).unwrap();
+        let [large, late] = [2 * BATCH, 1_000].map(|bytes| memory.line_up(bytes));
+        let seen = memory.freed().count();
+        drop(large);
+        assert!(memory.freed().count() > seen, "the next is told");
+        // What was put aside for one comes back with him, whoever waits then.
+        let last = memory.line_up(1_000);
+        assert!(last.take().is_none());
+        drop(late);
+        assert!(last.take().is_some());
+        drop((held, last));
+        assert_eq!(memory.used(), 0);
+        assert!(memory.try_take(2 * BATCH).is_some());
     }
 }

@@ -158,6 +158,7 @@ impl ProducerBuilder {
     /// one batch more, and the codec's own memory (below 512 KiB; zstd's grows with its level).
     ///
     /// A call for which there is no room has all open batches sent and waits, for at most [`max_block`](Self::max_block).
+    /// Who came first is served first: a large record is not passed by small ones.
     pub fn buffer_memory(mut self, bytes: usize) -> Self {
         self.settings.buffer_bytes = bytes;
         self

@@ -20,6 +20,8 @@ mod callbacks;
 mod flush_async;
 mod refusals;
 mod retries;
+#[cfg(feature = "async")]
+mod room;
 #[cfg(shuttle)]
 mod schedules;
 
