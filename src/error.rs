@@ -131,6 +131,9 @@ struct Inner {
 /// What mends a store that was halted.
 const OPEN_AGAIN: &str = "mend the file system, then close the broker or log and open it again";
 
+/// What a process may do that was forked with a store open.
+const FORK_FIRST: &str = "fork first, and open the broker or log in the process that works with it";
+
 impl Error {
     /// An error that says `message`; add the place and the remedy with the methods below.
     #[must_use]
@@ -162,14 +165,18 @@ impl Error {
         let error = Self::new(kind, what).path(path.as_ref()).source(source);
         match kind {
             ErrorKind::Poisoned => error.remedy(OPEN_AGAIN),
-            ErrorKind::Forked => {
-                error.remedy("fork first, and open the broker or log in the process that works with it")
-            }
+            ErrorKind::Forked => error.remedy(FORK_FIRST),
             ErrorKind::TooManyOpenFiles => {
                 error.remedy("raise the limit on open files (ulimit -n), or let the application hold fewer")
             }
             _ => error,
         }
+    }
+
+    /// `what` only the process `owner` has, of which this one is a fork.
+    pub(crate) fn forked(what: &'static str, owner: u32) -> Self {
+        let source = Forked { owner, own: std::process::id() };
+        Self::new(ErrorKind::Forked, what).source(source).remedy(FORK_FIRST)
     }
 
     /// A sync that failed. It is not tried again: the system may have dropped what it could not write, and say "done" then.

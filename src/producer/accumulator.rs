@@ -543,7 +543,7 @@ impl Accumulator {
             }
         }
         self.run_callbacks();
-        self.callbacks.wait(callbacks, || None);
+        self.callbacks.wait(callbacks, || None)?;
         self.report()
     }
 
@@ -569,7 +569,7 @@ impl Accumulator {
             }
         }
         self.run_callbacks();
-        if !self.callbacks.wait(callbacks, || Some(left())) {
+        if !self.callbacks.wait(callbacks, || Some(left()))? {
             let message = format!("callbacks were still running after {} ms", timeout.as_millis());
             return Err(Error::new(ErrorKind::TimedOut, message).remedy("let callbacks do less, or leave it to others"));
         }

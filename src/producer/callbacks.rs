@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
+use std::process;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -39,11 +40,21 @@ struct Queue {
     lanes: BTreeMap<usize, VecDeque<(Ticket, Callback)>>,
     entered: u64,
     done: u64,
-    thread: Option<ThreadId>,
+    /// The process that has the thread which runs them, once there is one: a fork has only the rest.
+    process: Option<u32>,
     /// Who runs callbacks just now.
     runner: Option<ThreadId>,
     /// The producer is gone: no more will come.
     is_over: bool,
+}
+
+impl Queue {
+    fn check_process(&self) -> Result<()> {
+        match self.process.filter(|owner| *owner != process::id()) {
+            Some(owner) => Err(Error::forked("the producer's callbacks run elsewhere", owner)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Wake for Callbacks {
@@ -75,15 +86,14 @@ impl Callbacks {
     /// Sees to it that there is a thread to run them.
     pub(super) fn start(self: &Arc<Self>) -> Result<()> {
         let mut queue = self.queue.lock();
-        if queue.thread.is_none() {
+        if queue.process.is_none() {
             let callbacks = Arc::clone(self);
             let thread = thread::Builder::new().name("thalweg-callbacks".to_owned());
             let thread = thread.spawn(move || callbacks.serve());
-            let thread =
-                thread.map_err(|e| Error::new(ErrorKind::Io, "cannot start a thread for callbacks").source(e))?;
-            queue.thread = Some(thread.thread().id());
+            thread.map_err(|e| Error::new(ErrorKind::Io, "cannot start a thread for callbacks").source(e))?;
+            queue.process = Some(process::id());
         }
-        Ok(())
+        queue.check_process()
     }
 
     /// Has `callback` called with the end of a record. The lane is locked, so that the order is that of the records.
@@ -116,25 +126,26 @@ impl Callbacks {
     }
 
     /// Waits until the first `entered`, of whose records the ends are known, have run, while there is time `left`; not in
-    /// a callback. Whether they have.
-    pub(super) fn wait(&self, entered: u64, left: impl Fn() -> Option<Duration>) -> bool {
+    /// a callback. Whether they have; in a fork they will not.
+    pub(super) fn wait(&self, entered: u64, left: impl Fn() -> Option<Duration>) -> Result<bool> {
         loop {
             let seen = self.ran.count();
             let queue = self.queue.lock();
             if queue.done >= entered || queue.runner == Some(thread::current().id()) {
-                return true;
+                return Ok(true);
             }
-            let nobody_will = queue.thread.is_none() && queue.runner.is_none();
+            queue.check_process()?;
+            let nobody_will = queue.process.is_none() && queue.runner.is_none();
             drop(queue);
             if nobody_will {
                 match self.run_now(Waker::noop()) {
-                    Some(0) => return true,
+                    Some(0) => return Ok(true),
                     Some(_) | None => continue,
                 }
             }
             let left = left();
             if left.is_some_and(|left| left.is_zero()) {
-                return false;
+                return Ok(false);
             }
             self.ran.wait_past(seen, left);
         }
@@ -142,13 +153,14 @@ impl Callbacks {
 
     /// The same for a task, which is woken; it runs none itself.
     #[cfg(feature = "async")]
-    pub(super) fn poll_ran(&self, entered: u64, waker: &Waker) -> Poll<()> {
+    pub(super) fn poll_ran(&self, entered: u64, waker: &Waker) -> Poll<Result<()>> {
         loop {
             let seen = self.ran.count();
             let queue = self.queue.lock();
             if queue.done >= entered || queue.runner == Some(thread::current().id()) {
-                return Poll::Ready(());
+                return Poll::Ready(Ok(()));
             }
+            queue.check_process()?;
             drop(queue);
             if !self.ran.poll_past(seen, waker) {
                 return Poll::Pending;
@@ -214,6 +226,12 @@ impl Callbacks {
             drop(panic::catch_unwind(AssertUnwindSafe(|| callback(Err(error)))));
             self.queue.lock().done += 1;
         }
+    }
+
+    /// As if this process were a fork of the one that has the thread.
+    #[cfg(test)]
+    pub(super) fn fork(&self) {
+        self.queue.lock().process = Some(process::id() + 1);
     }
 
     fn take_first(&self, lane: usize) -> Option<(Ticket, Callback)> {

@@ -90,7 +90,7 @@ impl Producer {
             }
             if lanes.is_empty() { accumulator.callbacks.poll_ran(callbacks, cx.waker()) } else { Poll::Pending }
         })
-        .await;
+        .await?;
         accumulator.report()
     }
 }

@@ -341,7 +341,8 @@ impl Producer {
     /// ```
     ///
     /// # Errors
-    /// As [`enqueue`](Self::enqueue), and `Io` where no thread can be started; then nothing is called.
+    /// As [`enqueue`](Self::enqueue), `Io` where no thread can be started, and `Forked` in a fork of the process that has the
+    /// thread; then nothing is called.
     pub fn enqueue_with<T, F>(&self, topic: &T, record: impl Into<Record>, callback: F) -> Result<()>
     where
         T: TopicRef + ?Sized,
@@ -356,7 +357,8 @@ impl Producer {
     /// Sends every open batch and waits until all that was enqueued before has been acknowledged.
     ///
     /// # Errors
-    /// The first failure of a record whose ticket was dropped without having been asked; `Closed`.
+    /// The first failure of a record whose ticket was dropped without having been asked; `Closed`; `Forked` where callbacks
+    /// are left to the process of which this one is a fork.
     pub fn flush(&self) -> Result<()> {
         self.shared.accumulator.check_open()?;
         self.shared.accumulator.flush()

@@ -175,6 +175,31 @@ fn a_dropped_producer_forgets_no_callback() {
 }
 
 #[test]
+fn a_fork_is_told_that_callbacks_run_elsewhere() {
+    ends(|| {
+        let broker = Broker::in_memory().unwrap();
+        let topic = broker.topic("t").create().unwrap();
+        let producer = broker.producer().build().unwrap();
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        producer.enqueue_with(&topic, "x", move |_| goes_on.recv().unwrap()).unwrap();
+        producer.shared.accumulator.callbacks.fork();
+        let forked = |error: Error| {
+            assert_eq!(error.kind(), ErrorKind::Forked);
+            let text = error.to_string();
+            assert!(text.starts_with("the producer's callbacks run elsewhere: process "), "{text}");
+            assert!(text.contains("fork first"), "{text}");
+        };
+        // Of one that was left to the parent nobody will say here that it has run.
+        forked(producer.flush().unwrap_err());
+        let told = Told::default();
+        forked(producer.enqueue_with(&topic, "y", told.callback(2)).unwrap_err());
+        forked(producer.close().unwrap_err());
+        go_on.send(()).unwrap();
+        assert_eq!((told.all(), values(&topic)), (vec![], vec!["x".to_owned()]));
+    });
+}
+
+#[test]
 fn of_a_manual_broker_no_lock_is_held_while_a_callback_runs() {
     ends(|| {
         let broker = manual();
