@@ -48,8 +48,9 @@ pub enum BrokerEvent {
     Committed(String, Uuid, i32, Offset, Durability),
     /// A sync failed: what groups committed below the level that survives loss of power may be gone.
     CommitsInDoubt,
-    /// These topics, and these offsets of groups, were found by somebody who may tell others.
-    Found(BTreeMap<Uuid, String>, BTreeMap<(String, Uuid, i32), Offset>),
+    /// These topics, and these offsets of groups, were found by somebody who may tell others; the offsets in a topic of
+    /// this level.
+    Found(BTreeMap<Uuid, String>, BTreeMap<(String, Uuid, i32), Offset>, Durability),
     /// The broker was opened: where it was not closed in order, what was promised to nobody may be gone.
     Opened,
     /// The broker was closed in order: everything is on the device.
@@ -415,7 +416,10 @@ impl WatchedBroker {
                 }
             }
         }
-        self.note(BrokerEvent::Found(found, committed));
+        // No power brings anything back of a topic that is not there.
+        let offsets = self.broker.topic(CONSUMER_OFFSETS).open().and_then(|topic| topic.partition(0));
+        let level = offsets.map_or(Durability::PowerLoss, |partition| partition.durability());
+        self.note(BrokerEvent::Found(found, committed, level));
         Ok(())
     }
 
@@ -518,15 +522,14 @@ struct Commits {
     now: Vec<Option<Offset>>,
     /// Where it was since all was last known to be on the device.
     before: Vec<Option<Offset>>,
-    /// Power takes back nothing that was acknowledged; not known before the first was.
-    durable: bool,
 }
 
 impl Commits {
-    /// The group is there and nowhere else.
-    fn settle(&mut self, at: Option<Offset>) {
-        if !self.durable {
-            self.before.append(&mut self.now);
+    /// The group is there and nowhere else, as was told at this level.
+    fn settle(&mut self, at: Option<Offset>, level: Durability) {
+        match level {
+            Durability::PowerLoss => self.before.clear(),
+            _ => self.before.append(&mut self.now),
         }
         self.now = vec![at];
     }
@@ -576,13 +579,12 @@ impl ExpectedTopics {
             }
             BrokerEvent::Committed(group, id, number, at, level) => {
                 let commits = self.commits.entry((group.clone(), *id, *number)).or_default();
-                commits.durable = *level == Durability::PowerLoss;
-                commits.settle(Some(*at));
+                commits.settle(Some(*at), *level);
             }
             BrokerEvent::CommitsInDoubt => {
                 self.commits.values_mut().for_each(|commits| commits.now.extend(commits.before.clone()));
             }
-            BrokerEvent::Found(topics, commits) => {
+            BrokerEvent::Found(topics, commits, level) => {
                 for id in std::mem::take(&mut self.there).into_keys() {
                     if !topics.contains_key(&id) {
                         self.gone.insert(id);
@@ -591,7 +593,7 @@ impl ExpectedTopics {
                 self.there = topics.iter().map(|(id, name)| (*id, (name.clone(), false))).collect();
                 self.begun.clear();
                 for (place, known) in &mut self.commits {
-                    known.settle(commits.get(place).copied());
+                    known.settle(commits.get(place).copied(), *level);
                 }
             }
             BrokerEvent::Closed => self.commits.values_mut().for_each(|commits| commits.before.clear()),

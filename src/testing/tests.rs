@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::*;
 use crate::log::LogConfig;
 use crate::storage::{File, OpenMode, Storage};
-use crate::types::{Durability, Offset};
+use crate::topic::TopicConfig;
+use crate::types::{Durability, Offset, Start};
 
 const NOTE: &str = "note";
 
@@ -224,4 +225,36 @@ fn the_oracle_finds_a_lost_and_a_garbled_record() {
     let rotten = disk.crash(Choice::ProcessCrash);
     rotten.flip_bit(segment, size / 2, 3).unwrap();
     check_log(&rotten, &history.crashed(disk.operations(), Choice::ProcessCrash), dir, &config).unwrap_err();
+}
+
+/// A group that is at 1, of which the history says: a commit of 1 was found though it had failed, then 2 was
+/// acknowledged, then this crash came.
+fn judged_commits(level: Durability, crash: Choice) -> Result<(), String> {
+    let (disk, history, root) = (SimStorage::new(), History::default(), Path::new("data"));
+    let open = |history: &History<_>| WatchedBroker::open(&disk, history, root, |options| options.durability(level));
+    let broker = open(&history).unwrap();
+    let topic = broker.create("orders", 1, TopicConfig::new()).unwrap();
+    let committing = |at| BrokerEvent::Committing("billing".to_owned(), topic.id(), 0, Offset::new(at));
+    broker.put(&topic.partition(0).unwrap(), ["one"], level).unwrap();
+    history.note(&disk, committing(1));
+    broker.broker().consumer_group("billing").reset(["orders"], Start::Latest).unwrap();
+    broker.verify().unwrap();
+    broker.put(&topic.partition(0).unwrap(), ["two"], level).unwrap();
+    history.note(&disk, committing(2));
+    history.note(&disk, BrokerEvent::Committed("billing".to_owned(), topic.id(), 0, Offset::new(2), level));
+    broker.broker().close().unwrap();
+    open(&history.crashed(disk.operations(), crash)).unwrap().verify()
+}
+
+#[test]
+fn the_oracle_misses_a_commit_that_was_acknowledged() {
+    for (level, crash) in [
+        (Durability::PowerLoss, Choice::Nothing),
+        (Durability::PowerLoss, Choice::ProcessCrash),
+        (Durability::ProcessCrash, Choice::ProcessCrash),
+    ] {
+        let lost = judged_commits(level, crash).unwrap_err();
+        assert!(lost.contains("not at one of"), "{level}, {crash}: {lost}");
+    }
+    judged_commits(Durability::ProcessCrash, Choice::Nothing).unwrap();
 }
