@@ -34,6 +34,13 @@ impl super::Log {
         self.inner().check_cuts(position).is_err_and(|e| e.is_of_shortage())
     }
 
+    /// Where an advance of the log start that failed half way may be found to have put it.
+    pub(crate) fn start_begun(&self) -> Option<crate::types::Offset> {
+        let inner = self.inner();
+        let noted = inner.context.slot.as_ref().and_then(|slot| slot.load()).map(|state| state.log_start);
+        noted.filter(|start| *start > inner.marks.load().log_start)
+    }
+
     /// From where on a failed sync may have taken what survives a process crash, be it one that the log was not told of.
     pub(crate) fn doubted_from(&self) -> Option<crate::types::Offset> {
         let inner = self.inner();

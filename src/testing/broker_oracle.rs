@@ -224,9 +224,10 @@ impl WatchedBroker {
         let topics = self.broker.topics()?.into_iter().filter(|topic| !topic.name().starts_with("__"));
         let may_lose: Vec<_> = topics.flat_map(|topic| topic.partitions()).collect();
         let start = self.note_retaining(&may_lose)?;
-        // Where it fails, a deletion may be half done.
-        let appended = append()?;
-        if self.note_retained(&may_lose)? > start {
+        let appended = append();
+        let retained = self.note_retained(&may_lose);
+        let appended = appended?;
+        if retained? > start {
             self.history.hit(format_args!("DroppedOldest"));
         }
         Ok(appended)
@@ -243,15 +244,26 @@ impl WatchedBroker {
         Ok(starts)
     }
 
-    /// Notes that what is left now stays; gives the same sum.
+    /// Notes that what is left now stays, but for a deletion that failed half way; gives the same sum.
     fn note_retained(&self, partitions: &[Partition]) -> Result<i64> {
-        let mut starts = 0;
-        for partition in partitions {
+        let retained = partitions.iter().map(|partition| {
             let start = partition.offsets()?.log_start;
             self.note_of(partition, LogEvent::Retained(start));
-            starts += start.get();
+            if let Some(begun) = partition.watched().and_then(Log::start_begun) {
+                self.note_of(partition, LogEvent::Advancing(begun));
+            }
+            Ok(start.get())
+        });
+        // All of them, whichever cannot be asked.
+        retained.collect::<Vec<_>>().into_iter().sum()
+    }
+
+    /// Notes where all partitions begin after an opening.
+    fn note_begun(&self) -> Result<()> {
+        for partition in self.broker.topics()?.iter().flat_map(Topic::partitions) {
+            self.note_of(&partition, LogEvent::Began(partition.offsets()?.log_start));
         }
-        Ok(starts)
+        Ok(())
     }
 
     /// Notes that one batch of these values is on its way to a partition, by whatever way.
@@ -359,8 +371,9 @@ impl WatchedBroker {
             }
         }
         self.note_retaining(&limited)?;
-        self.broker.run_maintenance()?;
-        self.note_retained(&limited)?;
+        let maintained = self.broker.run_maintenance();
+        let retained = self.note_retained(&limited);
+        maintained.and(retained)?;
         for partition in self.broker.topics()?.iter().flat_map(Topic::partitions) {
             self.note_of(&partition, LogEvent::Shown(partition.offsets()?.high_watermark));
         }
@@ -453,6 +466,7 @@ pub fn check_broker(
         .check_findings(|kind| !matches!(kind, FindingKind::Damaged | FindingKind::Lost | FindingKind::Absent))
         .map_err(|found| format!("a crash was taken for rot: {found}"))?;
     verified?;
+    broker.note_begun().map_err(at("has no offsets"))?;
     if goes_on {
         go_on(&broker)?;
     }

@@ -55,6 +55,8 @@ pub enum LogEvent {
     Retaining(Offset),
     /// See `Retaining`.
     Retained(Offset),
+    /// An opening found this log start: what was begun before has come to its end.
+    Began(Offset),
     /// The log was to end at this offset, and did at that one.
     Truncating(Offset),
     /// See `Truncating`.
@@ -171,6 +173,10 @@ impl Expected {
                 // Nothing is under way any more: from here on all that it left is to stay.
                 self.retained_begun = 0;
                 self.start_begun = self.start_begun.max(start.get());
+                self.start_done = self.start_done.max(start.get());
+            }
+            LogEvent::Began(start) => {
+                (self.start_begun, self.retained_begun) = (start.get(), 0);
                 self.start_done = self.start_done.max(start.get());
             }
             LogEvent::Truncating(to) => {

@@ -280,9 +280,11 @@ impl WatchedLog {
         let retained = self.log.apply_retention(None, Some(bytes));
         // Retention does without what it found no space for.
         self.look_for_taken_back();
-        retained?;
         self.note(LogEvent::Retained(self.log.offsets().log_start));
-        Ok(())
+        if let Some(begun) = self.log.start_begun() {
+            self.note(LogEvent::Advancing(begun));
+        }
+        retained
     }
 
     /// Cuts the log back.
@@ -340,6 +342,7 @@ pub fn check_log(disk: &SimStorage, history: &History<LogEvent>, dir: &Path, con
         return Err(told("a crash was taken for rot".to_owned()));
     }
     log.verify().map_err(told)?;
+    log.note(LogEvent::Began(log.log.offsets().log_start));
     let number = log.log.offsets().end;
     let values: &[_] = if goes_on { &["after the crash, one", "after the crash, two"] } else { &[] };
     for value in values {

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
+use crate::broker::BrokerBuilder;
 use crate::log::LogConfig;
 use crate::storage::{File, OpenMode, Storage};
-use crate::topic::TopicConfig;
+use crate::topic::{OnFull, TopicConfig};
 use crate::types::{Durability, Offset, Start};
 
 const NOTE: &str = "note";
@@ -257,4 +258,32 @@ fn the_oracle_misses_a_commit_that_was_acknowledged() {
         assert!(lost.contains("not at one of"), "{level}, {crash}: {lost}");
     }
     judged_commits(Durability::ProcessCrash, Choice::Nothing).unwrap();
+}
+
+#[test]
+fn an_append_that_could_not_make_room_excuses_no_loss() {
+    let (disk, history, root) = (SimStorage::new(), History::default(), Path::new("data"));
+    let budget = |options: BrokerBuilder| options.byte_budget(1000, OnFull::DropOldest);
+    let long = "x".repeat(400);
+    let work = || -> crate::error::Result<()> {
+        let broker = WatchedBroker::open(&disk, &history, root, budget)?;
+        let orders = broker.create("orders", 2, TopicConfig::new())?;
+        for number in 0..2 {
+            broker.put(&orders.partition(number)?, [&*long], Durability::PowerLoss)?;
+        }
+        disk.add_fault(Fault::new(Errno::Io, Repeat::Forever).on(Operation::Sync).path("thalweg.state"));
+        // The deletion begins with the older of the two.
+        broker.put(&orders.partition(1)?, [&*long], Durability::PowerLoss).map(drop)
+    };
+    work().unwrap_err();
+    let judged = |spoilt: Option<&str>| {
+        let left = disk.crash(Choice::ProcessCrash);
+        spoilt.into_iter().for_each(|path| open(&left, path).set_len(0).unwrap());
+        WatchedBroker::open(&left, &history.crashed(disk.operations(), Choice::ProcessCrash), root, budget)
+            .unwrap()
+            .verify()
+    };
+    judged(None).unwrap();
+    let lost = judged(Some("data/orders-1/00000000000000000000.log")).unwrap_err();
+    assert!(lost.contains("is lost"), "{lost}");
 }
