@@ -287,3 +287,24 @@ fn an_append_that_could_not_make_room_excuses_no_loss() {
     let lost = judged(Some("data/orders-1/00000000000000000000.log")).unwrap_err();
     assert!(lost.contains("is lost"), "{lost}");
 }
+
+#[test]
+fn the_oracle_misses_what_was_to_rise_with_the_level_of_its_topic() {
+    let (disk, history, root) = (SimStorage::new(), History::default(), Path::new("data"));
+    let watched = |disk: &SimStorage, history: &History<_>| {
+        WatchedBroker::open(disk, history, root, |options| options.durability(Durability::ProcessCrash)).unwrap()
+    };
+    let broker = watched(&disk, &history);
+    let orders = broker.create("orders", 1, TopicConfig::new()).unwrap();
+    broker.put(&orders.partition(0).unwrap(), ["one"], Durability::ProcessCrash).unwrap();
+    broker.alter(&orders, "flush.messages", "1").unwrap();
+    let judged = |len: Option<u64>| {
+        let left = disk.crash(Choice::Nothing);
+        len.into_iter().for_each(|len| open(&left, "data/orders-0/00000000000000000000.log").set_len(len).unwrap());
+        watched(&left, &history.crashed(disk.operations(), Choice::Nothing)).verify()
+    };
+    judged(None).unwrap();
+    // As if the log had done nothing.
+    let lost = judged(Some(0)).unwrap_err();
+    assert!(lost.contains("is lost"), "{lost}");
+}
