@@ -44,7 +44,8 @@ pub enum FindingKind {
     ClockLeapt,
     /// A record of an internal topic that is not understood; it was left as it is.
     UnknownRecord,
-    /// Records that a producer was still to send when it was dropped, and that were not taken; nobody asked for them.
+    /// Records of a producer that was dropped, which it was still to send, or the log had and could not keep; nobody asked
+    /// for them.
     NotSent,
     /// The directory is on a file system that may keep less than it promises: one over a network, served by a program,
     /// in memory, or a container's overlay.

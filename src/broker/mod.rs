@@ -11,6 +11,7 @@ mod directory;
 mod groups;
 mod handle;
 mod inspect;
+mod left;
 mod maintenance;
 mod opening;
 mod options;

@@ -9,7 +9,6 @@ use super::options::Threads;
 use super::{Broker, Partition};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::finding::{Finding, FindingKind};
 use crate::log::{Appended, LogPosition, LogRead};
 use crate::record::RecordBatch;
 use crate::topic::{self, Condition, name};
@@ -158,14 +157,6 @@ impl Broker {
     /// Whether nobody but its callers does the broker's work.
     pub(crate) fn is_manual(&self) -> bool {
         self.inner.threads == Threads::None
-    }
-
-    /// Tells that a producer was dropped with records that it could not send.
-    pub(crate) fn note_unsent(&self, error: &Error) {
-        let finding =
-            Finding::new(FindingKind::NotSent, format!("a producer was dropped with records unsent: {error}"));
-        let partition = error.topic_partition().cloned();
-        self.inner.context.findings.add(partition.into_iter().fold(finding, Finding::partition));
     }
 
     /// Undoes `run_at`, and waits for nothing.

@@ -246,6 +246,18 @@ impl Batch {
     }
 }
 
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // Else it is let go of when its end is known.
+        if self.is_abandoned()
+            && self.lane.is_left()
+            && let State::Appended(appended, level) = &*self.state.lock()
+        {
+            self.broker.watch_left(&self.lane.topic, &self.lane.partition, *appended, *level);
+        }
+    }
+}
+
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch").field("partition", self.lane.partition.name()).field("state", &self.state).finish()

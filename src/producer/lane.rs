@@ -252,6 +252,11 @@ impl Lane {
         Some(Locked { state: self.state.try_lock()?, _quiet: Quiet::new() })
     }
 
+    /// Whether nobody will look at it any more.
+    pub(super) fn is_left(&self) -> bool {
+        self.accumulator.strong_count() == 0
+    }
+
     /// Has the sync thread look at what is due.
     pub(super) fn look_now(&self) {
         if let Some(accumulator) = self.accumulator.upgrade() {

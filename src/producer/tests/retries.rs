@@ -291,6 +291,59 @@ fn a_dropped_producer_tells_what_it_will_not_try_again() {
     assert_eq!(Arc::strong_count(topic.entry()), 2, "nobody holds a lane any more");
 }
 
+/// A producer that is gone, with a batch of two records that the log has and that the disk has no room for.
+fn left(options: impl FnOnce(ProducerBuilder) -> ProducerBuilder) -> (Scene, Fault, [Ticket; 2]) {
+    let mut scene = scene(|builder| options(builder.batch_size(1_000)));
+    let fault = scene.no_space();
+    let tickets = [scene.enqueue(0, "a"), scene.enqueue(0, "b")];
+    let other = scene.broker.producer().build().unwrap();
+    drop(std::mem::replace(&mut scene.producer, other));
+    assert_eq!(scene.broker.findings(), [], "it is with the log");
+    (scene, fault, tickets)
+}
+
+fn told(scene: &Scene) -> (usize, u64) {
+    let findings = scene.broker.findings();
+    let of_it = |kind, message: &str| kind == FindingKind::NotSent && message.starts_with("2 records of a producer");
+    assert!(findings.iter().all(|finding| of_it(finding.kind, &finding.message)), "{findings:?}");
+    assert!(findings.iter().all(|finding| finding.partition.as_ref().unwrap().to_string() == "t-0"), "{findings:?}");
+    (findings.len(), scene.broker.metrics().producers.get("t").map_or(0, |producers| producers.errors))
+}
+
+#[test]
+fn what_the_log_takes_back_from_a_producer_that_is_gone_is_told() {
+    for retries in [0, u32::MAX] {
+        let (scene, _fault, tickets) = left(|builder| builder.retries(retries));
+        drop(tickets);
+        scene.pass(Duration::ZERO);
+        assert_eq!(told(&scene), (1, 2));
+        // Once.
+        scene.pass(SECOND);
+        assert_eq!(told(&scene), (1, 2));
+    }
+    // Also where nobody looked before the broker closed.
+    let (scene, _fault, tickets) = left(|builder| builder);
+    drop(tickets);
+    scene.broker.close().ok();
+    assert_eq!(told(&scene), (1, 2));
+}
+
+#[test]
+fn what_a_producer_that_is_gone_has_left_is_not_told_where_it_arrives_or_somebody_asks() {
+    let (scene, fault, tickets) = left(|builder| builder);
+    drop(tickets);
+    scene.disk.remove_fault(&fault);
+    scene.broker.close().unwrap();
+    assert_eq!(told(&scene), (0, 0));
+
+    let (scene, _fault, [mut first, second]) = left(|builder| builder);
+    scene.pass(Duration::ZERO);
+    assert_eq!(first.try_result().unwrap().unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!(told(&scene).0, 0, "the owner of the other may still ask");
+    drop((first, second));
+    assert_eq!(told(&scene), (1, 2));
+}
+
 #[test]
 fn closing_the_broker_ends_retries() {
     let scene = scene(|builder| builder);
