@@ -33,6 +33,9 @@ const BUFFER_BYTES_MAX: usize = 1 << 20;
 /// When to look again at a lane that another thread is at.
 pub(super) const BUSY: Duration = Duration::from_millis(1);
 
+/// How long a thread lets others fetch the memory that was put aside for them.
+const PATIENCE: Duration = Duration::from_millis(10);
+
 /// What applies to every batch of a producer.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
@@ -365,7 +368,11 @@ impl Accumulator {
             if self.broker.is_manual() && self.wait_for_oldest() {
                 continue;
             }
-            self.await_end(seen, left.min(look_again));
+            let behind = turn.as_ref().filter(|turn| turn.is_behind_one_served());
+            let limit = if behind.is_some() { PATIENCE } else { left };
+            if !self.await_end(seen, limit.min(left).min(look_again)) {
+                behind.inspect(|turn| turn.insist());
+            }
         }
     }
 
@@ -406,11 +413,10 @@ impl Accumulator {
         }
     }
 
-    /// Waits until the end of some batch may be known, or memory came back since `seen`, and writes nothing itself.
-    fn await_end(&self, seen: u64, limit: Duration) {
-        if let Some(limit) = self.watch_ends(limit) {
-            self.memory.freed().wait_past(seen, Some(limit));
-        }
+    /// Waits until the end of some batch may be known, or memory came back since `seen`, and writes nothing itself; `false`
+    /// when the time ran out first.
+    fn await_end(&self, seen: u64, limit: Duration) -> bool {
+        self.watch_ends(limit).is_none_or(|limit| self.memory.freed().wait_past(seen, Some(limit)))
     }
 
     /// Has those woken who wait for memory when the end of some batch may be known, and says how long to wait for that, of

@@ -48,10 +48,10 @@ impl Producer {
     /// particular runtime. The ticket is a future as well: `enqueue_async(..).await?.await?` is an acknowledgement.
     ///
     /// The record is taken when the future finds room, at its first poll as a rule; so records keep the order in which
-    /// these futures end. Memory is given in the order in which it was asked for: what was put aside for a future waits until
-    /// that is polled, or dropped. A batch that is full is written, never synced, on the thread that polls; the
-    /// first record of a partition opens its log there. Of a [`manual`](crate::BrokerBuilder::manual) broker room comes
-    /// with `run_maintenance`.
+    /// these futures end. Memory is given in the order in which it was asked for: what was put aside for a future waits
+    /// until that is polled or dropped, but a thread that waits as well takes it after 10 ms. A batch that is full is
+    /// written, never synced, on the thread that polls; the first record of a partition opens its log there. Of a
+    /// [`manual`](crate::BrokerBuilder::manual) broker room comes with `run_maintenance`.
     ///
     /// **Cancel safe**: dropped before it is ready, the record was not taken and nothing of it is sent, nor is any
     /// other record affected. A dropped ticket cancels nothing.

@@ -33,10 +33,15 @@ pub(super) struct Memory {
 #[derive(Debug, Default)]
 struct Line {
     joined: u64,
-    /// The number of each in turn, and what he needs.
-    waiting: VecDeque<(u64, usize)>,
+    waiting: VecDeque<Place>,
     /// Those whose memory is put aside.
-    served: Vec<(u64, Share)>,
+    served: Vec<(Place, Share)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    number: u64,
+    bytes: usize,
 }
 
 /// Tells that memory came back, or may do so when somebody looks.
@@ -72,7 +77,7 @@ impl Memory {
         let mut line = self.line.lock();
         line.joined += 1;
         let number = line.joined;
-        line.waiting.push_back((number, self.needed(bytes)));
+        line.waiting.push_back(Place { number, bytes: self.needed(bytes) });
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.serve(&mut line);
         Turn { memory: Arc::clone(self), number }
@@ -90,11 +95,11 @@ impl Memory {
 
     /// Puts memory aside for those who stand in line, up to the first for whom there is not enough.
     fn serve(self: &Arc<Self>, line: &mut Line) {
-        while let Some(&(number, bytes)) = line.waiting.front()
-            && let Some(share) = self.take(bytes)
+        while let Some(&place) = line.waiting.front()
+            && let Some(share) = self.take(place.bytes)
         {
             line.waiting.pop_front();
-            line.served.push((number, share));
+            line.served.push((place, share));
             self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
     }
@@ -139,8 +144,28 @@ impl Turn {
     /// The memory, once it is put aside.
     pub(super) fn take(&self) -> Option<Share> {
         let served = &mut self.memory.line.lock().served;
-        let at = served.iter().position(|(number, _)| *number == self.number)?;
+        let at = served.iter().position(|(place, _)| place.number == self.number)?;
         Some(served.swap_remove(at).1)
+    }
+
+    /// Whether memory is put aside for somebody who has not fetched it.
+    pub(super) fn is_behind_one_served(&self) -> bool {
+        !self.memory.line.lock().served.is_empty()
+    }
+
+    /// Takes the places of those who have not fetched what was put aside for them, who come next then: they may be tasks
+    /// that this thread is to poll, or calls of its own that a waker interrupted.
+    pub(super) fn insist(&self) {
+        let mut line = self.memory.line.lock();
+        let Some(mine) = line.waiting.iter().position(|place| place.number == self.number) else { return };
+        let (mut places, shares): (Vec<_>, Vec<_>) = line.served.drain(..).unzip();
+        self.memory.waiting.fetch_add(places.len(), Ordering::SeqCst);
+        places.sort_unstable_by_key(|place| place.number);
+        let behind = line.waiting.split_off(mine + 1);
+        line.waiting.extend(places.into_iter().chain(behind));
+        drop(line);
+        // They come back to those who are first now.
+        drop(shares);
     }
 }
 
@@ -148,7 +173,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let unused = self.take();
         let mut line = self.memory.line.lock();
-        if let Some(at) = line.waiting.iter().position(|(number, _)| *number == self.number) {
+        if let Some(at) = line.waiting.iter().position(|place| place.number == self.number) {
             line.waiting.remove(at);
             self.memory.waiting.fetch_sub(1, Ordering::SeqCst);
             // Those behind may need less.
@@ -235,5 +260,28 @@ mod tests {
         drop((held, last));
         assert_eq!(memory.used(), 0);
         assert!(memory.try_take(2 * BATCH).is_some());
+    }
+
+    #[test]
+    fn who_insists_goes_before_those_who_fetch_nothing_and_not_before_others() {
+        let memory = Memory::new(2 * BATCH);
+        let mut held = vec![memory.try_take(1_000).unwrap(), memory.try_take(1_000).unwrap()];
+        let [served, before, insists, behind] = [(); 4].map(|()| memory.line_up(1_000));
+        assert!(!insists.is_behind_one_served());
+        held.pop();
+        assert!(insists.is_behind_one_served());
+        insists.insist();
+        assert!(insists.take().is_none());
+        // It fetches nothing either.
+        insists.insist();
+        for turn in [&insists, &before, &served, &behind] {
+            assert!(insists.is_behind_one_served());
+            held.pop();
+            held.push(turn.take().unwrap());
+            // Who has his changes nothing.
+            turn.insist();
+            held.pop();
+        }
+        assert_eq!((memory.used(), memory.waiting.load(Ordering::SeqCst)), (0, 0));
     }
 }
