@@ -210,6 +210,8 @@ impl<'a> Work<'a> {
         // Nobody may have been told yet: it was for want of descriptors.
         let failed = failed.err().filter(|e| !e.is_retriable()).or_else(|| self.log.sync().err());
         if failed.as_ref().is_none_or(Error::is_retriable) {
+            let is_excused = self.few_files.is_some() || self.disk.struck() > self.struck;
+            assert!(is_excused, "{operation:?} failed, and nobody was told: {failed:?}");
             return Ok(());
         }
         self.history.hit(deed);
