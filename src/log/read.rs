@@ -10,7 +10,7 @@ use crate::finding::{Finding, FindingKind};
 use crate::index::AbortedTxn;
 use crate::record::{BatchHeader, RecordBatch};
 use crate::segment::{FileKind, Segment, SegmentRead};
-use crate::types::{Durability, Isolation, Offset, RecoveryPolicy, Timestamp};
+use crate::types::{Isolation, Offset, RecoveryPolicy, Timestamp};
 
 use super::scan::is_hole;
 use super::transactions::{AbortedFilter, BatchKind};
@@ -188,11 +188,7 @@ impl Inner {
 
     /// Fails when offsets between two segments are gone that nobody left out.
     fn check_hole(&self, segment: &Segment, following: &Segment, offset: Offset) -> Result<()> {
-        // A power cut may take unsynced segments from a log of a weaker level; opening it told so.
-        if following.is_compacted()
-            || offset >= following.base()
-            || self.config.load().durability < Durability::PowerLoss
-        {
+        if following.is_compacted() || offset >= following.base() {
             return Ok(());
         }
         let before = match segment.known() {

@@ -431,3 +431,30 @@ fn offsets_left_out_behind_a_segment_without_batches_are_not_lost_with_what_powe
     let log = bed.open(config());
     assert_eq!((sound(outcome(&log)), findings(&log, FindingKind::Lost)), (vec![(0, "kept".to_owned())], vec![]));
 }
+
+/// An opening cuts what is behind a gap that a power cut may have made, so that none is left to be passed over.
+#[test]
+fn a_segment_that_is_gone_from_a_closed_log_is_an_error_to_who_reads_its_offsets() {
+    for level in [Durability::PowerLoss, Durability::ProcessCrash] {
+        let bed = Bed::new();
+        let config = LogConfig::default().durability(level);
+        let log = bed.open(config.clone());
+        for from in [0, 5, 10] {
+            fill(&log, from..from + 5);
+            log.roll().unwrap();
+        }
+        fill(&log, 15..20);
+        log.close().unwrap();
+        for name in bed.names().into_iter().filter(|name| name.starts_with("00000000000000000005")) {
+            bed.storage.remove_file(&bed.dir.join(name)).unwrap();
+        }
+        let log = bed.open(config);
+        let read = |offset: i64| log.read(offset, 1 << 20, Isolation::ReadUncommitted);
+        for offset in [5, 9] {
+            let error = read(offset).unwrap_err();
+            let lost = Offset::new(5)..Offset::new(10);
+            assert_eq!((error.kind(), error.at_offsets()), (ErrorKind::Corrupt, Some(lost)), "{level}: {error}");
+        }
+        assert_eq!(read(10).unwrap().next_offset(), 15, "{level}");
+    }
+}
