@@ -261,6 +261,7 @@ impl Inner {
     }
 
     pub(super) fn write_and_sync(&self, writer: &mut Writer, sync: bool) -> Result<()> {
+        self.learn_failure();
         self.check_waitable()?;
         let written = self.write_staged(writer);
         let is_sound = written.as_ref().map_or_else(Error::is_of_shortage, |()| true);
@@ -361,6 +362,9 @@ impl Inner {
                 Err(e) => self.unsynced(segment.path(FileKind::Log), e),
             });
         }
+        // It may have taken the descriptor of an earlier segment, with a sync that failed.
+        self.learn_failure();
+        self.check_waitable()?;
         segment.set_end(end);
         segment.set_written(position + len);
         let config = self.config.load();

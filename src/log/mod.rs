@@ -196,6 +196,8 @@ struct Inner {
     unsynced_max: AtomicU32,
     /// What failed was a sync: what is cached above the frontier may not be on the disk.
     in_doubt: AtomicBool,
+    /// How many syncs of the whole storage had failed when this log last looked whether one was its own.
+    failures_seen: AtomicU64,
     /// The log goes on in another one of these, which has the state slot. Set under `reserved`.
     replaced: AtomicBool,
     /// Producer snapshots that were written and not synced: through another handle a sync might not be told what was lost.
@@ -581,6 +583,7 @@ impl Inner {
 
     fn recover(context: LogContext, dir: &Path, config: LogConfig, has_metadata: bool) -> Result<Self> {
         let home = home(&context, dir, &config);
+        let failures = context.syncs.failures();
         let found = recover::recover(&context, &home, &config, context.slot.as_deref())?;
         let marks = Marks::default();
         marks.reset(found.log_start, found.end);
@@ -658,6 +661,7 @@ impl Inner {
             wants_tending: AtomicBool::new(false),
             unsynced_max: AtomicU32::new(unsynced_max),
             in_doubt: AtomicBool::new(false),
+            failures_seen: AtomicU64::new(failures),
             replaced: AtomicBool::new(false),
             snapshots: Mutex::default(),
             unsealed_below: Mutex::new(Offset::new(i64::MAX)),

@@ -98,7 +98,9 @@ impl Inner {
         let synced = self.heed(self.sync_derived(&sealed, active, point.at));
         let mut writer = self.writer();
         let mut noted = Ok(());
-        if era == self.era() && synced.is_ok() {
+        // A close does it all, and a log that was reopened has its own notes.
+        let is_ours = || era == self.era() && self.check_usable().is_ok();
+        if is_ours() && synced.is_ok() {
             writer.sealed.retain(|seal| !sealed.iter().any(|synced| synced.next == seal.next));
             self.marks.set_recovery_point(point);
             writer.changed = true;
@@ -110,7 +112,7 @@ impl Inner {
             writer = self.writer();
         }
         writer.held_snapshot = None;
-        if era == self.era() && noted.is_ok() {
+        if is_ours() && noted.is_ok() {
             for at in [before.at, point.at] {
                 self.drop_snapshot(&writer, at).ok();
             }

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
-#[cfg(feature = "testing")]
 use crate::segment::FileKind;
 
 use super::state::SlotState;
@@ -44,9 +43,7 @@ impl super::Log {
     /// From where on a failed sync may have taken what survives a process crash, be it one that the log was not told of.
     pub(crate) fn doubted_from(&self) -> Option<crate::types::Offset> {
         let inner = self.inner();
-        let (segments, syncs) = (inner.segments.load(), &inner.context.syncs);
-        let has_failed = |doubt| segments.iter().any(|segment| syncs.is_of(doubt, &segment.path(FileKind::Log)));
-        let in_doubt = inner.in_doubt.load(Ordering::Acquire) || syncs.at(&inner.home.dir).iter().any(has_failed);
+        let in_doubt = inner.in_doubt.load(Ordering::Acquire) || inner.unlearnt_failure().is_some();
         in_doubt.then(|| inner.marks.frontier())
     }
 }
@@ -81,7 +78,34 @@ impl Inner {
 
     /// The first failure, if there was one.
     pub(super) fn failure(&self) -> Option<Error> {
-        self.failure.lock().clone()
+        let told = self.failure.lock().clone();
+        told.or_else(|| self.unlearnt_failure())
+    }
+
+    /// A sync of this log that failed in other hands: a file is synced before its descriptor is closed for others.
+    fn unlearnt_failure(&self) -> Option<Error> {
+        let syncs = &self.context.syncs;
+        let failures = syncs.failures();
+        if self.failures_seen.load(Ordering::Acquire) == failures {
+            return None;
+        }
+        let doubts = syncs.at(&self.home.dir);
+        let paths = self.segments.load_full();
+        let mut paths = paths.iter().map(|segment| segment.path(FileKind::Log));
+        let found = paths.find(|path| doubts.iter().any(|doubt| syncs.is_of(doubt, path)));
+        if found.is_none() {
+            self.failures_seen.store(failures, Ordering::Release);
+        }
+        found.map(|path| self.unsynced(path, io::Error::other("an earlier sync of it failed")))
+    }
+
+    /// Fails the log where a sync of it has failed in other hands.
+    pub(super) fn learn_failure(&self) {
+        if !self.failed.load(Ordering::Acquire)
+            && let Some(error) = self.unlearnt_failure()
+        {
+            self.poison(&error);
+        }
     }
 
     /// For those who come later: that there was one.
@@ -144,7 +168,7 @@ impl Inner {
     /// The offsets now. After a failure nothing above the frontier is shown any more: the cache may lie.
     pub(super) fn offsets(&self) -> LogOffsets {
         let mut offsets = self.marks.load();
-        if self.failed.load(Ordering::Acquire) {
+        if self.failed.load(Ordering::Acquire) || self.unlearnt_failure().is_some() {
             let end = offsets.frontier.max(offsets.log_start);
             offsets.high_watermark = offsets.high_watermark.min(end);
             offsets.last_stable = offsets.last_stable.min(end);

@@ -112,6 +112,11 @@ impl Inner {
     fn replacement(&self) -> Result<Option<Self>> {
         let _preparing = self.preparing.lock();
         let _writer = self.writer();
+        self.learn_failure();
+        if self.failed.load(Ordering::Acquire) {
+            // Whoever seals a segment stops reading it: the name may be another's then.
+            drop(self.unsealed_below.lock());
+        }
         // Nobody stages or waits for long: the failure is told before.
         let _appender = self.appender.lock();
         self.check_open()?;
@@ -122,7 +127,12 @@ impl Inner {
         look_first(&self.context, &self.home.dir, &config)?;
         // Whoever is in the middle of a sync still has something to note, and must not do it over the other's.
         self.set_replaced(true);
-        let opened = Self::open(self.context.clone(), &self.home.dir, config);
+        let mut context = self.context.clone();
+        if context.slot.is_some() {
+            // What the first opening was told of by others was heeded then, and is old.
+            (context.log_start, context.recovery_point, context.outside) = Default::default();
+        }
+        let opened = Self::open(context, &self.home.dir, config);
         let mut new = opened.inspect_err(|_| {
             // What it synced in vain may be cached like what failed before.
             self.in_doubt.store(true, Ordering::Release);

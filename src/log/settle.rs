@@ -121,6 +121,7 @@ impl Inner {
 
     /// Does what appends would have to wait for otherwise, and what waits for nobody.
     pub(super) fn tend(&self) -> Result<()> {
+        self.learn_failure();
         // On a full disk one may fail while the next one gives space back.
         let done = [
             self.bury(),
@@ -158,28 +159,35 @@ impl Inner {
     }
 
     /// Syncs what lies beside a segment; one that has ended is sealed.
-    pub(super) fn complete(&self, segment: &Segment) -> Result<()> {
+    fn complete(&self, segment: &Segment) -> Result<()> {
         segment.sync_indexes()?;
         // Nothing of ours lies in the metadata log.
-        if self.context.slot.is_some() { segment.seal(|| true) } else { Ok(()) }
+        if self.context.slot.is_none() {
+            return Ok(());
+        }
+        // As in `seal_next`.
+        let _sealing = self.unsealed_below.lock();
+        segment.seal(|| self.check_waitable().is_ok())
     }
 
     /// Seals one more segment below the recovery point that has none, as another program's have, the newest first: all its
     /// headers are read for that. Answers whether there was one.
     pub(super) fn seal_next(&self) -> Result<bool> {
         let _quiet = Quiet::new();
-        // A close waits for that, and a deletion for the close: afterwards the segment's name may be another's.
+        // A close and a reopening wait for that: afterwards the segment's name may be another's.
         let mut below = self.unsealed_below.lock();
-        self.check_waitable()?;
+        self.check_usable()?;
         let point = self.marks.recovery_point();
         let is_due =
             |s: &&Arc<Segment>| s.base() < *below && !s.is_sealed() && s.until().is_some_and(|end| end <= point);
         let found = self.segments.load().iter().rfind(is_due).cloned();
         let Some(segment) = found.filter(|_| self.context.slot.is_some()) else { return Ok(false) };
-        // One that gets none is not read again.
-        *below = segment.base();
-        self.heed(self.sync_and_seal(&segment))?;
-        Ok(true)
+        let done = self.heed(self.sync_and_seal(&segment));
+        if !done.as_ref().is_err_and(Error::is_of_shortage) {
+            // One that gets none is not read again.
+            *below = segment.base();
+        }
+        done.map(|()| true)
     }
 
     fn sync_and_seal(&self, segment: &Segment) -> Result<()> {

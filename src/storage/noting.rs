@@ -18,6 +18,7 @@ use std::ops::{Bound, Range};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, BufMut};
 use crc32c::crc32c;
@@ -59,13 +60,15 @@ pub(crate) struct SyncNotes {
     /// None before [`NotingStorage::begin`].
     file: RwLock<Option<Arc<dyn File>>>,
     table: Mutex<Table>,
+    /// Counts the syncs that failed.
+    failures: AtomicU64,
 }
 
 #[derive(Default)]
 struct Table {
     /// By path below the root, each with the place of its note.
     in_doubt: BTreeMap<PathBuf, Vec<(usize, Range<u64>)>>,
-    free: Vec<usize>,
+    free: BTreeSet<usize>,
     /// How many there are.
     places: usize,
     /// The files that were opened for writing, and have a name.
@@ -137,31 +140,32 @@ impl NotingStorage {
             file.set_len(0).map_err(failed)?;
             len = 0;
         }
-        let mut bytes = vec![0; len as usize];
-        if file.read_exact_at(&mut bytes, 0).is_err() {
-            // What the disk does not give is made anew.
-            bytes.fill(0);
-        }
+        let block = |at: u64| {
+            let mut bytes = vec![0; (len - at).min(PLACE_LEN as u64) as usize];
+            // What the disk does not give says nothing.
+            file.read_exact_at(&mut bytes, at).map_or_else(|_| Vec::new(), |()| bytes)
+        };
         let boot_id = self.below.boot_id();
         let table = &mut *self.syncs.table.lock();
         table.places = PLACES;
-        if is_of_boot(&bytes, boot_id).map_err(|e| e.path(path))? {
-            for (place, note) in bytes[PLACE_LEN..].chunks(PLACE_LEN).enumerate() {
-                if let Some((path, range)) = decode(note) {
+        if is_of_boot(&block(0), boot_id).map_err(|e| e.path(path))? {
+            for (place, at) in (PLACE_LEN as u64..len).step_by(PLACE_LEN).enumerate() {
+                if let Some((path, range)) = decode(&block(at)) {
                     table.in_doubt.entry(path).or_default().push((place, range));
                 }
                 table.places = table.places.max(place + 1);
             }
         } else {
             // In place, over the notes of another boot, for which there is space.
-            bytes.fill(0);
-            let header = encode_header(VERSION, boot_id);
-            bytes.resize(bytes.len().max(PLACE_LEN * (1 + PLACES)), 0);
-            bytes[..header.len()].copy_from_slice(&header);
+            let mut bytes = encode_header(VERSION, boot_id);
+            bytes.resize(PLACE_LEN * (1 + PLACES), 0);
+            if len > bytes.len() as u64 {
+                file.set_len(bytes.len() as u64).map_err(failed)?;
+            }
             file.write_all_at(&bytes, 0).map_err(failed)?;
         }
         let used: BTreeSet<usize> = table.in_doubt.values().flatten().map(|(place, _)| *place).collect();
-        table.free = (0..table.places).rev().filter(|place| !used.contains(place)).collect();
+        table.free = (0..table.places).filter(|place| !used.contains(place)).collect();
         *self.syncs.file.write() = Some(file);
         Ok(())
     }
@@ -190,6 +194,11 @@ impl SyncNotes {
             places: notes.into_iter().map(|(place, _)| place).collect(),
         };
         found.into_iter().map(doubt).collect()
+    }
+
+    /// How many syncs have failed. A file may be synced by who has nothing to do with it, only to close it.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Acquire)
     }
 
     /// Whether it is one of the file at `path`.
@@ -229,27 +238,24 @@ impl SyncNotes {
     /// A note that stays although it should not is a doubt too many.
     fn free(&self, place: usize) {
         drop(self.write(place, &[0; FRONT_LEN]));
-        self.table.lock().free.push(place);
+        self.table.lock().free.insert(place);
     }
 
-    /// Notes that a sync begins; `None` where there is no space for a note.
-    fn note(&self, path: &Path, range: &Range<u64>) -> io::Result<Option<usize>> {
+    /// Notes that a sync begins, for this process alone where there is no space for a note.
+    fn note(&self, path: &Path, range: &Range<u64>) -> io::Result<usize> {
         let place = {
             let mut table = self.table.lock();
-            table.free.pop().unwrap_or_else(|| {
+            table.free.pop_first().unwrap_or_else(|| {
                 table.places += 1;
                 table.places - 1
             })
         };
         match encode(path, range).and_then(|note| self.write(place, &note)) {
-            Ok(()) => Ok(Some(place)),
-            Err(e) => {
-                self.table.lock().free.insert(0, place);
-                match e.kind() {
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Ok(None),
-                    kind => Err(io::Error::new(kind, format!("a sync was not begun, as it could not be noted: {e}"))),
-                }
+            Err(e) if !matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                self.table.lock().free.insert(place);
+                Err(io::Error::new(e.kind(), format!("a sync was not begun, as it could not be noted: {e}")))
             }
+            _ => Ok(place),
         }
     }
 
@@ -335,7 +341,7 @@ impl Tracked {
     fn sync(&self, syncs: &SyncNotes, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut file = self.0.lock();
         let noted = match &file.path {
-            Some(path) if !file.range.is_empty() => syncs.note(path, &file.range)?,
+            Some(path) if !file.range.is_empty() => Some(syncs.note(path, &file.range)?),
             _ => None,
         };
         let range = mem::take(&mut file.range);
@@ -349,9 +355,12 @@ impl Tracked {
         let mut file = self.0.lock();
         let Some(at) = file.running.iter().position(|(running, _)| *running == place) else { return synced };
         let (_, range) = file.running.swap_remove(at);
-        match (&synced, &file.path) {
-            (Err(_), Some(path)) => syncs.table.lock().in_doubt.entry(path.clone()).or_default().push((place, range)),
-            _ => syncs.free(place),
+        match (synced.is_err(), &file.path) {
+            (true, Some(path)) => {
+                syncs.table.lock().in_doubt.entry(path.clone()).or_default().push((place, range));
+                syncs.failures.fetch_add(1, Ordering::AcqRel);
+            }
+            (_, None) | (false, _) => syncs.free(place),
         }
         synced
     }

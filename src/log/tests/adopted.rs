@@ -313,3 +313,38 @@ fn a_hole_in_a_log_of_a_stock_broker_is_no_unfinished_write_whatever_the_topics_
         assert_eq!(noted.unsynced_max > 0, level == Durability::PowerLoss);
     }
 }
+
+/// Of one whose batches an earlier process began to append all headers are read before it is sealed.
+#[test]
+fn no_segment_is_sealed_once_its_log_was_reopened() {
+    let (bed, config) = (Cuttable::new(), || small().recovery_note_bytes(1));
+    let log = bed.open(config());
+    fill(&log, 0..2);
+    let disk = bed.disk.crash(Choice::ProcessCrash);
+    drop(log);
+    let bed = Cuttable { disk };
+    let log = bed.open(config());
+    fill(&log, 2..12);
+    let hold = bed.disk.hold_read("00000000000000000000.log");
+    let before = &log.inner();
+    std::thread::scope(|scope| {
+        let sealing = scope.spawn(|| log.maintain());
+        hold.wait_for_it();
+        let sealed = names(&bed.disk, ".seal");
+        bed.disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path(".log"));
+        let refused = log.append_records(["refused"]).unwrap();
+        log.wait(refused.position, Durability::PowerLoss).unwrap_err();
+        let reopening = scope.spawn(|| {
+            log.reopen().unwrap();
+            assert!(before.unsealed_below.try_lock().is_some(), "somebody may still write a seal");
+        });
+        while before.writer.try_lock().is_some() && !reopening.is_finished() {
+            std::thread::yield_now();
+        }
+        drop(hold);
+        reopening.join().unwrap();
+        drop(sealing.join().unwrap());
+        assert_eq!(names(&bed.disk, ".seal"), sealed);
+    });
+    assert!(all(&log).starts_with(&numbered(0..12)));
+}

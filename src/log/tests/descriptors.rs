@@ -2,6 +2,7 @@
 //! there are some again.
 
 use super::*;
+use crate::segment::FileKind;
 use crate::storage::PooledStorage;
 
 /// A log that may hold so many files open.
@@ -146,4 +147,67 @@ fn a_sync_that_fails_for_want_of_descriptors_is_a_failed_sync() {
         let after_cut = open(&disk.crash(Choice::Nothing), 1, config()).0;
         assert!(values_of(&after_cut).starts_with(&shown), "{after:?}: {shown:?}");
     }
+}
+
+/// Of another file than the one that is written next: what is acknowledged there would lie behind what may be lost.
+#[test]
+fn a_sync_that_fails_when_others_need_the_descriptor_fails_the_log_before_it_acknowledges_more() {
+    // Where it cannot be noted for who comes after, it is known to this process.
+    for is_noted in [true, false] {
+        dies_of_a_sync_for_others(is_noted);
+    }
+}
+
+fn dies_of_a_sync_for_others(is_noted: bool) {
+    let disk = disk();
+    let (log, pooled) = open(&disk, 2, small().durability(Durability::ProcessCrash));
+    let put_weakly = |value: &str| {
+        let appended = log.append_records([value])?;
+        log.wait(appended.position, Durability::ProcessCrash)
+    };
+    put_weakly("kept").and_then(|()| log.sync()).unwrap();
+    put_weakly("value").unwrap();
+    while log.segment_count() < 2 {
+        put_weakly("value").unwrap();
+    }
+    let (segment, end) = (FileKind::Log.path(Path::new("data/t-0"), Offset::ZERO), log.offsets().end);
+    let failed_sync = Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path(segment.display().to_string());
+    disk.add_fault(failed_sync.clone());
+    if !is_noted {
+        disk.add_fault(Fault::new(Errno::NoSpace, Repeat::Forever).on(Operation::Write).path("thalweg.syncs"));
+    }
+    for name in ["data/one", "data/two", "data/three"] {
+        drop(pooled.open(Path::new(name), OpenMode::CreateNew).unwrap());
+    }
+    assert!(!disk.remove_fault(&failed_sync), "it was synced for others");
+    disk.mend();
+    assert_eq!(log.offsets().high_watermark, 1);
+    assert_eq!(log.failure().map(|e| e.kind()), Some(ErrorKind::Indeterminate));
+    assert_eq!(put_weakly("more").unwrap_err().kind(), ErrorKind::Indeterminate);
+    assert_eq!(put_weakly("more").unwrap_err().kind(), ErrorKind::Poisoned);
+    log.reopen().unwrap();
+    assert!(put(&log, &["after"]).base_offset >= end, "an offset that was acknowledged is given out again");
+    assert_eq!(values_of(&log).first().map(String::as_str), Some("kept"));
+}
+
+/// The new segment's file takes the descriptor of the one before.
+#[test]
+fn a_write_that_costs_an_earlier_segment_its_sync_is_not_acknowledged() {
+    let disk = disk();
+    let (log, _) = open(&disk, 1, small().durability(Durability::ProcessCrash));
+    put(&log, &["kept"]);
+    let first = FileKind::Log.path(Path::new("data/t-0"), Offset::ZERO);
+    let failed_sync = Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path(first.display().to_string());
+    loop {
+        disk.add_fault(failed_sync.clone());
+        let appended = log.append_records(["value"]).unwrap();
+        let told = log.wait(appended.position, Durability::ProcessCrash);
+        if !disk.remove_fault(&failed_sync) {
+            assert_eq!(told.unwrap_err().kind(), ErrorKind::Indeterminate);
+            break;
+        }
+        told.unwrap();
+    }
+    log.reopen().unwrap();
+    assert_eq!(values_of(&log)[0], "kept");
 }
