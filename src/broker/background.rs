@@ -2,9 +2,10 @@
 //!
 //! `thalweg-sync` runs tasks whose time has come (producers' open batches) and tells when partitions with appends that
 //! nobody waits for are to be settled; `thalweg-sync-1` to `-4` do that, each one partition, so that their syncs
-//! overlap and hold up no task. `thalweg-maintenance` runs the slow rounds of `maintenance.rs` and tends logs that roll.
+//! overlap and hold up no task, and what else a task must not wait for. `thalweg-maintenance` runs the slow rounds of `maintenance.rs` and tends logs that roll.
 //! Invariant: a thread holds the broker only within a round, so that dropping the last handle ends it.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
@@ -26,6 +27,8 @@ use crate::topic::{self, Urgency};
 const GATHER: Duration = Duration::from_millis(2);
 /// Threads that settle partitions: a device takes that many syncs at once with gain.
 const SETTLERS: [&str; 4] = ["thalweg-sync-1", "thalweg-sync-2", "thalweg-sync-3", "thalweg-sync-4"];
+/// So many of them may be at errands, of which one may wait for another.
+const ERRANDS_MAX: usize = 2;
 /// Threads that help to open or close many partitions.
 const HELPERS_MAX: usize = 8;
 /// How often the maintenance thread looks whether a round is due.
@@ -54,8 +57,14 @@ struct Queue {
     due: Vec<Arc<topic::Partition>>,
     /// Partitions whose logs have something to prepare or to complete.
     to_tend: Vec<Arc<topic::Partition>>,
+    /// What waits for the disk on behalf of tasks.
+    errands: VecDeque<Errand>,
+    /// How many of them are being done.
+    errands_begun: usize,
     tasks: Vec<Pending>,
 }
+
+type Errand = Box<dyn FnOnce() + Send>;
 
 /// The queue between those who leave work and the threads that do it.
 pub(crate) struct Background {
@@ -70,6 +79,8 @@ pub(crate) struct Background {
     /// Wakes the maintenance thread.
     maintain: Signal,
     stopped: AtomicBool,
+    /// The process that has the threads.
+    owner: u32,
 }
 
 impl Background {
@@ -82,6 +93,7 @@ impl Background {
             settle: Signal::default(),
             maintain: Signal::default(),
             stopped: AtomicBool::new(false),
+            owner: process::id(),
         }
     }
 
@@ -105,6 +117,17 @@ impl Background {
     pub(super) fn tend_later(&self, partition: &Arc<topic::Partition>) {
         self.queue.lock().to_tend.push(Arc::clone(partition));
         self.maintain.notify();
+    }
+
+    /// Has `errand` done by one of those who settle; `false` once they have stopped, and in a fork, which has none. One
+    /// that is left when they stop is not done.
+    pub(super) fn do_later(&self, errand: Errand) -> bool {
+        let may = !self.is_stopped() && process::id() == self.owner;
+        if may {
+            self.queue.lock().errands.push_back(errand);
+            self.settle.notify();
+        }
+        may
     }
 
     /// Has `task` run at `due`, in monotonic time.
@@ -188,7 +211,18 @@ impl Background {
 
     fn settle_due(&self) {
         while !self.is_stopped() {
-            let Some(partition) = self.queue.lock().due.pop() else { return };
+            let mut queue = self.queue.lock();
+            if queue.errands_begun < ERRANDS_MAX
+                && let Some(errand) = queue.errands.pop_front()
+            {
+                queue.errands_begun += 1;
+                drop(queue);
+                survive(errand);
+                self.queue.lock().errands_begun -= 1;
+                continue;
+            }
+            let Some(partition) = queue.due.pop() else { return };
+            drop(queue);
             drop(partition.guard(|partition| partition.settle()));
         }
     }

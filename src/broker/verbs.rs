@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, LogPosition, LogRead};
 use crate::record::RecordBatch;
-use crate::topic::{self, Condition, name};
+use crate::topic::{self, Condition, Passed, name};
 use crate::types::{Isolation, Offset, TopicPartition};
 
 impl Broker {
@@ -58,7 +58,7 @@ impl Broker {
         partition: &Arc<topic::Partition>,
         batch: &RecordBatch,
         after: Option<LogPosition>,
-    ) -> Result<Appended> {
+    ) -> Result<Passed> {
         self.check_producible(partition)?;
         partition.append_in_passing(batch, after)
     }
@@ -147,6 +147,16 @@ impl Broker {
     /// Has `task` run by the sync thread at `due`, in monotonic time; without threads, by `run_maintenance`.
     pub(crate) fn run_at(&self, due: std::time::Duration, task: std::sync::Weak<dyn super::Task>) {
         self.inner.background.run_at(due, task);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.inner.background.is_stopped()
+    }
+
+    /// Has `errand`, which waits for the disk, done by a thread that may; `false` where there is none.
+    pub(crate) fn do_later(&self, errand: impl FnOnce() + Send + 'static) -> bool {
+        !self.is_manual() && self.inner.background.do_later(Box::new(errand))
     }
 
     /// Has the broker's threads bring everything that was appended to its topic's durability at once.

@@ -464,7 +464,7 @@ impl Accumulator {
     }
 
     /// The lanes that have something to do.
-    #[cfg(feature = "async")]
+    #[cfg(any(feature = "async", test))]
     pub(super) fn lanes_at_work(&self) -> Vec<Arc<Lane>> {
         self.at_work.lock().clone()
     }

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -23,7 +23,7 @@ use crate::log::{Appended, COPY_BYTES_MAX, LogPosition};
 use crate::metrics::BatchFigures;
 use crate::record::{BatchBuilder, Record, RecordBatch};
 use crate::sync::atomic::AtomicBool;
-use crate::topic;
+use crate::topic::{self, Passed};
 use crate::types::{Timestamp, TopicPartition};
 
 /// Whether, and for how long, what was refused is tried again.
@@ -92,6 +92,10 @@ pub(super) struct State {
     pub(super) open: Option<OpenBatch>,
     /// Complete ones that the log does not have: they come after those that were sent.
     waiting: VecDeque<Kept>,
+    /// What the first of those waits for.
+    preparing: Option<Preparing>,
+    /// Nobody comes back to it: whoever gives what is left waits for the disk.
+    is_last: bool,
     /// When the first of those is tried again.
     retry_at: Option<Duration>,
     /// When to look how those went that were sent.
@@ -150,6 +154,19 @@ struct Kept {
     refused: Option<Error>,
 }
 
+/// What another thread does before a batch can go.
+struct Preparing {
+    outcome: Arc<OnceLock<Result<()>>>,
+    /// When to look whether it is done.
+    look_at: Duration,
+}
+
+/// What became of a batch that was given to the log.
+enum Given {
+    Appended(Appended),
+    Waits(Preparing),
+}
+
 /// One that the log has.
 struct Sent {
     kept: Kept,
@@ -166,6 +183,12 @@ impl State {
 
     fn is_settled(&self) -> bool {
         self.waiting.is_empty() && self.sent.is_empty()
+    }
+
+    /// Its first batch waits for what another thread does.
+    #[cfg(test)]
+    pub(super) fn is_preparing(&self) -> bool {
+        self.preparing.is_some()
     }
 
     /// How many batches were completed so far.
@@ -202,7 +225,8 @@ impl State {
     /// When something is to be done with nobody asking.
     pub(super) fn due(&self, linger: Duration) -> Option<Duration> {
         let open = self.open.as_ref().map(|open| open.due(linger));
-        open.into_iter().chain(self.retry_at).chain(self.look_at).min()
+        let prepared = self.preparing.as_ref().map(|preparing| preparing.look_at);
+        open.into_iter().chain(self.retry_at).chain(self.look_at).chain(prepared).min()
     }
 }
 
@@ -366,7 +390,10 @@ impl Accumulator {
 
     /// Tries again what is due.
     pub(super) fn give_due(&self, lane: &Lane, state: &mut State, now: Duration) {
-        match state.retry_at.is_some_and(|at| at <= now) {
+        if let Some(preparing) = &mut state.preparing {
+            preparing.look_at = now.saturating_add(LOOK_MIN);
+        }
+        match state.preparing.is_some() || state.retry_at.is_some_and(|at| at <= now) {
             true => self.give_waiting(lane, state),
             false => self.settle(lane, state),
         }
@@ -375,24 +402,27 @@ impl Accumulator {
     /// Gives those that wait to the log, until one is refused for now.
     pub(super) fn give_waiting(&self, lane: &Lane, state: &mut State) {
         state.retry_at = None;
+        if !self.is_prepared(lane, state) {
+            return self.settle(lane, state);
+        }
         self.settle(lane, state);
         while state.retry_at.is_none()
             && let Some(mut kept) = state.waiting.pop_front()
         {
             match self.give(lane, state, &mut kept) {
-                Ok(appended) => {
+                Ok(Given::Appended(appended)) => {
                     let level = self.settings.durability.unwrap_or_else(|| lane.partition.level());
                     kept.shared.resolve(Ok((appended, level)));
                     let at = self.broker.clock().monotonic();
                     state.sent.push_back(Sent { kept, position: appended.position, at });
                 }
-                Err(error) if self.may_go_again(&kept, &error) => {
-                    self.put_back(lane, state, kept, error);
-                    // It may be because of others that were taken back before.
-                    self.take_back(lane, state);
-                    self.put_off(state);
+                Ok(Given::Waits(preparing)) => {
+                    self.run_by(preparing.look_at);
+                    state.preparing = Some(preparing);
+                    state.waiting.push_front(kept);
+                    break;
                 }
-                Err(error) => self.fail(lane, kept.failing(), error),
+                Err(error) => self.refuse(lane, state, kept, error),
             }
         }
         if let Some(at) = self.look_later(state) {
@@ -400,13 +430,71 @@ impl Accumulator {
         }
     }
 
-    fn give(&self, lane: &Lane, state: &State, kept: &mut Kept) -> Result<Appended> {
+    /// Gives a batch to the log, unless another thread has to do something before.
+    fn give(&self, lane: &Lane, state: &State, kept: &mut Kept) -> Result<Given> {
         let is_once = self.settings.retries.most == 0;
         let encoded = if is_once { kept.encoded.take() } else { kept.encoded.clone() };
         let encoded = encoded.ok_or_else(|| panic_at(lane))?;
         // It must not come before one that is to go again.
         let after = state.sent.back().filter(|_| !is_once).map(|sent| sent.position);
-        lane.partition.guard(|_| self.broker.produce_in_passing(&lane.partition, &encoded, after))
+        loop {
+            let passed = lane.partition.guard(|_| self.broker.produce_in_passing(&lane.partition, &encoded, after))?;
+            let bytes = match passed {
+                Passed::Appended(appended) => return Ok(Given::Appended(appended)),
+                Passed::Waits(bytes) => bytes,
+            };
+            if !state.is_last
+                && let Some(preparing) = self.prepare_later(lane, bytes)
+            {
+                kept.encoded = Some(encoded);
+                return Ok(Given::Waits(preparing));
+            }
+            lane.partition.guard(|partition| partition.prepare(bytes))?;
+        }
+    }
+
+    /// Has a thread that may wait for the disk do what a batch needs before it can go.
+    fn prepare_later(&self, lane: &Lane, bytes: u64) -> Option<Preparing> {
+        let (partition, outcome) = (Arc::clone(&lane.partition), Arc::default());
+        let look_at = self.broker.clock().monotonic().saturating_add(LOOK_MIN);
+        let preparing = Preparing { outcome: Arc::clone(&outcome), look_at };
+        // It knows of no producer, and keeps none from going.
+        let errand = move || drop(outcome.set(partition.guard(|partition| partition.prepare(bytes))));
+        self.broker.do_later(errand).then_some(preparing)
+    }
+
+    /// Whether the first batch that waits need not wait for the disk any more.
+    fn is_prepared(&self, lane: &Lane, state: &mut State) -> bool {
+        let Some(preparing) = &state.preparing else { return true };
+        let outcome = preparing.outcome.get().cloned();
+        let now = self.broker.clock().monotonic();
+        let is_late = |first: &Kept| now >= first.opened.saturating_add(self.delivery_timeout());
+        if outcome.is_none() && !state.waiting.front().is_some_and(is_late) {
+            return false;
+        }
+        state.preparing = None;
+        match (outcome, state.waiting.pop_front()) {
+            (Some(Err(error)), Some(first)) => self.refuse(lane, state, first, error),
+            (Some(Ok(())), Some(first)) => state.waiting.push_front(first),
+            (None, Some(late)) => {
+                let why = "room that others were to give up, or a higher leader epoch, was not there yet";
+                let error = self.too_late(lane, Error::new(ErrorKind::TimedOut, why));
+                self.fail(lane, late.failing(), error);
+            }
+            (_, None) => {}
+        }
+        true
+    }
+
+    /// Keeps what the log refused for another try, or fails it.
+    fn refuse(&self, lane: &Lane, state: &mut State, kept: Kept, error: Error) {
+        if !self.may_go_again(&kept, &error) {
+            return self.fail(lane, kept.failing(), error);
+        }
+        self.put_back(lane, state, kept, error);
+        // It may be because of others that were taken back before.
+        self.take_back(lane, state);
+        self.put_off(state);
     }
 
     /// Takes those out whose end is known; what was taken back from the log is to go again.
@@ -472,6 +560,8 @@ impl Accumulator {
                 error => self.fail(lane, kept.failing(), error.unwrap_or_else(|| panic_at(lane))),
             }
         }
+        // They go first, and the one that was to go asks anew.
+        state.preparing = None;
         self.put_off(state);
         true
     }
@@ -525,11 +615,13 @@ impl Accumulator {
 
     /// Gives what is left a last try: nobody tries again.
     pub(super) fn finish_lane(&self, lane: &Lane, state: &mut State) {
+        let was_preparing = state.preparing.take().is_some();
+        state.is_last = true;
         if let Some(open) = state.open.take() {
             self.complete(lane, state, open);
         }
         self.settle(lane, state);
-        if state.retry_at.is_some() {
+        if was_preparing || state.retry_at.is_some() {
             self.give_waiting(lane, state);
         }
         state.retry_at = None;

@@ -11,13 +11,14 @@ use crate::broker::Partition;
 use crate::clock::ManualClock;
 use crate::record::{Codec, TimestampType};
 use crate::storage::MemoryStorage;
-use crate::testing::{Choice, Errno, Fault, Operation, Repeat, SimStorage};
+use crate::testing::{AfterFailedSync, Choice, Errno, Fault, Operation, Repeat, SimStorage};
 use crate::topic::{CleanupPolicy, OnFull, TopicConfig};
 use crate::types::{Isolation, Offset, PartitionId, Start, Timestamp};
 
 mod callbacks;
 #[cfg(feature = "async")]
 mod flush_async;
+mod preparing;
 mod refusals;
 mod retries;
 #[cfg(feature = "async")]

@@ -167,17 +167,22 @@ impl Budget {
         if left.is_zero() { Err(self.full(partition, bytes)) } else { Ok(Some(left)) }
     }
 
-    /// Makes room for an append or refuses it; who may wait has waited.
-    pub(super) fn make_room(&self, partition: &Partition, bytes: u64) -> Result<()> {
+    /// Lets an append in or refuses it; who may wait has waited. `false` where others have to be dropped first.
+    pub(super) fn admit(&self, partition: &Partition, bytes: u64) -> Result<bool> {
         if self.has_room(bytes) {
-            return Ok(());
+            return Ok(true);
         }
         self.check_fits(partition, bytes)?;
         match self.on_full {
-            OnFull::Block(_) => Ok(()),
+            OnFull::Block(_) => Ok(true),
             OnFull::Reject => Err(self.full(partition, bytes)),
-            OnFull::DropOldest => self.drop_oldest(partition, bytes),
+            OnFull::DropOldest => Ok(false),
         }
+    }
+
+    /// The same, with the room made for it: that waits for the disk.
+    pub(super) fn make_room(&self, partition: &Partition, bytes: u64) -> Result<()> {
+        if self.admit(partition, bytes)? { Ok(()) } else { self.drop_oldest(partition, bytes) }
     }
 
     fn drop_oldest(&self, partition: &Partition, bytes: u64) -> Result<()> {

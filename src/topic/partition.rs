@@ -17,22 +17,25 @@ use parking_lot::Mutex;
 use super::budget::{self, Budget, Budgets};
 use super::checkpoint::Checkpoint;
 use super::config::{CleanupPolicy, TopicSettings};
-use super::keys::{Condition, KeyIndex, KeyIndexes};
+use super::keys::{KeyIndex, KeyIndexes};
 
 use crate::clock::{Clock, SteadyTime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Findings;
 use crate::log::{
-    Appended, Committed, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, Meter,
-    OffsetAtTime, Oldest, Outside, Signal, StateSlot, Terms, look_first,
+    Committed, Log, LogConfig, LogContext, LogOffsets, LogPosition, LogRead, LogRecovery, Meter, OffsetAtTime, Oldest,
+    Outside, Signal, StateSlot, look_first,
 };
-use crate::record::RecordBatch;
 use crate::segment::{BufferPool, FileKind};
 use crate::storage::{Storage, SyncNotes};
 use crate::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use crate::types::{
     Durability, Isolation, LeaderEpoch, Offset, ReadMode, RecoveryPolicy, Timestamp, TopicPartition, Uuid, Verify,
 };
+
+mod append;
+
+pub(crate) use append::Passed;
 
 /// What a partition asks of the broker that holds it.
 pub(crate) trait PartitionHost: Send + Sync {
@@ -318,94 +321,6 @@ impl Partition {
         self.opened().is_some()
     }
 
-    /// Stages one batch: it has its offsets and nothing more. [`wait`](Self::wait) and
-    /// [`committed`](Self::committed) tell when it has reached a level; it reaches the topic's also when
-    /// nobody waits.
-    pub(crate) fn append(self: &Arc<Self>, batch: &RecordBatch) -> Result<Appended> {
-        self.append_when(None, batch, Terms::default())
-    }
-
-    /// The same for who must not wait for the disk: nothing is written here that may take long. With `after`, an earlier
-    /// append, it fails as that did where the log has taken that back.
-    pub(crate) fn append_in_passing(
-        self: &Arc<Self>,
-        batch: &RecordBatch,
-        after: Option<LogPosition>,
-    ) -> Result<Appended> {
-        self.append_when(None, batch, Terms { after, in_passing: true, ..Terms::default() })
-    }
-
-    /// The same, on a condition that holds at the moment of the append.
-    pub(crate) fn append_if(self: &Arc<Self>, condition: Condition<'_>, batch: &RecordBatch) -> Result<Appended> {
-        self.append_when(Some(condition), batch, Terms::default())
-    }
-
-    fn append_when(
-        self: &Arc<Self>,
-        condition: Option<Condition<'_>>,
-        batch: &RecordBatch,
-        terms: Terms,
-    ) -> Result<Appended> {
-        self.check_writable()?;
-        let recompressed = self.settings.load().recompressed(batch).map_err(|e| e.partition(self.name.clone()))?;
-        let batch = recompressed.as_ref().unwrap_or(batch);
-        for budget in &self.budgets {
-            budget.make_room(self, batch.size_bytes() as u64)?;
-        }
-        let stage = |log: &Log, expected_end| self.stage(log, batch, Terms { expected_end, ..terms });
-        let appended = self.on_log(|log| match (&self.keys, condition) {
-            (Some(keys), _) => keys.append((log, self.level()), batch, condition, |end| stage(log, end)),
-            (None, None) => stage(log, None),
-            (None, Some(Condition::End(end))) => stage(log, Some(end)),
-            (None, Some(Condition::Key { .. })) => Err(self.no_keys()),
-        })?;
-        let mut newest = self.newest.lock();
-        *newest = (*newest).max(Some(appended.position));
-        drop(newest);
-        self.queue(Urgency::Soon);
-        if self.log.get().is_some_and(Log::wants_tending)
-            && let Some(host) = self.host()
-        {
-            host.tend_later(self);
-        }
-        Ok(appended)
-    }
-
-    /// Appends to the log in the catalog's epoch.
-    fn stage(&self, log: &Log, batch: &RecordBatch, terms: Terms) -> Result<Appended> {
-        loop {
-            self.ensure_epoch(log)?;
-            let epoch = self.leader_epoch();
-            match log.append_on(terms, batch, epoch) {
-                // Offsets were left out just now.
-                Err(e) if e.kind() == ErrorKind::FencedLeaderEpoch && self.leader_epoch() < log.lowest_epoch() => {}
-                appended => return appended,
-            }
-        }
-    }
-
-    /// Fails where a condition does not hold now; it may not a moment later either.
-    pub(crate) fn check(&self, condition: Condition<'_>) -> Result<()> {
-        self.on_log(|log| match (condition, &self.keys) {
-            (Condition::End(end), _) => log.check_end(end),
-            (Condition::Key { key, newest }, Some(keys)) => keys.check((log, self.level()), key, newest),
-            (Condition::Key { .. }, None) => Err(self.no_keys()),
-        })
-    }
-
-    /// Builds the index of keys, if it has one. Without success it is built, or the reason told, when it is asked.
-    pub(crate) fn index_keys(&self) {
-        if let Some(keys) = &self.keys {
-            drop(self.on_log(|log| keys.build((log, self.level()))));
-        }
-    }
-
-    fn no_keys(&self) -> Error {
-        Error::new(ErrorKind::InvalidArgument, "the topic has no key index")
-            .partition(self.name.clone())
-            .remedy("give it one when the broker is opened: BrokerBuilder::key_index")
-    }
-
     /// Waits until byte budgets that make appends wait have room for so many bytes. Not to be called with a lock held.
     pub(crate) fn wait_for_room(&self, bytes: u64) -> Result<()> {
         self.budgets.iter().try_for_each(|budget| budget.wait_for_room(self, bytes))
@@ -444,22 +359,6 @@ impl Partition {
         let entries = storage.list(&dir).unwrap_or_default().into_iter();
         let logs = entries.filter(|entry| matches!(FileKind::parse(&entry.name), Some((FileKind::Log, _))));
         self.meter.set(logs.filter_map(|log| storage.metadata(&dir.join(log.name)).ok()).map(|found| found.len).sum());
-    }
-
-    /// Raises the catalog's epoch where the log's history asks for it.
-    fn ensure_epoch(&self, log: &Log) -> Result<()> {
-        if self.leader_epoch() >= log.lowest_epoch() {
-            return Ok(());
-        }
-        let _raising = self.opening.lock();
-        let at_least = log.lowest_epoch();
-        if self.leader_epoch() < at_least {
-            let closed = || Error::new(ErrorKind::Closed, "the broker is closed").partition(self.name.clone());
-            let host = self.host().ok_or_else(closed)?;
-            let epoch = host.raise_leader_epoch(&self.name, self.topic_id, at_least)?;
-            self.epoch.store(epoch.get(), Ordering::Release);
-        }
-        Ok(())
     }
 
     pub(super) fn host(&self) -> Option<Arc<dyn PartitionHost>> {
