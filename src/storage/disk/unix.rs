@@ -29,7 +29,11 @@ pub(super) fn write_at(file: &RawFile, buf: &[u8], position: u64) -> io::Result<
 }
 
 pub(super) fn write_vectored_at(file: &RawFile, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
-    Ok(rustix::io::pwritev(file, bufs, position)?)
+    Ok(match bufs {
+        // The system takes one with less ado.
+        [one] => rustix::io::pwrite(file, one, position)?,
+        several => rustix::io::pwritev(file, several, position)?,
+    })
 }
 
 #[cfg(target_os = "linux")]
