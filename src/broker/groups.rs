@@ -7,7 +7,7 @@
 //!
 //! A partition of the topic that is not here or cannot be read takes only its own groups along.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::log::{LogPosition, Quiet};
 use crate::record::BatchBuilder;
 use crate::topic::name::CONSUMER_OFFSETS;
 use crate::topic::{self, CleanupPolicy, TopicConfig};
-use crate::types::{Durability, Offset, PartitionId, TopicPartition, Uuid};
+use crate::types::{Durability, Isolation, Offset, PartitionId, TopicPartition, Uuid};
 
 /// All groups of a broker and those who want to hear of changes.
 #[derive(Debug, Default)]
@@ -44,6 +44,8 @@ pub(super) struct State {
     unread: BTreeSet<PartitionId>,
     /// Its partitions with appends that nobody waits for.
     unsettled: BTreeSet<PartitionId>,
+    /// The era of the log when the oldest record was appended that is staged in memory.
+    eras: BTreeMap<PartitionId, u64>,
 }
 
 /// Records that were appended and are to be waited for.
@@ -79,12 +81,31 @@ impl State {
         Ok(())
     }
 
+    /// Takes into memory what was appended up to and with `through`, and is there: a log that was mended, or took back what
+    /// found no space, goes on above what it lost.
+    fn settle(&mut self, partition: &topic::Partition, through: Offset) -> Result<()> {
+        let number = partition.name().partition();
+        if self.eras.get(&number).is_some_and(|era| *era != partition.era()) {
+            self.coordinator.retain_staged(number, through, |offset| {
+                let read = partition.read(offset, 1, Isolation::ReadUncommitted)?;
+                let first = read.batches().next().transpose()?;
+                Ok(first.is_some_and(|batch| batch.header().base_offset() <= offset))
+            })?;
+        }
+        self.coordinator.settle(number, through)?;
+        if !self.coordinator.has_staged(number) {
+            self.eras.remove(&number);
+        }
+        Ok(())
+    }
+
     /// Takes into memory what has become durable while nobody waited.
     fn settle_visible(&mut self) -> Result<()> {
         let Some(log) = self.log.clone() else { return Ok(()) };
         for number in std::mem::take(&mut self.unsettled) {
-            let offsets = log.partition(number)?.offsets()?;
-            self.coordinator.settle(number, offsets.high_watermark + -1)?;
+            let partition = log.partition(number)?;
+            let offsets = partition.offsets()?;
+            self.settle(&partition, offsets.high_watermark + -1)?;
             if offsets.high_watermark < offsets.end {
                 self.unsettled.insert(number);
             }
@@ -240,6 +261,7 @@ impl Inner {
         let appended = partition.append(&batch.finish()?)?;
         state.coordinator.stage(number, appended.base_offset, append);
         state.unsettled.insert(number);
+        state.eras.entry(number).or_insert(appended.position.era());
         Ok(Some(Written { partition, position: appended.position, last: appended.last_offset }))
     }
 
@@ -280,7 +302,7 @@ impl Inner {
         let written = appends.into_iter().filter_map(|append| self.write(state, append).transpose());
         for Written { partition, position, last } in written.collect::<Result<Vec<_>>>()? {
             partition.wait(position, Durability::PowerLoss)?;
-            state.coordinator.settle(partition.name().partition(), last)?;
+            state.settle(&partition, last)?;
         }
         Ok(())
     }
@@ -290,7 +312,7 @@ impl Inner {
         for Written { partition, position, last } in written {
             partition.wait(position, partition.level())?;
             let mut state = self.groups.state.lock();
-            state.coordinator.settle(partition.name().partition(), last)?;
+            state.settle(&partition, last)?;
         }
         Ok(())
     }

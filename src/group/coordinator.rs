@@ -303,6 +303,33 @@ impl GroupCoordinator {
         all.extend(staged);
     }
 
+    /// Drops what is staged in `partition` up to and with `through` and is not in the log.
+    pub(crate) fn retain_staged(
+        &mut self,
+        partition: PartitionId,
+        through: Offset,
+        is_there: impl Fn(Offset) -> Result<bool>,
+    ) -> Result<()> {
+        let Some(staged) = self.staged.get_mut(&partition) else { return Ok(()) };
+        let (mut kept, mut failed) = (VecDeque::with_capacity(staged.len()), Ok(()));
+        for one in staged.drain(..) {
+            match if one.offset <= through { is_there(one.offset) } else { Ok(true) } {
+                Ok(false) => {}
+                Ok(true) => kept.push_back(one),
+                Err(error) => {
+                    kept.push_back(one);
+                    failed = Err(error);
+                }
+            }
+        }
+        *staged = kept;
+        failed
+    }
+
+    pub(crate) fn has_staged(&self, partition: PartitionId) -> bool {
+        self.staged.get(&partition).is_some_and(|staged| !staged.is_empty())
+    }
+
     /// Makes everything staged in `partition` up to and with `through` visible.
     pub(crate) fn settle(&mut self, partition: PartitionId, through: Offset) -> Result<()> {
         let Some(staged) = self.staged.get_mut(&partition) else { return Ok(()) };

@@ -12,6 +12,13 @@ pub struct LogPosition {
     pub(super) end: Offset,
 }
 
+impl LogPosition {
+    /// Changes whenever something of what was appended before may have been taken back.
+    pub(crate) fn era(self) -> u64 {
+        self.era
+    }
+}
+
 /// Where an append expects the log to end; see [`Log::append_if`](super::Log::append_if).
 ///
 /// Made from an [`Offset`], or from the [position](Appended::position) of the append that it follows:

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -43,7 +43,7 @@ impl super::Log {
     /// From where on a failed sync may have taken what survives a process crash, be it one that the log was not told of.
     pub(crate) fn doubted_from(&self) -> Option<crate::types::Offset> {
         let inner = self.inner();
-        let in_doubt = inner.in_doubt.load(Ordering::Acquire) || inner.unlearnt_failure().is_some();
+        let in_doubt = inner.in_doubt.load(Ordering::Acquire) || inner.failed_sync().is_some();
         in_doubt.then(|| inner.marks.frontier())
     }
 }
@@ -89,14 +89,19 @@ impl Inner {
         if self.failures_seen.load(Ordering::Acquire) == failures {
             return None;
         }
-        let doubts = syncs.at(&self.home.dir);
-        let paths = self.segments.load_full();
-        let mut paths = paths.iter().map(|segment| segment.path(FileKind::Log));
-        let found = paths.find(|path| doubts.iter().any(|doubt| syncs.is_of(doubt, path)));
+        let found = self.failed_sync();
         if found.is_none() {
             self.failures_seen.store(failures, Ordering::Release);
         }
         found.map(|path| self.unsynced(path, io::Error::other("an earlier sync of it failed")))
+    }
+
+    /// A segment of which a sync has failed.
+    fn failed_sync(&self) -> Option<PathBuf> {
+        let (syncs, segments) = (&self.context.syncs, self.segments.load_full());
+        let doubts = syncs.at(&self.home.dir);
+        let mut paths = segments.iter().map(|segment| segment.path(FileKind::Log));
+        paths.find(|path| doubts.iter().any(|doubt| syncs.is_of(doubt, path)))
     }
 
     /// Fails the log where a sync of it has failed in other hands.

@@ -199,6 +199,11 @@ impl Partition {
         LeaderEpoch::new(self.epoch.load(Ordering::Acquire))
     }
 
+    /// The era of the log's end; see `LogPosition::era`.
+    pub(crate) fn era(&self) -> u64 {
+        self.log.get().map_or(0, |log| log.position().era())
+    }
+
     pub(crate) fn dir(&self) -> PathBuf {
         self.context.root.join(self.name.to_string())
     }

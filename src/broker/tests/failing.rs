@@ -189,3 +189,26 @@ fn a_sync_that_failed_is_known_to_the_next_opening_after_a_kill_a_sweep_and_a_st
         assert_eq!(values(topic.scan(Start::Earliest)), ["durable", "told"], "{what}");
     }
 }
+
+/// What it commits next lies above what the log lost, and does not bring that back.
+#[test]
+fn a_commit_that_was_lost_with_a_failed_write_is_not_shown_once_the_log_is_mended() {
+    let disk = SimStorage::new();
+    let broker = Broker::builder("/m").storage(disk.clone()).durability(Durability::ProcessCrash).open().unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    let group = broker.consumer_group("g");
+    let commit = |count: usize| {
+        (0..count).for_each(|_| drop(topic.send("x").unwrap()));
+        group.reset(["t"], Start::Latest)
+    };
+    let committed = || group.committed(&TopicPartition::new("t", 0)).unwrap().map(|at| at.offset());
+    commit(3).unwrap();
+    disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Write).path("__consumer_offsets-0/0"));
+    commit(5).unwrap_err();
+    disk.mend();
+    assert_eq!(committed(), Some(Offset::new(3)));
+    broker.topic("__consumer_offsets").open().unwrap().partition(0).unwrap().reopen().unwrap();
+    assert_eq!(committed(), Some(Offset::new(3)));
+    commit(1).unwrap();
+    assert_eq!(committed(), Some(Offset::new(9)));
+}
