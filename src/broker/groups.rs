@@ -87,9 +87,20 @@ impl State {
         let number = partition.name().partition();
         if self.eras.get(&number).is_some_and(|era| *era != partition.era()) {
             self.coordinator.retain_staged(number, through, |offset| {
-                let read = partition.read(offset, 1, Isolation::ReadUncommitted)?;
-                let first = read.batches().next().transpose()?;
-                Ok(first.is_some_and(|batch| batch.header().base_offset() <= offset))
+                let read = partition.read(offset, 1, Isolation::ReadUncommitted);
+                match read.and_then(|read| read.batches().next().transpose()) {
+                    Ok(first) => Ok(first.is_some_and(|batch| batch.header().base_offset() <= offset)),
+                    // The log begins above it, or cannot give it: whoever opens the broker next has it no more either.
+                    Err(e)
+                        if matches!(
+                            e.kind(),
+                            ErrorKind::Overtaken | ErrorKind::OffsetOutOfRange | ErrorKind::Corrupt
+                        ) =>
+                    {
+                        Ok(false)
+                    }
+                    Err(e) => Err(e),
+                }
             })?;
         }
         self.coordinator.settle(number, through)?;
