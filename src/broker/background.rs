@@ -2,7 +2,8 @@
 //!
 //! `thalweg-sync` runs tasks whose time has come (producers' open batches) and tells when partitions with appends that
 //! nobody waits for are to be settled; `thalweg-sync-1` to `-4` do that, each one partition, so that their syncs
-//! overlap and hold up no task, and what else a task must not wait for. `thalweg-maintenance` runs the slow rounds of `maintenance.rs` and tends logs that roll.
+//! overlap and hold up no task, and what else a task must not wait for. `thalweg-maintenance` runs the slow rounds of
+//! `maintenance.rs` and tends logs that roll.
 //! Invariant: a thread holds the broker only within a round, so that dropping the last handle ends it.
 
 use std::collections::VecDeque;

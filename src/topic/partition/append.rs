@@ -55,7 +55,7 @@ impl Partition {
         self.on_log(|log| self.ensure_epoch(log))
     }
 
-    /// The same, on a condition that holds at the moment of the append.
+    /// As [`append`](Self::append), on a condition that holds at that moment.
     pub(crate) fn append_if(self: &Arc<Self>, condition: Condition<'_>, batch: &RecordBatch) -> Result<Appended> {
         self.append_when(Some(condition), batch)
     }
