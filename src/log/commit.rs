@@ -138,6 +138,11 @@ impl Inner {
         }
     }
 
+    /// Whether to acknowledge an append at `position` is to trust the cache with it.
+    fn rests_on_cache(&self, position: LogPosition, level: Durability) -> bool {
+        level == Durability::ProcessCrash && self.marks.frontier() < position.end
+    }
+
     /// Whether somebody who waits for an append has nothing more to wait for, for better or worse.
     fn is_settled(&self, position: LogPosition, level: Durability) -> bool {
         self.is_at(position, level) || position.era != self.era() || self.check_waitable().is_err()
@@ -157,6 +162,8 @@ impl Inner {
         self.check_cuts(position)?;
         if !(reached && is_noted) {
             self.check_waitable()?;
+        } else if self.rests_on_cache(position, level) {
+            self.check_cached()?;
         }
         Ok(reached && is_noted)
     }
@@ -172,6 +179,10 @@ impl Inner {
         if !reached {
             self.check_waitable()?;
         } else if level < Durability::PowerLoss && self.marks.frontier() < position.end {
+            if self.rests_on_cache(position, level) {
+                self.learn_failure();
+                self.check_cached()?;
+            }
             self.reserve(position.end, level).map_err(|e| {
                 // Those who are refused for a shortage were taken back; these were not.
                 match e.is_of_shortage() || e.kind() == ErrorKind::Poisoned {

@@ -40,6 +40,11 @@ impl super::Log {
         noted.filter(|start| *start > inner.marks.load().log_start)
     }
 
+    /// Where its files are.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.inner().home.dir.to_path_buf()
+    }
+
     /// From where on a failed sync may have taken what survives a process crash, be it one that the log was not told of.
     pub(crate) fn doubted_from(&self) -> Option<crate::types::Offset> {
         let inner = self.inner();
@@ -70,9 +75,19 @@ impl Inner {
     /// For those who wait: the failure itself.
     pub(super) fn check_waitable(&self) -> Result<()> {
         self.check_open()?;
-        match self.failed.load(Ordering::Acquire) {
-            true => Err(self.failure.lock().clone().unwrap_or_else(|| self.error(ErrorKind::Poisoned, "poisoned"))),
-            false => Ok(()),
+        if self.failed.load(Ordering::Acquire) { Err(self.told_failure()) } else { Ok(()) }
+    }
+
+    fn told_failure(&self) -> Error {
+        self.failure.lock().clone().unwrap_or_else(|| self.error(ErrorKind::Poisoned, "poisoned"))
+    }
+
+    /// For an acknowledgement that trusts the cache: a failed sync may have dropped what was there, be it one in other
+    /// hands that the log has not learnt of.
+    pub(super) fn check_cached(&self) -> Result<()> {
+        match self.in_doubt.load(Ordering::Acquire) {
+            true => Err(self.told_failure()),
+            false => self.unlearnt_failure().map_or(Ok(()), Err),
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 
-use super::expected::{Content, Entered, Expected, LogEvent};
+use super::expected::{Content, Entered, Expected, KnownDoubt, LogEvent};
 use super::history::{Entry, History};
 use super::sim::SimStorage;
 use crate::broker::{Broker, BrokerBuilder, Partition, Topic};
@@ -86,7 +86,7 @@ pub struct WatchedBroker {
     /// Appends that may be taken back yet.
     staged: Mutex<Vec<(Partition, Appended)>>,
     /// Partitions that were appended to.
-    watched: Mutex<Vec<Partition>>,
+    watched: Mutex<Vec<(Partition, KnownDoubt)>>,
 }
 
 impl WatchedBroker {
@@ -116,7 +116,6 @@ impl WatchedBroker {
     fn note(&self, event: BrokerEvent) {
         self.note_taken();
         self.history.note(&self.disk, event);
-        self.note_doubts();
     }
 
     fn note_of(&self, partition: &Partition, event: LogEvent) {
@@ -137,8 +136,8 @@ impl WatchedBroker {
     }
 
     fn note_doubts(&self) {
-        for partition in &*self.watched.lock() {
-            let Some(from) = partition.watched().and_then(Log::doubted_from) else { continue };
+        for (partition, doubt) in &mut *self.watched.lock() {
+            let Some(from) = partition.watched().and_then(|log| doubt.new_of(log, &self.disk)) else { continue };
             let in_doubt = match partition.topic_partition().topic() {
                 CONSUMER_OFFSETS => BrokerEvent::CommitsInDoubt,
                 _ => of_log(partition, LogEvent::InDoubt(from)),
@@ -150,11 +149,11 @@ impl WatchedBroker {
     /// Looks at a partition from now on.
     fn watch(&self, partition: &Partition) {
         let mut watched = self.watched.lock();
-        let is_it = |known: &Partition| {
+        let is_it = |(known, _): &(Partition, KnownDoubt)| {
             (known.topic_id(), known.topic_partition()) == (partition.topic_id(), partition.topic_partition())
         };
         if !watched.iter().any(is_it) {
-            watched.push(partition.clone());
+            watched.push((partition.clone(), KnownDoubt::default()));
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::history::Entry;
+use super::sim::SimStorage;
 use crate::broker::Partition;
 use crate::error::Result;
 use crate::log::{Log, LogOffsets, LogRead};
@@ -39,7 +40,7 @@ pub enum LogEvent {
     Acknowledged(Offset, Durability),
     /// The batch of these offsets was taken back: there was no space for it, and it is never to be seen.
     TakenBack(Range<Offset>),
-    /// A sync failed: what is at or above the offset was promised to survive a process crash, and may not.
+    /// A sync failed: what is at or above the offset was promised to survive a process crash until now, and may not.
     InDoubt(Offset),
     /// The log goes on after a write or sync that failed: what was promised to nobody may be gone.
     Reopened,
@@ -89,6 +90,21 @@ impl Readable for Partition {
 
     fn read(&self, at: Offset, isolation: Isolation) -> Result<LogRead> {
         self.read(at, READ_BYTES, isolation)
+    }
+}
+
+/// What is known to be in doubt of a log: more comes only with another sync that fails.
+#[derive(Debug, Default)]
+pub(super) struct KnownDoubt(Option<usize>);
+
+impl KnownDoubt {
+    /// From where on the log is in doubt now, where it was not before.
+    pub(super) fn new_of(&mut self, log: &Log, disk: &SimStorage) -> Option<Offset> {
+        let from = log.doubted_from();
+        let failed = from.map(|_| disk.failed_syncs(&log.dir()));
+        // None is less than any.
+        let is_new = failed > std::mem::replace(&mut self.0, failed);
+        from.filter(|_| is_new)
     }
 }
 

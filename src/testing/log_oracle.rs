@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::expected::{Content, Entered, Expected, LogEvent};
+use super::expected::{Content, Entered, Expected, KnownDoubt, LogEvent};
 use super::history::History;
 use super::sim::SimStorage;
 use crate::clock::ManualClock;
@@ -48,6 +48,7 @@ pub struct WatchedLog {
     closed: AtomicBool,
     /// Appends that may be taken back yet.
     staged: Mutex<Vec<Appended>>,
+    doubt: Mutex<KnownDoubt>,
 }
 
 impl WatchedLog {
@@ -88,6 +89,7 @@ impl WatchedLog {
             level,
             closed: AtomicBool::new(false),
             staged: Mutex::default(),
+            doubt: Mutex::default(),
         })
     }
 
@@ -98,8 +100,8 @@ impl WatchedLog {
     }
 
     fn note(&self, event: LogEvent) {
-        self.history.note(&self.disk, event);
         self.note_doubt();
+        self.history.note(&self.disk, event);
     }
 
     /// What readers see survives what the log is to survive.
@@ -242,8 +244,9 @@ impl WatchedLog {
         Ok(())
     }
 
+    /// Notes what has come into doubt, once: it excuses no promise that is made later.
     fn note_doubt(&self) {
-        if let Some(frontier) = self.log.doubted_from() {
+        if let Some(frontier) = self.doubt.lock().new_of(&self.log, &self.disk) {
             self.history.note(&self.disk, LogEvent::InDoubt(frontier));
         }
     }

@@ -308,3 +308,27 @@ fn the_oracle_misses_what_was_to_rise_with_the_level_of_its_topic() {
     let lost = judged(Some(0)).unwrap_err();
     assert!(lost.contains("is lost"), "{lost}");
 }
+
+#[test]
+fn a_failed_sync_excuses_no_promise_that_is_made_after_it() {
+    let (disk, history, dir) = (SimStorage::new(), History::default(), Path::new("events-0"));
+    let weak = LogConfig::default().durability(Durability::ProcessCrash);
+    let log = WatchedLog::open(&disk, &history, dir, weak.clone()).unwrap();
+    log.put(["a"], Durability::PowerLoss).unwrap();
+    log.put(["b"], Durability::ProcessCrash).unwrap();
+    let fault = Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).leaves(AfterFailedSync::DropsToOld);
+    disk.add_fault(fault.path(".log"));
+    log.sync().unwrap_err();
+    let promised = history.clone().crashed(disk.operations(), Choice::ProcessCrash);
+    // As if it had been told now that the second is safe.
+    history.note(&disk, LogEvent::Acknowledged(Offset::new(2), Durability::ProcessCrash));
+    log.append(["c"]).unwrap_err();
+    let judged = |history: &History<_>| {
+        let left = disk.crash(Choice::ProcessCrash);
+        let log = WatchedLog::open(&left, history, dir, weak.clone()).unwrap();
+        log.verify()
+    };
+    judged(&promised).unwrap();
+    let lost = judged(&history.crashed(disk.operations(), Choice::ProcessCrash)).unwrap_err();
+    assert!(lost.contains("is lost"), "{lost}");
+}

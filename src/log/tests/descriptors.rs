@@ -211,3 +211,30 @@ fn a_write_that_costs_an_earlier_segment_its_sync_is_not_acknowledged() {
     log.reopen().unwrap();
     assert_eq!(values_of(&log)[0], "kept");
 }
+
+/// Written, and lost before anybody was told.
+#[test]
+fn an_append_that_a_sync_for_others_may_have_lost_is_not_acknowledged() {
+    type Look = fn(&Log, LogPosition) -> Result<bool>;
+    let looks: [Look; 2] = [
+        |log, position| log.wait(position, Durability::ProcessCrash).map(|()| true),
+        |log, position| log.is_committed(position, Durability::ProcessCrash),
+    ];
+    for look in looks {
+        let disk = disk();
+        let (log, pooled) = open(&disk, 1, small().durability(Durability::ProcessCrash));
+        put(&log, &["kept"]);
+        let appended = log.append_records(["value"]).unwrap();
+        log.inner().write_now().unwrap();
+        disk.add_fault(Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path(".log"));
+        drop(pooled.open(Path::new("data/other"), OpenMode::CreateNew).unwrap());
+        assert_eq!(disk.struck(), 1, "it was synced for others");
+        for _ in 0..2 {
+            assert_eq!(look(&log, appended.position).unwrap_err().kind(), ErrorKind::Indeterminate);
+        }
+        // What the device had before that is as good as it was.
+        log.wait(LogPosition { end: Offset::new(1), ..appended.position }, Durability::ProcessCrash).unwrap();
+        log.reopen().unwrap();
+        assert_eq!(values_of(&log)[0], "kept");
+    }
+}

@@ -70,6 +70,8 @@ struct Sim {
     locked: BTreeMap<Id, Holders>,
     faults: Vec<Fault>,
     struck: u64,
+    /// Of what syncs have failed.
+    failed_syncs: Vec<PathBuf>,
     /// As the fault says that struck last.
     after_failed_sync: AfterFailedSync,
     space: Option<u64>,
@@ -139,6 +141,7 @@ impl SimStorage {
             locked: BTreeMap::new(),
             faults: Vec::new(),
             struck: 0,
+            failed_syncs: Vec::new(),
             after_failed_sync: AfterFailedSync::KeepsNew,
             space: None,
             short: false,
@@ -228,6 +231,13 @@ impl SimStorage {
     #[must_use]
     pub fn struck(&self) -> u64 {
         self.sim.lock().struck
+    }
+
+    /// How many syncs have failed of what is in `dir`, or of what is not but beside or above it, which may concern it.
+    pub(super) fn failed_syncs(&self, dir: &Path) -> usize {
+        let concerns =
+            |path: &&PathBuf| path.starts_with(dir) || path.parent().is_none_or(|above| dir.starts_with(above));
+        self.sim.lock().failed_syncs.iter().filter(concerns).count()
     }
 
     /// Bounds the bytes in all files: what does not fit fails with `ENOSPC`, to the byte. Removing, cutting and
@@ -381,6 +391,11 @@ impl Sim {
         Err(errno.to_error())
     }
 
+    /// Takes note of a sync that failed.
+    fn heed(&mut self, path: &Path, synced: io::Result<()>) -> io::Result<()> {
+        synced.inspect_err(|_| self.failed_syncs.push(path.to_owned()))
+    }
+
     fn used(&self) -> u64 {
         self.disk.used(|id| self.held.contains_key(&id))
     }
@@ -462,13 +477,16 @@ impl Storage for SimStorage {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.begin(Operation::SyncDir, path)?.disk.sync_dir(path)
+        let mut sim = self.sim.lock();
+        let synced = sim.begin(Operation::SyncDir, path, &self.clock).and_then(|()| sim.disk.sync_dir(path));
+        sim.heed(path, synced)
     }
 
     fn sync_fs(&self, path: &Path) -> io::Result<()> {
-        let mut sim = self.begin(Operation::SyncFs, path)?;
-        sim.disk.find(path)?;
-        sim.disk.sync_fs()
+        let mut sim = self.sim.lock();
+        let synced = sim.begin(Operation::SyncFs, path, &self.clock);
+        let synced = synced.and_then(|()| sim.disk.find(path)).and_then(|_| sim.disk.sync_fs());
+        sim.heed(path, synced)
     }
 
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn Lock>> {
@@ -618,9 +636,10 @@ impl File for SimFile {
         if let Err(error) = sim.begin(Operation::Sync, &self.path, &self.disk.clock) {
             let (then, mut luck) = (sim.after_failed_sync, Luck::new(sim.operations));
             sim.disk.fail_sync(self.id, then, &mut luck)?;
-            return Err(error);
+            return sim.heed(&self.path, Err(error));
         }
-        sim.disk.sync_data(self.id)
+        let synced = sim.disk.sync_data(self.id);
+        sim.heed(&self.path, synced)
     }
 
     fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
