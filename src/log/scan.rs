@@ -455,19 +455,10 @@ impl<'a> Scan<'a> {
         let Recovery { context, slot, is_foreign, .. } = *self.recovery;
         let is_lost = context.slot.is_some() && !is_foreign;
         let was_cut = slot.map_or(is_lost, |_| self.recovery.was_cut());
-        // Where offsets were left out, the higher epoch above is durable before its first batch is written.
-        // A segment without batches, where a scan begins, knows no epoch of its own.
-        let in_force = |noted: &EpochCache| noted.in_force_at(before.end + -1).map(|(epoch, _)| epoch);
-        let noted = self.epochs.noted.as_ref();
-        let epoch = noted.and_then(in_force).map_or(before.epoch, |epoch| epoch.max(before.epoch));
-        let risen = noted.and_then(|noted| noted.start_after(epoch));
-        let risen = risen.filter(|at| (before.end..=segment.base()).contains(at)).unwrap_or(before.end);
-        if risen == segment.base() {
-            return Ok(true);
-        }
         // A rise below it may be that of another leader: what is told then is all that may be missing.
         let hole = before.end..segment.base();
-        if was_cut && self.recovery.level() < Durability::PowerLoss && risen >= self.durable {
+        let risen = || rise_behind(before, segment, self.epochs.noted.as_ref());
+        if was_cut && self.recovery.level() < Durability::PowerLoss && risen() >= self.durable {
             return Ok(false);
         }
         if self.found.missing.iter().any(|gone| gone.start < hole.end && hole.start < gone.end) {
@@ -568,6 +559,9 @@ pub(super) fn is_hole(before: &Survey, next: &Segment, noted: Option<&EpochCache
     if before.cleaned || covered || before.end >= next.base() || next.is_compacted() {
         return Ok(false);
     }
+    if rise_behind(before, next, noted) == next.base() {
+        return Ok(false);
+    }
     let Some(first) = next.header_at(0)? else { return Ok(true) };
     // Where a log goes on above what may be known outside it does so in a higher epoch, of which nothing is below. A
     // crash can take the note, or leave the one of before a truncation, by which it began above.
@@ -579,6 +573,16 @@ pub(super) fn is_hole(before: &Survey, next: &Segment, noted: Option<&EpochCache
     let is_known = in_force(next.base()) == Some((epoch, next.base()));
     let is_between = is_known && below.is_some_and(|(_, start)| start >= before.end && in_force(start + -1).is_some());
     Ok(is_between || epoch <= before.epoch || below.is_some_and(|(below, _)| below >= epoch))
+}
+
+/// Where the epoch rises between a segment that was walked and the next one; the end of the first, where none does. Where
+/// offsets were left out, the higher epoch above is durable before its first batch is written.
+fn rise_behind(before: &Survey, next: &Segment, noted: Option<&EpochCache>) -> Offset {
+    // A segment without batches, where a scan begins, knows no epoch of its own.
+    let in_force = |noted: &EpochCache| noted.in_force_at(before.end + -1).map(|(epoch, _)| epoch);
+    let epoch = noted.and_then(in_force).map_or(before.epoch, |epoch| epoch.max(before.epoch));
+    let risen = noted.and_then(|noted| noted.start_after(epoch));
+    risen.filter(|at| (before.end..=next.base()).contains(at)).unwrap_or(before.end)
 }
 
 /// Whether a segment begins at `at`, and the one before it ends below.

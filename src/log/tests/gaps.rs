@@ -241,6 +241,23 @@ fn with_gap(bed: &Bed, records: std::ops::Range<i64>) -> Log {
     bed.open(LogConfig::default())
 }
 
+/// The epoch of a batch lies outside its checksum; where one rose stands in a file of its own.
+#[test]
+fn a_rotten_epoch_above_left_out_offsets_loses_none_of_them() {
+    let bed = Bed::new();
+    let log = with_gap(&bed, 0..3);
+    log.roll().unwrap();
+    let above = put(&log, &["above"]).base_offset.get();
+    put(&log, &["next"]);
+    log.close().unwrap();
+    bed.overwrite(&format!("{above:020}.log"), 12, &[0; 4]);
+    let log = bed.open(LogConfig::default());
+    let expected: Vec<_> = [(above, "above".to_owned()), (above + 1, "next".to_owned())].into();
+    let expected = [records(0..3), expected].concat();
+    assert_eq!(sound(outcome(&log)), expected);
+    assert_eq!(told(&log).len(), 1, "the epoch alone");
+}
+
 #[test]
 fn a_wrong_base_offset_below_left_out_offsets_stays_corrected() {
     let bed = Bed::new();
