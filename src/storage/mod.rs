@@ -24,6 +24,7 @@ mod heap;
 mod memory;
 mod noting;
 mod overlay;
+mod paths;
 mod pool;
 mod reserve;
 mod syncs;

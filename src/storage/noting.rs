@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem;
-use std::ops::{Bound, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use bytes::{Buf, BufMut};
 use crc32c::crc32c;
 use parking_lot::{Mutex, RwLock};
 
+use super::paths::{at_or_below, moved};
 use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -105,12 +106,6 @@ fn join(one: &Range<u64>, other: &Range<u64>) -> Range<u64> {
         (_, true) => one.clone(),
         _ => one.start.min(other.start)..one.end.max(other.end),
     }
-}
-
-/// What of a map of paths is at `path` or below it.
-fn at_or_below<T: Clone>(map: &BTreeMap<PathBuf, T>, path: &Path) -> Vec<(PathBuf, T)> {
-    let from_there = map.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
-    from_there.take_while(|(below, _)| below.starts_with(path)).map(|(p, t)| (p.clone(), t.clone())).collect()
 }
 
 impl NotingStorage {
@@ -287,11 +282,7 @@ impl SyncNotes {
     fn rename(&self, from: &Path, to: &Path) {
         self.remove(to);
         let (from, to) = (self.below_root(from), self.below_root(to));
-        let moved = |path: &Path| match path.strip_prefix(from) {
-            Ok(below) if below.as_os_str().is_empty() => to.to_owned(),
-            Ok(below) => to.join(below),
-            Err(_) => path.to_owned(),
-        };
+        let moved = |path: &Path| moved(path, from, to);
         let mut table = self.table.lock();
         let open = at_or_below(&table.open, from);
         for (path, file) in &open {

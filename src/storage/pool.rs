@@ -10,7 +10,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -18,6 +17,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard};
 
 use super::disk::open_files_limit;
+use super::paths::{at_or_below, moved};
 use super::{DirEntry, File, Lock, Map, Metadata, OpenMode, Storage};
 use crate::error::{StorageClosed, Unsynced, is_out_of_descriptors};
 
@@ -105,11 +105,9 @@ impl Names {
         self.slots.insert(path, Arc::downgrade(slot));
     }
 
-    /// The slots at `path` and below it. Paths sort by component, so these stand together.
+    /// The slots at `path` and below it.
     fn at_or_below(&self, path: &Path) -> Vec<(PathBuf, Arc<Slot>)> {
-        let from_there = self.slots.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
-        let below = from_there.take_while(|(below, _)| below.starts_with(path));
-        below.filter_map(|(below, slot)| Some((below.clone(), slot.upgrade()?))).collect()
+        at_or_below(&self.slots, path).into_iter().filter_map(|(path, slot)| Some((path, slot.upgrade()?))).collect()
     }
 }
 
@@ -443,14 +441,9 @@ impl Storage for PooledStorage {
         let mut names = pool.names_to_change()?;
         let replaced: Vec<_> = names.get(to).map(|slot| (to.to_owned(), slot)).into_iter().collect();
         pool.unname(&mut names, &replaced, || pool.inner.rename(from, to))?;
-        let moved = names.at_or_below(from);
-        for (path, slot) in moved {
+        for (path, slot) in names.at_or_below(from) {
             names.slots.remove(&path);
-            let path = match path.strip_prefix(from) {
-                Ok(below) if below.as_os_str().is_empty() => to.to_owned(),
-                Ok(below) => to.join(below),
-                Err(_) => path,
-            };
+            let path = moved(&path, from, to);
             slot.path.lock().clone_from(&path);
             names.insert(path, &slot);
         }
