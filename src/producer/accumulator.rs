@@ -249,8 +249,8 @@ impl Accumulator {
                 return Ok(ticket);
             }
             // While the lane is not locked, for which others may wait. Why it fails those learn who wait for the batch.
-            if !lane.partition.is_touched() {
-                drop(lane.partition.guard(Partition::open));
+            if !lane.partition.is_touched() && lane.partition.guard(Partition::open).is_ok() {
+                continue;
             }
             share = Some(wait.for_memory(self, lane, bytes)?);
         }

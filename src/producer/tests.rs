@@ -60,6 +60,19 @@ fn send_answers_place_and_stored_time() {
 }
 
 #[test]
+fn the_first_record_of_a_partition_sends_nothing_of_others() {
+    let broker = Broker::builder("/m").storage(MemoryStorage::new()).manual().open().unwrap();
+    let topic = broker.topic("t").partitions(2).create().unwrap();
+    let producer = broker.producer().build().unwrap();
+    for partition in [0, 1] {
+        drop(producer.enqueue(&topic, Record::new("x").partition(partition)).unwrap());
+        assert_eq!(topic.partition(0).unwrap().offsets().unwrap().end, 0, "it gathers more");
+    }
+    producer.flush().unwrap();
+    assert_eq!(values(&topic).len(), 2);
+}
+
+#[test]
 fn records_of_many_threads_all_arrive_in_their_order() {
     let broker = broker();
     let topic = broker.topic("t").partitions(3).create().unwrap();
