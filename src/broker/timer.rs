@@ -1,7 +1,7 @@
 //! Wakes a future at a time. The time is the broker's clock's; the wake-up comes from the thread that runs tasks, or
 //! from `run_maintenance` where there is none.
 //!
-//! Protocol: look at the clock, then `wake_at`. What is due already wakes at once.
+//! Protocol: look at the clock, then `wake_at`. What is due already wakes at once, and so does all of a closed broker.
 
 use std::mem;
 use std::sync::{Arc, Weak};
@@ -47,6 +47,10 @@ impl Timer {
         if is_earlier {
             self.broker.run_at(due, self.task());
         }
+        if self.broker.check_open().is_err() {
+            // It may have run its tasks for the last time.
+            self.ring.ring();
+        }
     }
 
     fn task(&self) -> Weak<dyn Task> {
@@ -77,5 +81,39 @@ impl Task for Ring {
     fn finish(&self) -> Result<()> {
         self.ring();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_future_is_woken_at_its_time_and_when_nobody_keeps_time_any_more() {
+        let broker = Broker::builder("/m").storage(crate::storage::MemoryStorage::new()).manual().open().unwrap();
+        let timer = Timer::new(&broker);
+        let woken_after = |due: Duration, act: &dyn Fn()| {
+            let woken = Arc::new(Woken::default());
+            timer.wake_at(due, &Arc::clone(&woken).into());
+            act();
+            woken.0.load(Ordering::Relaxed)
+        };
+        let far = Duration::from_secs(1 << 30);
+        assert!(woken_after(Duration::ZERO, &|| broker.run_maintenance().map(drop).unwrap()));
+        assert!(!woken_after(far, &|| broker.run_maintenance().map(drop).unwrap()));
+        assert!(woken_after(far, &|| broker.close().unwrap()));
+        assert!(woken_after(far, &|| {}));
     }
 }
