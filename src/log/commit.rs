@@ -179,10 +179,6 @@ impl Inner {
         if !reached {
             self.check_waitable()?;
         } else if level < Durability::PowerLoss && self.marks.frontier() < position.end {
-            if self.rests_on_cache(position, level) {
-                self.learn_failure();
-                self.check_cached()?;
-            }
             self.reserve(position.end, level).map_err(|e| {
                 // Those who are refused for a shortage were taken back; these were not.
                 match e.is_of_shortage() || e.kind() == ErrorKind::Poisoned {
@@ -190,6 +186,11 @@ impl Inner {
                     false => e,
                 }
             })?;
+            // Last: the note may have taken the descriptor of a segment, with a sync that failed.
+            if self.rests_on_cache(position, level) {
+                self.learn_failure();
+                self.check_cached()?;
+            }
         }
         Ok(reached)
     }

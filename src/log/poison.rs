@@ -85,10 +85,15 @@ impl Inner {
     /// For an acknowledgement that trusts the cache: a failed sync may have dropped what was there, be it one in other
     /// hands that the log has not learnt of.
     pub(super) fn check_cached(&self) -> Result<()> {
-        match self.in_doubt.load(Ordering::Acquire) {
-            true => Err(self.told_failure()),
-            false => self.unlearnt_failure().map_or(Ok(()), Err),
-        }
+        let failure = match self.in_doubt.load(Ordering::Acquire) {
+            true => Some(self.told_failure()),
+            false => self.unlearnt_failure(),
+        };
+        failure.map_or(Ok(()), |failure| match failure.kind() {
+            ErrorKind::Indeterminate => Err(failure),
+            // What failed first left no doubt of what was written before.
+            _ => Err(self.error(ErrorKind::Indeterminate, "what was written may not be there").source(failure)),
+        })
     }
 
     /// The first failure, if there was one.

@@ -238,3 +238,23 @@ fn an_append_that_a_sync_for_others_may_have_lost_is_not_acknowledged() {
         assert_eq!(values_of(&log)[0], "kept");
     }
 }
+
+/// To note which offsets are taken needs a descriptor as well, and may cost what was written its own.
+#[test]
+fn an_append_that_the_note_of_its_offsets_may_have_lost_is_not_acknowledged() {
+    let mut refused = 0;
+    for kept in 1..12 {
+        let disk = disk();
+        let (log, _) = open(&disk, 1, small());
+        (0..kept).for_each(|n| drop(put(&log, &[&format!("kept {n}")])));
+        let appended = log.append_records(["value"]).unwrap();
+        let fault = Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path(".log");
+        disk.add_fault(fault.leaves(AfterFailedSync::DropsToOld));
+        let told = log.wait(appended.position, Durability::ProcessCrash);
+        let (log, _) = open(&disk.crash(Choice::ProcessCrash), 4, small());
+        let is_there = values_of(&log).len() == kept + 1;
+        assert!(told.is_err() || is_there, "{kept} kept: acknowledged and lost");
+        refused += usize::from(told.is_err());
+    }
+    assert!(refused > 0, "no sync failed");
+}
