@@ -7,7 +7,8 @@
 //!
 //! A partition of the topic that is not here or cannot be read takes only its own groups along.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, FindingKind, Findings};
 use crate::group::{
     CommittedOffset, Context, Effects, Generation, GroupCoordinator, GroupDescription, GroupListing, JoinRequest,
-    LogAppend, Membership, Misplaced, OffsetCommit, partition_for_group,
+    LogAppend, Membership, Misplaced, OffsetCommit, Presence, partition_for_group,
 };
 use crate::log::{LogPosition, Quiet};
 use crate::record::BatchBuilder;
@@ -44,15 +45,13 @@ pub(super) struct State {
     unread: BTreeSet<PartitionId>,
     /// Its partitions with appends that nobody waits for.
     unsettled: BTreeSet<PartitionId>,
-    /// The era of the log when the oldest record was appended that is staged in memory.
-    eras: BTreeMap<PartitionId, u64>,
 }
 
 /// Records that were appended and are to be waited for.
 struct Written {
     partition: Arc<topic::Partition>,
     position: LogPosition,
-    last: Offset,
+    offsets: RangeInclusive<Offset>,
 }
 
 impl Groups {
@@ -82,46 +81,48 @@ impl State {
     }
 
     /// Takes into memory what was appended up to and with `through`, and is there: a log that was mended, or took back what
-    /// found no space, goes on above what it lost.
-    fn settle(&mut self, partition: &topic::Partition, through: Offset) -> Result<()> {
-        let number = partition.name().partition();
-        if self.eras.get(&number).is_some_and(|era| *era != partition.era()) {
-            self.coordinator.retain_staged(number, through, |offset| {
-                let read = partition.read(offset, 1, Isolation::ReadUncommitted);
-                match read.and_then(|read| read.batches().next().transpose()) {
-                    Ok(first) => Ok(first.is_some_and(|batch| batch.header().base_offset() <= offset)),
-                    // The log begins above it, or cannot give it: whoever opens the broker next has it no more either.
-                    Err(e)
-                        if matches!(
-                            e.kind(),
-                            ErrorKind::Overtaken | ErrorKind::OffsetOutOfRange | ErrorKind::Corrupt
-                        ) =>
-                    {
-                        Ok(false)
-                    }
-                    Err(e) => Err(e),
-                }
-            })?;
-        }
-        self.coordinator.settle(number, through)?;
-        if !self.coordinator.has_staged(number) {
-            self.eras.remove(&number);
-        }
-        Ok(())
+    /// found no space, goes on above what it lost. What was `acknowledged` is.
+    fn settle(
+        &mut self,
+        partition: &topic::Partition,
+        through: Offset,
+        acknowledged: &RangeInclusive<Offset>,
+    ) -> Result<()> {
+        let now = partition.era();
+        let presence = |era, offset| match era == now || acknowledged.contains(&offset) {
+            true => Presence::There,
+            false => look_up(partition, offset),
+        };
+        self.coordinator.settle(partition.name().partition(), through, presence)
     }
 
-    /// Takes into memory what has become durable while nobody waited.
+    /// Takes into memory what has become durable while nobody waited, as far as that can be known now.
     fn settle_visible(&mut self) -> Result<()> {
         let Some(log) = self.log.clone() else { return Ok(()) };
-        for number in std::mem::take(&mut self.unsettled) {
-            let partition = log.partition(number)?;
-            let offsets = partition.offsets()?;
-            self.settle(&partition, offsets.high_watermark + -1)?;
-            if offsets.high_watermark < offsets.end {
-                self.unsettled.insert(number);
+        let mut settled = Ok(());
+        for number in self.unsettled.clone() {
+            // Whoever asks for a group of such a partition is told why it cannot be read.
+            let Ok(partition) = log.partition(number) else { continue };
+            let Ok(offsets) = partition.offsets() else { continue };
+            let nothing = Offset::new(1)..=Offset::ZERO;
+            settled = settled.and(self.settle(&partition, offsets.high_watermark + -1, &nothing));
+            if !self.coordinator.has_staged(number) {
+                self.unsettled.remove(&number);
             }
         }
-        Ok(())
+        settled
+    }
+}
+
+/// Whether a record that was appended in an earlier era of the log is there.
+fn look_up(partition: &topic::Partition, offset: Offset) -> Presence {
+    let read = partition.read(offset, 1, Isolation::ReadUncommitted);
+    match read.and_then(|read| read.batches().next().transpose()) {
+        Ok(Some(first)) if first.header().base_offset() <= offset => Presence::There,
+        Ok(_) => Presence::Gone,
+        // The log begins above it.
+        Err(e) if matches!(e.kind(), ErrorKind::Overtaken | ErrorKind::OffsetOutOfRange) => Presence::Gone,
+        Err(_) => Presence::Unknown,
     }
 }
 
@@ -270,10 +271,10 @@ impl Inner {
             batch.push_parts(now, Some(&record.key), record.value.as_deref(), &[])?;
         }
         let appended = partition.append(&batch.finish()?)?;
-        state.coordinator.stage(number, appended.base_offset, append);
+        let (position, offsets) = (appended.position, appended.base_offset..=appended.last_offset);
+        state.coordinator.stage(number, position.era(), appended.base_offset, append);
         state.unsettled.insert(number);
-        state.eras.entry(number).or_insert(appended.position.era());
-        Ok(Some(Written { partition, position: appended.position, last: appended.last_offset }))
+        Ok(Some(Written { partition, position, offsets }))
     }
 
     /// Carries out what follows from a change of membership; nobody waits for its records.
@@ -311,19 +312,19 @@ impl Inner {
     pub(super) fn forget_offsets_of(&self, state: &mut State, topic: &str) -> Result<()> {
         let appends = state.coordinator.topic_deleted(topic)?;
         let written = appends.into_iter().filter_map(|append| self.write(state, append).transpose());
-        for Written { partition, position, last } in written.collect::<Result<Vec<_>>>()? {
+        for Written { partition, position, offsets } in written.collect::<Result<Vec<_>>>()? {
             partition.wait(position, Durability::PowerLoss)?;
-            state.settle(&partition, last)?;
+            state.settle(&partition, *offsets.end(), &offsets)?;
         }
         Ok(())
     }
 
     /// Waits until records are as durable as `__consumer_offsets` says, then takes them into memory.
     fn await_written(&self, written: impl IntoIterator<Item = Written>) -> Result<()> {
-        for Written { partition, position, last } in written {
+        for Written { partition, position, offsets } in written {
             partition.wait(position, partition.level())?;
             let mut state = self.groups.state.lock();
-            state.settle(&partition, last)?;
+            state.settle(&partition, *offsets.end(), &offsets)?;
         }
         Ok(())
     }

@@ -97,8 +97,20 @@ pub(crate) struct Unread {
 
 #[derive(Debug)]
 struct Staged {
+    /// Of the log, when it was appended.
+    era: u64,
     offset: Offset,
     record: LogRecord,
+}
+
+/// What became of a record that was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    There,
+    /// The log lost it, or took it back.
+    Gone,
+    /// It cannot be read now.
+    Unknown,
 }
 
 #[derive(Debug, Default)]
@@ -291,57 +303,54 @@ impl GroupCoordinator {
 
 /// The way of records into memory.
 impl GroupCoordinator {
-    /// Notes that `append` was written to `partition` from `base` on. Calls come in log order.
-    pub(crate) fn stage(&mut self, partition: PartitionId, base: Offset, append: LogAppend) {
+    /// Notes that `append` was written to `partition` from `base` on, in this era of the log. Calls come in log order.
+    pub(crate) fn stage(&mut self, partition: PartitionId, era: u64, base: Offset, append: LogAppend) {
         if let Some(entry) = self.groups.get_mut(&append.group) {
             append.records.iter().filter(|r| r.value.is_none()).for_each(|r| entry.forget_typed(&r.key));
         }
-        let staged = (0..).zip(append.records).map(|(i, record)| Staged { offset: base + i, record });
+        let staged = (0..).zip(append.records).map(|(i, record)| Staged { era, offset: base + i, record });
         let all = self.staged.entry(partition).or_default();
         // The log gives an offset again after what had it was taken back: there was no space to write it.
         all.truncate(all.partition_point(|s| s.offset < base));
         all.extend(staged);
     }
 
-    /// Drops what is staged in `partition` up to and with `through` and is not in the log.
-    pub(crate) fn retain_staged(
+    /// Makes everything staged in `partition` up to and with `through` visible that is in the log, by its era and offset.
+    /// What cannot be read now stays staged, and is overtaken by what has the same key: so it is in a compacted topic.
+    pub(crate) fn settle(
         &mut self,
         partition: PartitionId,
         through: Offset,
-        is_there: impl Fn(Offset) -> Result<bool>,
+        presence: impl Fn(u64, Offset) -> Presence,
     ) -> Result<()> {
         let Some(staged) = self.staged.get_mut(&partition) else { return Ok(()) };
-        let (mut kept, mut failed) = (VecDeque::with_capacity(staged.len()), Ok(()));
-        for one in staged.drain(..) {
-            match if one.offset <= through { is_there(one.offset) } else { Ok(true) } {
-                Ok(false) => {}
-                Ok(true) => kept.push_back(one),
-                Err(error) => {
-                    kept.push_back(one);
-                    failed = Err(error);
+        let due: Vec<_> = staged.drain(..staged.partition_point(|s| s.offset <= through)).collect();
+        let (mut unknown, mut settled) = (Vec::new(), Ok(()));
+        for one in due {
+            match presence(one.era, one.offset) {
+                Presence::There => {}
+                Presence::Gone => continue,
+                Presence::Unknown => {
+                    unknown.push(one);
+                    continue;
                 }
             }
-        }
-        *staged = kept;
-        failed
-    }
-
-    pub(crate) fn has_staged(&self, partition: PartitionId) -> bool {
-        self.staged.get(&partition).is_some_and(|staged| !staged.is_empty())
-    }
-
-    /// Makes everything staged in `partition` up to and with `through` visible.
-    pub(crate) fn settle(&mut self, partition: PartitionId, through: Offset) -> Result<()> {
-        let Some(staged) = self.staged.get_mut(&partition) else { return Ok(()) };
-        let durable: Vec<_> = staged.drain(..staged.partition_point(|s| s.offset <= through)).collect();
-        for Staged { offset, record } in durable {
+            let Staged { offset, record, .. } = one;
+            unknown.retain(|earlier: &Staged| earlier.record.key != record.key);
             let (decoded, error) = Change::decode(&record.key, record.value.as_deref());
             if let Some((group, change)) = decoded {
                 self.apply(&group, offset, change.in_topic(record.topic_id));
             }
-            error.map_or(Ok(()), Err)?;
+            settled = settled.and(error.map_or(Ok(()), Err));
         }
-        Ok(())
+        let staged = self.staged.entry(partition).or_default();
+        unknown.into_iter().rev().for_each(|one| staged.push_front(one));
+        settled
+    }
+
+    /// Whether the end of something that was written to `partition` is not known.
+    pub(crate) fn has_staged(&self, partition: PartitionId) -> bool {
+        self.staged.get(&partition).is_some_and(|staged| !staged.is_empty())
     }
 
     /// Takes in one record of the log, in log order, when the broker opens. `partitions`: how many the log
@@ -521,11 +530,11 @@ mod tests {
         fn append(&mut self, append: LogAppend) {
             let base = Offset::new(i64::try_from(self.log.len()).unwrap());
             self.log.extend(append.records.iter().cloned());
-            self.coordinator.stage(LOG, base, append);
+            self.coordinator.stage(LOG, 0, base, append);
         }
 
         fn sync(&mut self) {
-            self.coordinator.settle(LOG, Offset::new(i64::MAX)).unwrap();
+            self.coordinator.settle(LOG, Offset::new(i64::MAX), |_, _| Presence::There).unwrap();
         }
 
         fn commit(&mut self, group: &str, member: &str, generation: i32, offset: i64) -> Result<()> {
@@ -603,7 +612,7 @@ mod tests {
         bench.commit("g", "", -1, 5).unwrap();
         assert_eq!(seen(&bench.coordinator), None);
         bench.commit("g", "", -1, 6).unwrap();
-        bench.coordinator.settle(LOG, Offset::ZERO).unwrap();
+        bench.coordinator.settle(LOG, Offset::ZERO, |_, _| Presence::There).unwrap();
         assert_eq!(seen(&bench.coordinator), Some(5));
         bench.sync();
         assert_eq!(seen(&bench.coordinator), Some(6));
@@ -824,8 +833,8 @@ mod tests {
         // Our own records do not say it; in memory it is known all the same.
         let commits = [OffsetCommit { topic_id: old, ..commit("tt", 3) }];
         let append = coordinator.commit("g1", "", -1, &commits, NOW).unwrap();
-        coordinator.stage(LOG, Offset::new(1), append);
-        coordinator.settle(LOG, Offset::new(1)).unwrap();
+        coordinator.stage(LOG, 0, Offset::new(1), append);
+        coordinator.settle(LOG, Offset::new(1), |_, _| Presence::There).unwrap();
         assert_eq!(coordinator.committed("g1", &tp, old).unwrap().offset(), 3);
         assert_eq!(coordinator.committed("g1", &tp, new), None);
     }
@@ -952,8 +961,8 @@ mod tests {
             assert_eq!(coordinator.groups.is_empty(), !exists);
             // Deleted, nothing is left of it, nor of what is still pending.
             if let Ok(deletion) = coordinator.delete_group("g") {
-                coordinator.stage(LOG, Offset::new(100), deletion);
-                coordinator.settle(LOG, Offset::new(1_000)).unwrap();
+                coordinator.stage(LOG, 0, Offset::new(100), deletion);
+                coordinator.settle(LOG, Offset::new(1_000), |_, _| Presence::There).unwrap();
                 assert!(coordinator.groups.is_empty(), "{coordinator:?}");
             }
         }

@@ -19,6 +19,6 @@ pub use offsets::CommittedOffset;
 pub use state::GroupState;
 
 pub(crate) use coordinator::{
-    Effects, GroupCoordinator, LogAppend, Misplaced, OffsetCommit, Unread, partition_for_group,
+    Effects, GroupCoordinator, LogAppend, Misplaced, OffsetCommit, Presence, Unread, partition_for_group,
 };
 pub(crate) use state::{Context, Generation, JoinRequest, Membership};

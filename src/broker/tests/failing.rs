@@ -212,3 +212,61 @@ fn a_commit_that_was_lost_with_a_failed_write_is_not_shown_once_the_log_is_mende
     commit(1).unwrap();
     assert_eq!(committed(), Some(Offset::new(9)));
 }
+
+/// A broker whose group `g` was at 3 and then failed to commit 8, with a log of groups that is well again.
+fn after_a_failed_commit(
+    disk: &SimStorage,
+    failed: Errno,
+    operation: Operation,
+) -> (Broker, impl Fn(usize) -> Result<()>) {
+    let broker = Broker::builder("/m").storage(disk.clone()).open().unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    let group = broker.consumer_group("g");
+    let commit = move |count: usize| {
+        (0..count).for_each(|_| drop(topic.send("x").unwrap()));
+        group.reset(["t"], Start::Latest)
+    };
+    commit(3).unwrap();
+    disk.add_fault(Fault::new(failed, Repeat::Once).on(operation).path("__consumer_offsets-0/0"));
+    commit(5).unwrap_err();
+    disk.mend();
+    (broker, commit)
+}
+
+fn committed(broker: &Broker) -> Option<Offset> {
+    broker.consumer_group("g").committed(&TopicPartition::new("t", 0)).unwrap().map(|at| at.offset())
+}
+
+fn fail_reads_of_groups(disk: &SimStorage) {
+    disk.add_fault(Fault::new(Errno::Io, Repeat::Forever).on(Operation::Read).path("__consumer_offsets-0/0"));
+}
+
+#[test]
+fn a_commit_that_was_acknowledged_is_shown_though_the_log_cannot_be_read() {
+    let disk = SimStorage::new();
+    // It is taken back, and the next one gets its offset.
+    let (broker, commit) = after_a_failed_commit(&disk, Errno::NoSpace, Operation::Write);
+    fail_reads_of_groups(&disk);
+    commit(1).unwrap();
+    assert_eq!(committed(&broker), Some(Offset::new(9)));
+}
+
+/// What the disk does not give when asked three times counts as lost until the next opening: that finds it, or it was overtaken.
+#[test]
+fn a_commit_that_may_be_there_is_not_shown_before_the_log_can_be_read_and_is_not_forgotten() {
+    for (overtaken, found) in [(false, 8), (true, 9)] {
+        let disk = SimStorage::new();
+        let (broker, commit) = after_a_failed_commit(&disk, Errno::Io, Operation::Sync);
+        broker.topic("__consumer_offsets").open().unwrap().partition(0).unwrap().reopen().unwrap();
+        fail_reads_of_groups(&disk);
+        assert_eq!(committed(&broker), Some(Offset::new(3)));
+        if overtaken {
+            commit(1).unwrap();
+        }
+        disk.mend();
+        assert_eq!(committed(&broker), Some(Offset::new(if overtaken { 9 } else { 3 })));
+        broker.close().unwrap();
+        let broker = Broker::builder("/m").storage(disk.clone()).open().unwrap();
+        assert_eq!(committed(&broker), Some(Offset::new(found)), "overtaken {overtaken}");
+    }
+}

@@ -246,7 +246,9 @@ fn an_append_that_the_note_of_its_offsets_may_have_lost_is_not_acknowledged() {
     for kept in 1..12 {
         let disk = disk();
         let (log, _) = open(&disk, 1, small());
-        (0..kept).for_each(|n| drop(put(&log, &[&format!("kept {n}")])));
+        for n in 0..kept {
+            put(&log, &[&format!("kept {n}")]);
+        }
         let appended = log.append_records(["value"]).unwrap();
         let fault = Fault::new(Errno::Io, Repeat::Once).on(Operation::Sync).path(".log");
         disk.add_fault(fault.leaves(AfterFailedSync::DropsToOld));
