@@ -87,6 +87,8 @@ pub struct WatchedBroker {
     staged: Mutex<Vec<(Partition, Appended)>>,
     /// Partitions that were appended to.
     watched: Mutex<Vec<(Partition, KnownDoubt)>>,
+    /// Where the log of groups ended after the last commit.
+    commits_end: Mutex<Offset>,
 }
 
 impl WatchedBroker {
@@ -103,8 +105,8 @@ impl WatchedBroker {
     ) -> Result<Self> {
         let broker = options(Broker::builder(root).storage(disk.clone()).manual()).open()?;
         history.note(disk, BrokerEvent::Opened);
-        let (staged, watched) = Default::default();
-        Ok(Self { broker, disk: disk.clone(), history: history.clone(), staged, watched })
+        let (staged, watched, commits_end) = Default::default();
+        Ok(Self { broker, disk: disk.clone(), history: history.clone(), staged, watched, commits_end })
     }
 
     /// The broker itself, for what need not be watched.
@@ -139,6 +141,7 @@ impl WatchedBroker {
         for (partition, doubt) in &mut *self.watched.lock() {
             let Some(from) = partition.watched().and_then(|log| doubt.new_of(log, &self.disk)) else { continue };
             let in_doubt = match partition.topic_partition().topic() {
+                CONSUMER_OFFSETS if from >= *self.commits_end.lock() => continue,
                 CONSUMER_OFFSETS => BrokerEvent::CommitsInDoubt,
                 _ => of_log(partition, LogEvent::InDoubt(from)),
             };
@@ -363,6 +366,7 @@ impl WatchedBroker {
         let offsets = self.broker.topic(CONSUMER_OFFSETS).open()?.partition(0)?;
         let level = offsets.durability();
         self.watch(&offsets);
+        *self.commits_end.lock() = offsets.offsets()?.end;
         for (number, end) in ends {
             self.note(BrokerEvent::Committed(group.to_owned(), topic.id(), number, end, level));
         }

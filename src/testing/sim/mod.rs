@@ -233,10 +233,10 @@ impl SimStorage {
         self.sim.lock().struck
     }
 
-    /// How many syncs have failed of what is in `dir`, or of what is not but beside or above it, which may concern it.
+    /// How many syncs have failed that may cost a log in `dir` what was cached of it.
     pub(super) fn failed_syncs(&self, dir: &Path) -> usize {
-        let concerns =
-            |path: &&PathBuf| path.starts_with(dir) || path.parent().is_none_or(|above| dir.starts_with(above));
+        let is_of_log = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
+        let concerns = |path: &&PathBuf| path.starts_with(dir) && is_of_log(path);
         self.sim.lock().failed_syncs.iter().filter(concerns).count()
     }
 
