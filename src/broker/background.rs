@@ -65,7 +65,7 @@ struct Queue {
     tasks: Vec<Pending>,
 }
 
-type Errand = Box<dyn FnOnce() + Send>;
+type Errand = Box<dyn FnOnce() -> Option<Weak<dyn Task>> + Send>;
 
 /// The queue between those who leave work and the threads that do it.
 pub(crate) struct Background {
@@ -218,8 +218,9 @@ impl Background {
             {
                 queue.errands_begun += 1;
                 drop(queue);
-                survive(errand);
+                let task = survive(errand).flatten();
                 self.queue.lock().errands_begun -= 1;
+                task.into_iter().for_each(|task| self.run_at(self.clock.monotonic(), task));
                 continue;
             }
             let Some(partition) = queue.due.pop() else { return };

@@ -2,11 +2,11 @@
 //! topics are in `topics.rs`, on groups in `groups.rs`.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use super::options::Threads;
-use super::{Broker, Partition};
+use super::{Broker, Partition, Task};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, LogPosition, LogRead};
@@ -145,7 +145,7 @@ impl Broker {
     }
 
     /// Has `task` run by the sync thread at `due`, in monotonic time; without threads, by `run_maintenance`.
-    pub(crate) fn run_at(&self, due: std::time::Duration, task: std::sync::Weak<dyn super::Task>) {
+    pub(crate) fn run_at(&self, due: std::time::Duration, task: Weak<dyn Task>) {
         self.inner.background.run_at(due, task);
     }
 
@@ -154,8 +154,9 @@ impl Broker {
         self.inner.background.is_stopped()
     }
 
-    /// Has `errand`, which waits for the disk, done by a thread that may; `false` where there is none.
-    pub(crate) fn do_later(&self, errand: impl FnOnce() + Send + 'static) -> bool {
+    /// Has `errand`, which waits for the disk, done by a thread that may, and after it the task that it answers run at once;
+    /// `false` where there is no such thread.
+    pub(crate) fn do_later(&self, errand: impl FnOnce() -> Option<Weak<dyn Task>> + Send + 'static) -> bool {
         !self.is_manual() && self.inner.background.do_later(Box::new(errand))
     }
 
@@ -171,12 +172,12 @@ impl Broker {
 
     /// Undoes `run_at`, and waits for nothing.
     #[cfg(feature = "async")]
-    pub(crate) fn forget(&self, task: &std::sync::Weak<dyn super::Task>) {
+    pub(crate) fn forget(&self, task: &Weak<dyn Task>) {
         self.inner.background.forget(task);
     }
 
     /// Undoes `run_at`; when it returns, no thread of the broker holds the task.
-    pub(crate) fn retire(&self, task: &std::sync::Weak<dyn super::Task>) {
+    pub(crate) fn retire(&self, task: &Weak<dyn Task>) {
         self.inner.background.retire(task);
     }
 }

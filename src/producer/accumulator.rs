@@ -64,7 +64,7 @@ pub(super) struct Accumulator {
     /// Lanes that have something to do.
     at_work: Mutex<Vec<Arc<Lane>>>,
     /// When the sync thread is to look, in nanoseconds of monotonic time.
-    armed: AtomicU64,
+    pub(super) armed: Arc<AtomicU64>,
     failures: Mutex<Failures>,
     memory: Arc<Memory>,
     buffers: BatchPool,
@@ -131,7 +131,7 @@ impl Accumulator {
             me: OnceLock::new(),
             closed: AtomicBool::new(false),
             at_work: Mutex::default(),
-            armed: AtomicU64::new(u64::MAX),
+            armed: Arc::new(AtomicU64::new(u64::MAX)),
             failures: Mutex::default(),
             callbacks: Arc::default(),
         });
@@ -139,7 +139,7 @@ impl Accumulator {
         accumulator
     }
 
-    fn me(&self) -> Weak<Self> {
+    pub(super) fn me(&self) -> Weak<Self> {
         self.me.get().cloned().unwrap_or_default()
     }
 
@@ -675,7 +675,7 @@ impl Task for Accumulator {
 
 impl Drop for Accumulator {
     fn drop(&mut self) {
-        // What was accepted is handed to the log; nobody waits, so nothing blocks.
+        // What was accepted is handed to the log. Nobody comes back to it: what needs room, or a higher epoch, waits for that.
         self.visit(Busy::Wait, |lane, state| {
             self.finish_lane(lane, state);
             Self::abandon(state);

@@ -3,7 +3,8 @@
 //!
 //! Invariants, under the lane's lock: batches reach the log in the order in which they were opened. One that may be
 //! tried again keeps its place: none behind it is given before it is, and what was taken back with it goes first.
-//! Nobody waits for the disk with the lock held, so a partition that hangs holds up nobody who asks for others.
+//! Where the broker has threads nobody waits for the disk with the lock held, so a partition that hangs holds up nobody who
+//! asks for others; only what is left when a producer or broker goes is given by whoever ends it.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
@@ -17,13 +18,13 @@ use super::accumulator::{Accumulator, Manner, Settings};
 use super::batch::{Batch, Ticket};
 use super::memory::Share;
 use super::partitioner::Sticky;
-use crate::broker::{Quiet, TopicEntry};
+use crate::broker::{Quiet, Task, TopicEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, COPY_BYTES_MAX, LogPosition};
 use crate::metrics::BatchFigures;
 use crate::record::{BatchBuilder, Record, RecordBatch};
-use crate::sync::atomic::AtomicBool;
-use crate::topic::{self, Passed};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::topic::{self, Attempt, Passed};
 use crate::types::{Timestamp, TopicPartition};
 
 /// Whether, and for how long, what was refused is tried again.
@@ -188,7 +189,7 @@ impl State {
     /// Its first batch waits for what another thread does.
     #[cfg(test)]
     pub(super) fn is_preparing(&self) -> bool {
-        self.preparing.is_some()
+        self.preparing.is_some() && !self.waiting.is_empty()
     }
 
     /// How many batches were completed so far.
@@ -225,7 +226,8 @@ impl State {
     /// When something is to be done with nobody asking.
     pub(super) fn due(&self, linger: Duration) -> Option<Duration> {
         let open = self.open.as_ref().map(|open| open.due(linger));
-        let prepared = self.preparing.as_ref().map(|preparing| preparing.look_at);
+        let goes = |_: &&Preparing| self.retry_at.is_none() && !self.waiting.is_empty();
+        let prepared = self.preparing.as_ref().filter(goes).map(|preparing| preparing.look_at);
         open.into_iter().chain(self.retry_at).chain(self.look_at).chain(prepared).min()
     }
 }
@@ -390,10 +392,7 @@ impl Accumulator {
 
     /// Tries again what is due.
     pub(super) fn give_due(&self, lane: &Lane, state: &mut State, now: Duration) {
-        if let Some(preparing) = &mut state.preparing {
-            preparing.look_at = now.saturating_add(LOOK_MIN);
-        }
-        match state.preparing.is_some() || state.retry_at.is_some_and(|at| at <= now) {
+        match state.retry_at.map_or(state.preparing.is_some(), |at| at <= now) {
             true => self.give_waiting(lane, state),
             false => self.settle(lane, state),
         }
@@ -417,9 +416,9 @@ impl Accumulator {
                     state.sent.push_back(Sent { kept, position: appended.position, at });
                 }
                 Ok(Given::Waits(preparing)) => {
-                    self.run_by(preparing.look_at);
                     state.preparing = Some(preparing);
                     state.waiting.push_front(kept);
+                    self.fail_late(lane, state);
                     break;
                 }
                 Err(error) => self.refuse(lane, state, kept, error),
@@ -458,32 +457,52 @@ impl Accumulator {
         let (partition, outcome) = (Arc::clone(&lane.partition), Arc::default());
         let look_at = self.broker.clock().monotonic().saturating_add(LOOK_MIN);
         let preparing = Preparing { outcome: Arc::clone(&outcome), look_at };
-        // It knows of no producer, and keeps none from going.
-        let errand = move || drop(outcome.set(partition.guard(|partition| partition.prepare(bytes))));
+        // It holds no producer, and keeps none from going.
+        let (armed, me) = (Arc::clone(&self.armed), self.me());
+        let errand = move || {
+            let prepared = partition.guard(|partition| partition.prepare_in_turn(bytes));
+            let is_done = !matches!(prepared, Ok(Attempt::OthersAtIt));
+            drop(outcome.set(prepared.map(drop)));
+            is_done.then(|| {
+                armed.store(0, Ordering::Release);
+                me as Weak<dyn Task>
+            })
+        };
         self.broker.do_later(errand).then_some(preparing)
     }
 
     /// Whether the first batch that waits need not wait for the disk any more.
     fn is_prepared(&self, lane: &Lane, state: &mut State) -> bool {
         let Some(preparing) = &state.preparing else { return true };
-        let outcome = preparing.outcome.get().cloned();
-        let now = self.broker.clock().monotonic();
-        let is_late = |first: &Kept| now >= first.opened.saturating_add(self.delivery_timeout());
-        if outcome.is_none() && !state.waiting.front().is_some_and(is_late) {
+        let Some(outcome) = preparing.outcome.get().cloned() else {
+            self.fail_late(lane, state);
             return false;
-        }
+        };
         state.preparing = None;
         match (outcome, state.waiting.pop_front()) {
-            (Some(Err(error)), Some(first)) => self.refuse(lane, state, first, error),
-            (Some(Ok(())), Some(first)) => state.waiting.push_front(first),
-            (None, Some(late)) => {
-                let why = "room that others were to give up, or a higher leader epoch, was not there yet";
-                let error = self.too_late(lane, Error::new(ErrorKind::TimedOut, why));
-                self.fail(lane, late.failing(), error);
-            }
+            (Err(error), Some(first)) => self.refuse(lane, state, first, error),
+            (Ok(()), Some(first)) => state.waiting.push_front(first),
             (_, None) => {}
         }
         true
+    }
+
+    /// Fails those that have waited too long for what another thread does; the next go on waiting for the same.
+    fn fail_late(&self, lane: &Lane, state: &mut State) {
+        let now = self.broker.clock().monotonic();
+        let is_late = |first: &Kept| now >= first.opened.saturating_add(self.delivery_timeout());
+        while state.waiting.front().is_some_and(is_late)
+            && let Some(late) = state.waiting.pop_front()
+        {
+            let why = "room that others were to give up, or a higher leader epoch, was not there yet";
+            let error = self.too_late(lane, Error::new(ErrorKind::TimedOut, why));
+            self.fail(lane, late.failing(), error);
+        }
+        if let (Some(preparing), false) = (&mut state.preparing, state.waiting.is_empty()) {
+            let due = now.saturating_add(LOOK_MIN);
+            preparing.look_at = due;
+            self.look_by(lane, state, due);
+        }
     }
 
     /// Keeps what the log refused for another try, or fails it.
@@ -494,7 +513,7 @@ impl Accumulator {
         self.put_back(lane, state, kept, error);
         // It may be because of others that were taken back before.
         self.take_back(lane, state);
-        self.put_off(state);
+        self.put_off(lane, state);
     }
 
     /// Takes those out whose end is known; what was taken back from the log is to go again.
@@ -560,9 +579,8 @@ impl Accumulator {
                 error => self.fail(lane, kept.failing(), error.unwrap_or_else(|| panic_at(lane))),
             }
         }
-        // They go first, and the one that was to go asks anew.
-        state.preparing = None;
-        self.put_off(state);
+        // They go first.
+        self.put_off(lane, state);
         true
     }
 
@@ -583,13 +601,22 @@ impl Accumulator {
     }
 
     /// Has the first of those that wait tried again in a while.
-    fn put_off(&self, state: &mut State) {
+    fn put_off(&self, lane: &Lane, state: &mut State) {
         let Some(first) = state.waiting.front() else { return };
         let pause = self.settings.retries.pause(first.refusals);
         let again = self.broker.clock().monotonic().saturating_add(pause);
         let at = again.min(first.opened.saturating_add(self.delivery_timeout()));
         state.retry_at = Some(at);
-        self.run_by(at);
+        self.look_by(lane, state, at);
+    }
+
+    /// Has the sync thread look at what waits at `due`; ends it where the broker has closed, and may have looked for the last
+    /// time.
+    fn look_by(&self, lane: &Lane, state: &mut State, due: Duration) {
+        self.run_by(due);
+        if !state.is_last && self.broker.check_open().is_err() {
+            self.finish_lane(lane, state);
+        }
     }
 
     fn delivery_timeout(&self) -> Duration {

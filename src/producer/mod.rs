@@ -365,8 +365,9 @@ impl Producer {
     }
 
     /// Flushes and refuses everything from then on, on all clones; for as long as that takes. Dropping the last clone
-    /// instead hands open batches to the log and waits for nothing: the broker brings them to their topics' levels, and what
-    /// comes to nothing, with nobody asking, is a [finding](Broker::findings).
+    /// instead hands open batches to the log and waits for nothing but room that has to be made by deletion
+    /// (`OnFull::DropOldest`): the broker brings them to their topics' levels, and what comes to nothing, with nobody asking, is
+    /// a [finding](Broker::findings).
     ///
     /// # Errors
     /// As [`flush`](Self::flush); a second close does nothing.

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use super::Partition;
 use super::name;
+use super::{Attempt, Partition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Meter, Oldest, Sum};
 use crate::types::Timestamp;
@@ -182,11 +182,19 @@ impl Budget {
 
     /// The same, with the room made for it: that waits for the disk.
     pub(super) fn make_room(&self, partition: &Partition, bytes: u64) -> Result<()> {
-        if self.admit(partition, bytes)? { Ok(()) } else { self.drop_oldest(partition, bytes) }
+        if self.admit(partition, bytes)? { Ok(()) } else { self.drop_oldest(self.dropping.lock(), partition, bytes) }
     }
 
-    fn drop_oldest(&self, partition: &Partition, bytes: u64) -> Result<()> {
-        let _alone = self.dropping.lock();
+    /// The same, but for room that somebody else is making.
+    pub(super) fn make_room_in_turn(&self, partition: &Partition, bytes: u64) -> Result<Attempt> {
+        if self.admit(partition, bytes)? {
+            return Ok(Attempt::Done);
+        }
+        let Some(alone) = self.dropping.try_lock() else { return Ok(Attempt::OthersAtIt) };
+        self.drop_oldest(alone, partition, bytes).map(|()| Attempt::Done)
+    }
+
+    fn drop_oldest(&self, _alone: MutexGuard<'_, ()>, partition: &Partition, bytes: u64) -> Result<()> {
         let Some(host) = partition.host() else { return Err(self.full(partition, bytes)) };
         let (mut failed, mut failing, mut looked) = (None, Vec::<Arc<Partition>>::new(), None);
         while !self.has_room(bytes) {

@@ -25,5 +25,5 @@ pub use stream::TailStream;
 pub(crate) use budget::Budgets;
 pub(crate) use checkpoint::{Checkpoint, Checkpoints};
 pub(crate) use keys::{Condition, KeyIndexes};
-pub(crate) use partition::{Partition, PartitionContext, PartitionHost, Passed, Urgency};
+pub(crate) use partition::{Attempt, Partition, PartitionContext, PartitionHost, Passed, Urgency};
 pub(crate) use reader::PartitionSource;

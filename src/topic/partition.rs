@@ -35,7 +35,7 @@ use crate::types::{
 
 mod append;
 
-pub(crate) use append::Passed;
+pub(crate) use append::{Attempt, Passed};
 
 /// What a partition asks of the broker that holds it.
 pub(crate) trait PartitionHost: Send + Sync {

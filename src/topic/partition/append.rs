@@ -18,6 +18,13 @@ pub(crate) enum Passed {
     Waits(u64),
 }
 
+/// Whether what was to be done was done, or somebody else is at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    Done,
+    OthersAtIt,
+}
+
 impl Partition {
     /// Stages one batch: it has its offsets and nothing more. [`wait`](Self::wait) and
     /// [`committed`](Self::committed) tell when it has reached a level; it reaches the topic's also when
@@ -53,6 +60,17 @@ impl Partition {
         self.check_writable()?;
         self.budgets.iter().try_for_each(|budget| budget.make_room(self, bytes))?;
         self.on_log(|log| self.ensure_epoch(log))
+    }
+
+    /// The same, but where somebody else is making room he is not waited for.
+    pub(crate) fn prepare_in_turn(&self, bytes: u64) -> Result<Attempt> {
+        self.check_writable()?;
+        for budget in &self.budgets {
+            if budget.make_room_in_turn(self, bytes)? == Attempt::OthersAtIt {
+                return Ok(Attempt::OthersAtIt);
+            }
+        }
+        self.on_log(|log| self.ensure_epoch(log)).map(|()| Attempt::Done)
     }
 
     /// As [`append`](Self::append), on a condition that holds at that moment.
