@@ -127,6 +127,11 @@ fn large_and_vectored(storage: &dyn Storage, directory: &Path) -> io::Result<()>
     pieces.write_all_vectored_at(&mut slices, 65_500)?;
     assert_eq!(content(&*pieces)?[65_500..], bytes);
     assert!(content(&*pieces)?[..65_500].iter().all(|&b| b == 0));
+    // More bytes than one call takes: of one slice, and of several.
+    let large = bytes.repeat(4);
+    let slices = [&large[..5], &large[5..1_100_005], &large[1_100_005..1_150_000], &large[1_150_000..], &large];
+    pieces.write_all_vectored_at(&mut slices.map(IoSlice::new), 0)?;
+    assert!(content(&*pieces)? == large.repeat(2));
     pieces.write_all_vectored_at(&mut [], 0)?;
     assert_eq!(pieces.write_vectored_at(&[IoSlice::new(b"")], 0)?, 0);
     Ok(())

@@ -222,11 +222,21 @@ pub trait File: Send + Sync + fmt::Debug {
     fn write_all_vectored_at(&self, mut bufs: &mut [IoSlice<'_>], mut position: u64) -> io::Result<()> {
         /// POSIX guarantees at least this many slices per call (`IOV_MAX` on Linux).
         const SLICES_MAX: usize = 1024;
+        /// Linux takes one page for 2 MiB that come in one call; a virtual machine may have none that its host backs.
+        const BYTES_MAX: usize = 1 << 20;
         let start = position;
         IoSlice::advance_slices(&mut bufs, 0);
-        while !bufs.is_empty() {
-            let group = bufs.len().min(SLICES_MAX);
-            match self.write_vectored_at(&bufs[..group], position) {
+        while let Some(first) = bufs.first() {
+            let mut bytes = 0;
+            let fits = |buf: &&IoSlice<'_>| {
+                bytes += buf.len();
+                bytes <= BYTES_MAX
+            };
+            let written = match bufs.iter().take(SLICES_MAX).take_while(fits).count() {
+                0 => self.write_at(&first[..BYTES_MAX], position),
+                group => self.write_vectored_at(&bufs[..group], position),
+            };
+            match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     IoSlice::advance_slices(&mut bufs, n);
