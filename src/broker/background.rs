@@ -65,7 +65,7 @@ struct Queue {
     tasks: Vec<Pending>,
 }
 
-type Errand = Box<dyn FnOnce() -> Option<Weak<dyn Task>> + Send>;
+type Errand = Box<dyn FnOnce(&dyn Fn(Weak<dyn Task>)) + Send>;
 
 /// The queue between those who leave work and the threads that do it.
 pub(crate) struct Background {
@@ -218,9 +218,8 @@ impl Background {
             {
                 queue.errands_begun += 1;
                 drop(queue);
-                let task = survive(errand).flatten();
+                survive(|| errand(&|task| self.run_at(self.clock.monotonic(), task)));
                 self.queue.lock().errands_begun -= 1;
-                task.into_iter().for_each(|task| self.run_at(self.clock.monotonic(), task));
                 continue;
             }
             let Some(partition) = queue.due.pop() else { return };

@@ -154,9 +154,9 @@ impl Broker {
         self.inner.background.is_stopped()
     }
 
-    /// Has `errand`, which waits for the disk, done by a thread that may, and after it the task that it answers run at once;
-    /// `false` where there is no such thread.
-    pub(crate) fn do_later(&self, errand: impl FnOnce() -> Option<Weak<dyn Task>> + Send + 'static) -> bool {
+    /// Has `errand`, which waits for the disk, done by a thread that may; `false` where there is none. It is given the means to
+    /// have a task run at once.
+    pub(crate) fn do_later(&self, errand: impl FnOnce(&dyn Fn(Weak<dyn Task>)) + Send + 'static) -> bool {
         !self.is_manual() && self.inner.background.do_later(Box::new(errand))
     }
 

@@ -63,12 +63,36 @@ pub(super) struct Accumulator {
     closed: AtomicBool,
     /// Lanes that have something to do.
     at_work: Mutex<Vec<Arc<Lane>>>,
-    /// When the sync thread is to look, in nanoseconds of monotonic time.
-    pub(super) armed: Arc<AtomicU64>,
+    pub(super) alarm: Arc<Alarm>,
     failures: Mutex<Failures>,
     memory: Arc<Memory>,
     buffers: BatchPool,
     pub(super) callbacks: Arc<Callbacks>,
+}
+
+/// When somebody is to look at the lanes; outlives the producer.
+pub(super) struct Alarm {
+    /// In nanoseconds of monotonic time.
+    armed: AtomicU64,
+    /// Who looks; none once the producer goes. Held until it is queued.
+    task: Mutex<Option<Weak<Accumulator>>>,
+}
+
+impl Default for Alarm {
+    fn default() -> Self {
+        Self { armed: AtomicU64::new(u64::MAX), task: Mutex::default() }
+    }
+}
+
+impl Alarm {
+    /// Has the lanes looked at now, by what `run` queues, unless their producer goes.
+    pub(super) fn ring(&self, run: &dyn Fn(Weak<dyn Task>)) {
+        if let Some(task) = &*self.task.lock() {
+            self.armed.store(0, Ordering::Release);
+            let task: Weak<dyn Task> = task.clone();
+            run(task);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -131,15 +155,16 @@ impl Accumulator {
             me: OnceLock::new(),
             closed: AtomicBool::new(false),
             at_work: Mutex::default(),
-            armed: Arc::new(AtomicU64::new(u64::MAX)),
+            alarm: Arc::default(),
             failures: Mutex::default(),
             callbacks: Arc::default(),
         });
         accumulator.me.get_or_init(|| Arc::downgrade(&accumulator));
+        *accumulator.alarm.task.lock() = Some(accumulator.me());
         accumulator
     }
 
-    pub(super) fn me(&self) -> Weak<Self> {
+    fn me(&self) -> Weak<Self> {
         self.me.get().cloned().unwrap_or_default()
     }
 
@@ -161,6 +186,7 @@ impl Accumulator {
     /// Makes sure that no thread of the broker holds this: the last producer's drop is then the last of it.
     pub(super) fn retire(&self) {
         let task: Weak<dyn Task> = self.me();
+        *self.alarm.task.lock() = None;
         self.broker.retire(&task);
     }
 
@@ -472,7 +498,7 @@ impl Accumulator {
     /// Has the sync thread look at the lanes at `due`, or before.
     pub(super) fn run_by(&self, due: Duration) {
         let nanos = nanos(due);
-        if self.armed.fetch_min(nanos, Ordering::AcqRel) > nanos {
+        if self.alarm.armed.fetch_min(nanos, Ordering::AcqRel) > nanos {
             self.broker.run_at(due, self.me());
         }
     }
@@ -651,11 +677,11 @@ fn nanos(time: Duration) -> u64 {
 impl Task for Accumulator {
     fn run(&self, now: Duration) -> Option<Duration> {
         // Somebody asked for an earlier time meanwhile, and that was then.
-        if self.armed.load(Ordering::Acquire) > nanos(now) {
+        if self.alarm.armed.load(Ordering::Acquire) > nanos(now) {
             return None;
         }
         // First, so that a batch opened meanwhile arms anew.
-        self.armed.store(u64::MAX, Ordering::Release);
+        self.alarm.armed.store(u64::MAX, Ordering::Release);
         let next = self.send_due(now);
         self.run_callbacks();
         let more = (self.broker.is_manual() && self.callbacks.are_pending()).then_some(now);
@@ -666,7 +692,7 @@ impl Task for Accumulator {
     }
 
     fn finish(&self) -> Result<()> {
-        self.armed.store(u64::MAX, Ordering::Release);
+        self.alarm.armed.store(u64::MAX, Ordering::Release);
         self.visit(Busy::Wait, |lane, state| self.finish_lane(lane, state));
         self.run_callbacks();
         Ok(())

@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Appended, COPY_BYTES_MAX, LogPosition};
 use crate::metrics::BatchFigures;
 use crate::record::{BatchBuilder, Record, RecordBatch};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::AtomicBool;
 use crate::topic::{self, Attempt, Passed};
 use crate::types::{Timestamp, TopicPartition};
 
@@ -157,6 +157,8 @@ struct Kept {
 
 /// What another thread does before a batch can go.
 struct Preparing {
+    /// The batch for which it is done.
+    number: u64,
     outcome: Arc<OnceLock<Result<()>>>,
     /// When to look whether it is done.
     look_at: Duration,
@@ -443,7 +445,7 @@ impl Accumulator {
                 Passed::Waits(bytes) => bytes,
             };
             if !state.is_last
-                && let Some(preparing) = self.prepare_later(lane, bytes)
+                && let Some(preparing) = self.prepare_later(lane, kept.number, bytes)
             {
                 kept.encoded = Some(encoded);
                 return Ok(Given::Waits(preparing));
@@ -453,35 +455,35 @@ impl Accumulator {
     }
 
     /// Has a thread that may wait for the disk do what a batch needs before it can go.
-    fn prepare_later(&self, lane: &Lane, bytes: u64) -> Option<Preparing> {
+    fn prepare_later(&self, lane: &Lane, number: u64, bytes: u64) -> Option<Preparing> {
         let (partition, outcome) = (Arc::clone(&lane.partition), Arc::default());
         let look_at = self.broker.clock().monotonic().saturating_add(LOOK_MIN);
-        let preparing = Preparing { outcome: Arc::clone(&outcome), look_at };
+        let preparing = Preparing { number, outcome: Arc::clone(&outcome), look_at };
         // It holds no producer, and keeps none from going.
-        let (armed, me) = (Arc::clone(&self.armed), self.me());
-        let errand = move || {
+        let alarm = Arc::clone(&self.alarm);
+        let errand = move |run: &dyn Fn(Weak<dyn Task>)| {
             let prepared = partition.guard(|partition| partition.prepare_in_turn(bytes));
             let is_done = !matches!(prepared, Ok(Attempt::OthersAtIt));
             drop(outcome.set(prepared.map(drop)));
-            is_done.then(|| {
-                armed.store(0, Ordering::Release);
-                me as Weak<dyn Task>
-            })
+            if is_done {
+                alarm.ring(run);
+            }
         };
         self.broker.do_later(errand).then_some(preparing)
     }
 
     /// Whether the first batch that waits need not wait for the disk any more.
     fn is_prepared(&self, lane: &Lane, state: &mut State) -> bool {
-        let Some(preparing) = &state.preparing else { return true };
-        let Some(outcome) = preparing.outcome.get().cloned() else {
+        if state.preparing.as_ref().is_some_and(|preparing| preparing.outcome.get().is_none()) {
             self.fail_late(lane, state);
             return false;
-        };
-        state.preparing = None;
+        }
+        let Some(preparing) = state.preparing.take() else { return true };
+        let outcome = preparing.outcome.get().cloned().unwrap_or(Ok(()));
         match (outcome, state.waiting.pop_front()) {
-            (Err(error), Some(first)) => self.refuse(lane, state, first, error),
-            (Ok(()), Some(first)) => state.waiting.push_front(first),
+            (Err(error), Some(first)) if first.number == preparing.number => self.refuse(lane, state, first, error),
+            // What stopped another one need not stop this.
+            (_, Some(first)) => state.waiting.push_front(first),
             (_, None) => {}
         }
         true

@@ -95,6 +95,29 @@ fn batches_that_wait_for_the_same_room_hold_up_no_other_topic() {
     waiting.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
 }
 
+#[test]
+fn what_stopped_a_batch_that_gave_up_does_not_stop_the_next() {
+    let disk = SimStorage::new();
+    let builder = Broker::builder("/m").storage(disk.clone()).byte_budget(3_000, OnFull::DropOldest);
+    let broker = builder.open().unwrap();
+    let kept = broker.topic("kept").config(TopicConfig::new().cleanup_policy(CleanupPolicy::Compact)).create().unwrap();
+    kept.send(("key", vec![1; 1_500])).unwrap();
+    let topic = broker.topic("t").create().unwrap();
+    topic.send(vec![2; 700]).unwrap();
+    let producer = broker.producer().retries(0).delivery_timeout(Duration::from_millis(500)).build().unwrap();
+    let held = ["t-0/", ".state"].map(|part| disk.hold_sync(part));
+    // Whatever is dropped, there is no room for it.
+    let large = producer.enqueue(&topic, vec![3; 2_000]).unwrap();
+    producer.shared.accumulator.send_all();
+    assert_eq!(large.wait_timeout(Duration::from_secs(60)).unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
+    drop(held);
+    let partition = topic.partition(0).unwrap();
+    while partition.offsets().unwrap().log_start == 0 {
+        std::thread::yield_now();
+    }
+    producer.send(&topic, vec![4; 300]).unwrap();
+}
+
 /// Two wait for the disk, so that nobody has begun with the third.
 #[test]
 fn a_broker_that_closes_sends_what_waits_for_others_to_be_dropped() {
